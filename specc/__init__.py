@@ -1,0 +1,1 @@
+"""specc: a declarative graph compiler."""

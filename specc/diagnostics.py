@@ -1,0 +1,186 @@
+"""Messages to a user: one type, one renderer, one exception.
+
+A `Diagnostic` carries a stable code, a sentence, the places in the text that took part, notes (the derived
+equation, a suggestion) and the stack of blocks in which it happened. `render` turns it into
+
+    error[S0312]: the branches of a sum differ in shape
+      --> examples/repvit.specc:12:26
+       |
+    12 |     bn    = batch_norm(conv + conv1 + x)
+       |                        ^^^^           ^ [n, 64, h, w]
+       |                        [n, 128, h, w]
+       = c = 64 from `x: [n, c, h, w]` at line 8
+       = in RepVggDw, called from Stage (line 31, block 3)
+
+Every code stands in `specc.codes` with a title; constructing a `Diagnostic` with an unknown code is a mistake of
+ours and raises `KeyError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from specc.codes import CODES
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of text; lines and columns count from 1, the end is exclusive."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+    def to(self, other: Span) -> Span:
+        """The range from the start of this span to the end of `other` (same file)."""
+        return Span(self.file, self.line, self.column, other.end_line, other.end_column)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A place in the text and what is to be said about it (nothing: the carets alone)."""
+
+    span: Span
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One level of the instantiation stack: `block` as called at `span`, with loop indices or the like in `detail`."""
+
+    block: str
+    span: Span | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        inside = [f"line {self.span.line}"] if self.span else []
+        inside += [self.detail] if self.detail else []
+        return f"{self.block} ({', '.join(inside)})" if inside else self.block
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One message. `labels[0]`, where there is one, is the place that the header points at."""
+
+    code: str
+    message: str
+    labels: tuple[Label, ...] = ()
+    notes: tuple[str, ...] = ()
+    stack: tuple[Frame, ...] = ()
+
+    def __post_init__(self) -> None:
+        CODES[self.code]
+
+    def to_json(self) -> dict[str, object]:
+        """A plain dictionary for `--json`."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "labels": [
+                {
+                    "file": label.span.file,
+                    "start": [label.span.line, label.span.column],
+                    "end": [label.span.end_line, label.span.end_column],
+                    "text": label.text,
+                }
+                for label in self.labels
+            ],
+            "notes": list(self.notes),
+            "stack": [str(frame) for frame in self.stack],
+        }
+
+
+class SpeccError(Exception):
+    """One or more diagnostics, raised. `sources` maps file names to text that does not stand on disk."""
+
+    def __init__(self, *diagnostics: Diagnostic, sources: Mapping[str, str] | None = None) -> None:
+        if not diagnostics:
+            raise ValueError("a SpeccError needs at least one diagnostic")
+        super().__init__(*diagnostics)
+        self.diagnostics = diagnostics
+        self.sources = dict(sources or {})
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def render(self) -> str:
+        """All diagnostics as text, in order, without colour."""
+        return "\n\n".join(render(diagnostic, self.sources) for diagnostic in self.diagnostics)
+
+
+def error(
+    code: str, message: str, *labels: Label, notes: Iterable[str] = (), stack: Iterable[Frame] = ()
+) -> SpeccError:
+    """A new `SpeccError` of one diagnostic, to be raised."""
+    return SpeccError(Diagnostic(code, message, labels, tuple(notes), tuple(stack)))
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
+    """A note with the nearest of `candidates`, or no note: made to be passed as `notes`."""
+    near = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.6)
+    return (f"did you mean {' or '.join(f'`{n}`' for n in near)}?",) if near else ()
+
+
+def render(diagnostic: Diagnostic, sources: Mapping[str, str] | None = None) -> str:
+    """The diagnostic as text: header, one excerpt a file, notes, stack."""
+    lines = [f"error[{diagnostic.code}]: {diagnostic.message}"]
+    files = dict.fromkeys(label.span.file for label in diagnostic.labels)
+    width = max((len(str(label.span.end_line)) for label in diagnostic.labels), default=1)
+    for file in files:
+        labels = [label for label in diagnostic.labels if label.span.file == file]
+        lines.append(f"{' ' * width}--> {labels[0].span}")
+        lines += _excerpt(labels, _text_of(file, sources or {}), width)
+    lines += [f"{' ' * width} = {note}" for note in diagnostic.notes]
+    if diagnostic.stack:
+        inner, *outer = reversed(diagnostic.stack)
+        lines.append(f"{' ' * width} = in {inner}" + "".join(f", called from {frame}" for frame in outer))
+    return "\n".join(lines)
+
+
+def _text_of(file: str, sources: Mapping[str, str]) -> list[str]:
+    if file in sources:
+        return sources[file].splitlines()
+    try:
+        return Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _excerpt(labels: list[Label], text: list[str], width: int) -> list[str]:
+    """The lines of the text that carry a label, with carets and the labels' words under them."""
+    gutter = f"{' ' * width} |"
+    rows: list[str] = []
+    previous = 0
+    for number in sorted({label.span.line for label in labels}):
+        if not 1 <= number <= len(text):
+            continue
+        rows.append(gutter if not previous or number == previous + 1 else f"{' ' * width}...")
+        source = text[number - 1].replace("\t", " ")
+        rows.append(f"{number:>{width}} | {source}".rstrip())
+        here = sorted((label for label in labels if label.span.line == number), key=lambda label: label.span.column)
+        rows += [f"{gutter} {row}" for row in _carets(here, source)]
+        previous = number
+    return rows
+
+
+def _carets(labels: list[Label], source: str) -> list[str]:
+    """Caret row, with the last label's words behind it; the other labels' words stand below their carets."""
+    row = [" "] * len(source)
+    for label in labels:
+        start = label.span.column - 1
+        end = label.span.end_column - 1 if label.span.end_line == label.span.line else len(source)
+        end = max(end, start + 1)
+        row += [" "] * (end - len(row))
+        row[start:end] = "^" * (end - start)
+    *others, last = labels
+    rows = ["".join(row).rstrip() + (f" {last.text}" if last.text else "")]
+    rows += [" " * (label.span.column - 1) + label.text for label in reversed(others) if label.text]
+    return rows

@@ -1,0 +1,106 @@
+"""The operators: one record each, found by name. Adding an operator is adding one record to a module here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specc.ir.dims import Symbolic
+from specc.ir.types import TensorType
+from specc.ops import conv, elementwise, linear, norm, pool, reduce, shape, source
+from specc.ops.record import REQUIRED, Argument, Illegal, Operator, Spelling, Types
+
+OPERATORS: dict[str, Operator] = {
+    record.name: record
+    for module in (source, elementwise, conv, linear, norm, pool, reduce, shape)
+    for record in module.RECORDS
+}
+"""Every operator record, by name."""
+
+
+def get(name: str) -> Operator:
+    """The record of `name`; `KeyError` where there is none."""
+    return OPERATORS[name]
+
+
+def complete(record: Operator, attrs: dict[str, Any]) -> dict[str, Any]:
+    """`attrs` with defaults filled in and every value in its normal form; raises `Illegal`."""
+    return _complete(record.attributes, attrs)
+
+
+def infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[TensorType, ...]:
+    """The result types of a node; raises `Illegal` with the reason when the call is not legal."""
+    least, most = record.arity
+    if len(types) < least or (most is not None and len(types) > most):
+        expected = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
+        raise Illegal(f"`{record.name}` takes {expected} operands ({', '.join(record.operands)}), not {len(types)}")
+    return record.infer(types, attrs)
+
+
+def spell(record: Operator, types: Types, arguments: dict[str, Any]) -> Spelling:
+    """The attributes and weights of a call in the language; raises `Illegal`."""
+    completed = _complete(record.signature, arguments)
+    return record.spell(types, completed) if record.spell else Spelling(completed)
+
+
+def _complete(declared: tuple[Argument, ...], given: dict[str, Any]) -> dict[str, Any]:
+    names = [argument.name for argument in declared]
+    for name in given:
+        if name not in names:
+            raise Illegal(f"there is no argument `{name}`; there are {', '.join(names) or 'none'}", argument=name)
+    result: dict[str, Any] = {}
+    for argument in declared:
+        value = given.get(argument.name, argument.default)
+        if value is REQUIRED:
+            raise Illegal(f"the argument `{argument.name}` is missing", argument=argument.name)
+        result[argument.name] = normal_form(argument, value)
+    return result
+
+
+def normal_form(argument: Argument, value: Any) -> Any:
+    """`value` as an attribute of kind `argument.kind` holds it; raises `Illegal` for another type of value."""
+    kind = argument.kind.removesuffix("?")
+    if value is None and kind != argument.kind:
+        return None
+    sequence = isinstance(value, (list, tuple))
+    match kind:
+        case "int" if _is_int(value):
+            return value
+        case "float" if _is_int(value) or isinstance(value, float):
+            return float(value)
+        case "bool" if isinstance(value, bool):
+            return value
+        case "str" if isinstance(value, str):
+            return value
+        case "type" if isinstance(value, TensorType):
+            return value
+        case "dim" if _is_int(value) or isinstance(value, Symbolic):
+            return value
+        case "ints" if sequence and all(_is_int(v) or isinstance(v, Symbolic) for v in value):
+            return tuple(value)
+        case "pair" if _is_int(value):
+            return (value, value)
+        case "pair" if sequence and len(value) == 2 and all(map(_is_int, value)):
+            return tuple(value)
+        case "padding" if _is_int(value):
+            return (value,) * 4
+        case "padding" if sequence and len(value) in (2, 4) and all(map(_is_int, value)):
+            return tuple(value) * (4 // len(value))
+    raise Illegal(f"`{argument.name}` is {KINDS[kind]}, not {value!r}", argument=argument.name)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+KINDS = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "dim": "a dimension",
+    "pair": "an integer, or a list of two (height, width)",
+    "ints": "a list of dimensions",
+    "padding": "an integer, a list of two (height, width) or of four (top, left, bottom, right)",
+    "type": "a tensor type",
+}
+"""What each kind of argument is, in words (see `Argument`)."""

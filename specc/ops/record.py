@@ -1,0 +1,150 @@
+"""What an operator record holds: everything that the compiler, the documents and the tests know of an operator.
+
+An operator has two faces. In a *graph*, a node has operands (tensors, the weights among them) and attributes
+(whatever cannot be read off the operands' types). In the *language*, a call has operands and arguments, from which
+`spell` makes the attributes and the weights: `conv2d(x, 64, k=3, bias=true)` becomes a node
+`conv2d(x, weight, bias) {stride=(1, 1), ...}` with two new parameters.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from specc.ir.dims import Dim
+from specc.ir.types import TensorType
+
+Attributes = Mapping[str, Any]
+Types = Sequence[TensorType]
+REQUIRED: Any = object()
+"""The default of an argument that has none."""
+
+
+class Illegal(Exception):
+    """A call that the operator does not take, with the reason, and the operand or argument at fault."""
+
+    def __init__(self, reason: str, *, operand: int | None = None, argument: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.operand, self.argument = reason, operand, argument
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of a call in the language, or an attribute of a node.
+
+    `kind` is one of "int", "float", "bool", "str", "dim", "ints" (a list of dimensions), "pair" (one int, or two for
+    height and width; in a node always two), "padding" (one int, two for height and width, or four for top, left, bottom
+    and right; in a node always four) and "type". A trailing "?" admits none.
+    """
+
+    name: str
+    kind: str
+    default: Any = REQUIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor that a call brings with it: its role is the last part of its checkpoint key.
+
+    `init` names how it begins: "kaiming", "linear_bias", "ones", "zeros", "normal(0.02)". A weight that is not
+    trainable is a buffer in PyTorch's words.
+    """
+
+    role: str
+    type: TensorType
+    init: str
+    trainable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """What a call in the language comes to: a node's attributes and weights, these in the order of the operands."""
+
+    attrs: Attributes = field(default_factory=dict)
+    weights: tuple[Weight, ...] = ()
+
+
+class Access(Protocol):
+    """A tensor as seen by a kernel: the expression of its element at a logical index."""
+
+    def __call__(self, *index: Any) -> Any: ...
+
+
+class KernelMath(Protocol):
+    """What a record's `scalar` and `compute` may use; a backend supplies it over its own expressions.
+
+    Scalars: `const(value, dtype)`, `max`, `min`, `exp`, `log`, `erf`, `tanh`, `sigmoid`, `sqrt`, `rsqrt`, `abs`,
+    `floor`, `select(condition, a, b)`, `all(*conditions)`. Tensors: `stage(shape, element)` computes a tensor and
+    gives access to it; `sum(extents, term)`, `max_over(extents, term)` reduce `term(*reduced indices)` and may only stand
+    outermost in the `element` of a stage.
+    """
+
+    def __getattr__(self, name: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator.
+
+    operands   names in order; a trailing "?" marks one that may be absent (only at the end), "*xs" takes one or more
+    weights    how many of the last operands are parameters in a call of the language (their roles are these names)
+    infer      result types from operand types and attributes; raises `Illegal` when the call is not legal
+    spell      attributes and weights from operand types and the arguments of a call in the language
+    torch      the reference: tensors and attributes to a tensor (or a tuple of them)
+    training   as `torch`, for training mode, where it differs; may update buffers in place
+    scalar     elementwise operators: `scalar(k, *elements of the operands, **attributes)` is the result's element
+    compute    all others: `compute(k, types, *operands' accesses, **attributes)` is the access of the result
+    macs       multiply-accumulate operations, counted for convolutions and matrix products
+    example    a random legal call: operand types and attributes
+    traits     what the passes may rely on, see `TRAITS`
+    """
+
+    name: str
+    summary: str
+    operands: tuple[str, ...]
+    infer: Callable[[Types, Attributes], tuple[TensorType, ...]]
+    torch: Callable[..., Any]
+    example: Callable[[random.Random], tuple[list[TensorType], dict[str, Any]]]
+    attributes: tuple[Argument, ...] = ()
+    arguments: tuple[Argument, ...] | None = None
+    spell: Callable[[Types, dict[str, Any]], Spelling] | None = None
+    weights: int = 0
+    training: Callable[..., Any] | None = None
+    training_state: tuple[Weight, ...] = ()
+    scalar: Callable[..., Any] | None = None
+    compute: Callable[..., Access] | None = None
+    macs: Callable[[Types, Attributes], Dim] | None = None
+    traits: frozenset[str] = frozenset()
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether an element of the result depends on the operands' elements at the same (broadcast) index alone."""
+        return self.scalar is not None
+
+    @property
+    def variadic(self) -> bool:
+        return self.operands[-1:] != () and self.operands[-1].startswith("*")
+
+    @property
+    def arity(self) -> tuple[int, int | None]:
+        """The least and the greatest number of operands (None: any)."""
+        least = sum(not name.endswith("?") for name in self.operands)
+        return least, None if self.variadic else len(self.operands)
+
+    @property
+    def signature(self) -> tuple[Argument, ...]:
+        """The arguments of a call in the language, behind the operands."""
+        return self.attributes if self.arguments is None else self.arguments
+
+    @property
+    def call_operands(self) -> tuple[str, ...]:
+        """The operands that a call in the language is given: those that are not weights."""
+        return self.operands[: len(self.operands) - self.weights]
+
+
+TRAITS: dict[str, str] = {
+    "view": "the result holds the operand's elements in the same row-major order",
+    "source": "a node without operands",
+}

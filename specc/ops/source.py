@@ -1,0 +1,97 @@
+"""Sources: inputs, parameters, and constants that a rule or the language writes into a graph."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from specc.ir.types import TensorType
+from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
+
+
+def _typed(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+    return (attrs["type"],)
+
+
+def _no_reference(*_: Any, **__: Any) -> Any:
+    raise AssertionError("inputs and parameters are given, not computed")
+
+
+def _constant(value: float, dtype: str) -> Any:
+    import torch
+
+    return torch.tensor(value, dtype=torch.float64 if dtype.startswith("float") else getattr(torch, dtype))
+
+
+def _dirac_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+    shape, groups = attrs["shape"], attrs["groups"]
+    if len(shape) != 4 or groups < 1 or shape[0] != shape[1] * groups or shape[2] % 2 == 0 or shape[3] % 2 == 0:
+        raise Illegal(f"no identity kernel has the shape {list(shape)} in {groups} groups")
+    return (TensorType(shape),)
+
+
+def _dirac(shape: tuple[int, ...], groups: int) -> Any:
+    import torch
+
+    return torch.nn.init.dirac_(torch.empty(shape, dtype=torch.float64), groups)
+
+
+def _example_type(rng: random.Random) -> TensorType:
+    return TensorType(tuple(rng.choice((1, 2, 3, 7)) for _ in range(rng.randint(0, 4))))
+
+
+RECORDS = (
+    Operator(
+        "input",
+        "A tensor that the caller gives.",
+        (),
+        infer=_typed,
+        torch=_no_reference,
+        attributes=(Argument("name", "str"), Argument("type", "type")),
+        example=lambda rng: ([], {"name": "x", "type": _example_type(rng)}),
+        traits=frozenset({"source"}),
+    ),
+    Operator(
+        "param",
+        "A tensor of the checkpoint, by its key.",
+        (),
+        infer=_typed,
+        torch=_no_reference,
+        attributes=(
+            Argument("key", "str"),
+            Argument("type", "type"),
+            Argument("init", "str", "zeros"),
+            Argument("trainable", "bool", True),
+        ),
+        example=lambda rng: ([], {"key": "w", "type": _example_type(rng)}),
+        traits=frozenset({"source"}),
+    ),
+    Operator(
+        "constant",
+        "A number, as a tensor of rank 0.",
+        (),
+        infer=lambda types, attrs: (TensorType((), attrs["dtype"]),),
+        torch=_constant,
+        attributes=(Argument("value", "float"), Argument("dtype", "str", "float32")),
+        compute=lambda k, types, value, dtype: lambda: k.const(value, dtype),
+        example=lambda rng: ([], {"value": rng.choice((0.0, 1.0, -0.5, 3.0))}),
+        traits=frozenset({"source"}),
+    ),
+    Operator(
+        "dirac",
+        "The convolution kernel [c, c / groups, kh, kw] that leaves its input as it is (kh and kw odd).",
+        (),
+        infer=_dirac_type,
+        torch=_dirac,
+        attributes=(Argument("shape", "ints"), Argument("groups", "int", 1)),
+        compute=lambda k, types, shape, groups: (
+            lambda o, i, y, x: k.select(
+                k.all(o % shape[1] == i, y == shape[2] // 2, x == shape[3] // 2),
+                k.const(1.0, "float32"),
+                k.const(0.0, "float32"),
+            )
+        ),
+        example=lambda rng: ([], {"shape": (4, 4 // (g := rng.choice((1, 2, 4))), 3, 1), "groups": g}),
+        traits=frozenset({"source"}),
+    ),
+)

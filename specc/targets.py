@@ -1,0 +1,128 @@
+"""The one table of targets: the machines that a network can be compiled for, by name.
+
+A target says what the code generator may emit (LLVM's triple, core and features) and what the schedules need to know:
+the width of a vector, how many there are, the sizes of the caches. `native` is the machine that the compiler runs on; it is
+resolved to its vector extensions, so that an artifact says what it needs.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from specc.diagnostics import did_you_mean, error
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine to compile for.
+
+    `vector_bits` and `vector_registers` bound the register tiles; `fma_per_cycle` vector multiply-adds start in a
+    cycle, each taking `fma_latency` cycles. Cache sizes are bytes for one core. `requires` are the CPU features, in
+    /proc/cpuinfo's words, without which an artifact for this target is refused.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    vector_bits: int
+    vector_registers: int
+    l1_bytes: int
+    l2_bytes: int
+    requires: tuple[str, ...]
+    fma_latency: int = 4
+    fma_per_cycle: int = 2
+
+    @property
+    def architecture(self) -> str:
+        """The processor's family, as `uname -m` prints it."""
+        return self.triple.partition("-")[0]
+
+    @property
+    def lanes(self) -> int:
+        """How many float32 a vector holds."""
+        return self.vector_bits // 32
+
+    @property
+    def blocked_layout(self) -> str:
+        """The activation layout whose blocks of channels fill a vector."""
+        return f"NCHW{self.lanes}c"
+
+
+_V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target("x86-64-v3", "x86_64-linux-gnu", "x86-64-v3", (), 256, 16, 32 << 10, 256 << 10, _V3),
+        # LLVM prefers 256-bit vectors for this level unless it is told otherwise.
+        Target("x86-64-v4", "x86_64-linux-gnu", "x86-64-v4", ("-prefer-256-bit",), 512, 32, 32 << 10, 1 << 20, _V4),
+    )
+}
+"""Every target but `native`, by name."""
+
+
+def find(name: str) -> Target:
+    """The target called `name`; raises S0801 for an unknown one, S0802 where `native` is no machine in the table."""
+    if name == "native":
+        return native()
+    if name not in TARGETS:
+        known = ["native", *TARGETS]
+        raise error(
+            "S0801", f"there is no target `{name}`; there are {', '.join(known)}", notes=did_you_mean(name, known)
+        )
+    return TARGETS[name]
+
+
+def native() -> Target:
+    """This machine: the widest target of the table that it can run, with its own cache sizes."""
+    architecture, features = platform.machine(), cpu_features()
+    fitting = [t for t in TARGETS.values() if t.architecture == architecture and features.issuperset(t.requires)]
+    if not fitting:
+        raise error(
+            "S0802",
+            f"no target fits this machine, an {architecture} without the vector extensions of {', '.join(TARGETS)}",
+            notes=("name the machine that the artifact is for with --target",),
+        )
+    widest = max(fitting, key=lambda t: t.vector_bits)
+    sizes = _cache_sizes()
+    return replace(widest, l1_bytes=sizes.get("1", widest.l1_bytes), l2_bytes=sizes.get("2", widest.l2_bytes))
+
+
+def missing_features(architecture: str, requires: tuple[str, ...]) -> tuple[str, ...]:
+    """What this machine lacks to run code for `architecture` that needs the features `requires`; empty: it can."""
+    if platform.machine() != architecture:
+        return (architecture,)
+    return tuple(sorted(set(requires) - cpu_features()))
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """The CPU features that the system reports for this machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def _cache_sizes() -> Mapping[str, int]:
+    """The sizes in bytes of the first core's data caches, by level, as far as the system tells them."""
+    sizes: dict[str, int] = {}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction" and level in ("1", "2") and size.endswith("K"):
+            sizes[level] = int(size[:-1]) << 10
+    return sizes
