@@ -85,9 +85,11 @@ class Graph:
         attrs = {"key": key, "type": type, "init": init, "trainable": trainable}
         return self._add(Node("param", attrs, (type,), path=key.rpartition(".")[0], span=span), ())
 
-    def constant(self, value: float, dtype: str = "float32", span: Span | None = None) -> Value:
-        """A number."""
-        return self.apply("constant", (), {"value": value, "dtype": dtype}, span=span)
+    def constant(
+        self, value: float, shape: tuple[Dim, ...] = (), dtype: str = "float32", span: Span | None = None
+    ) -> Value:
+        """A number, in every element of a tensor of `shape`."""
+        return self.apply("constant", (), {"value": value, "shape": shape, "dtype": dtype}, span=span)
 
     def apply(
         self,

@@ -17,10 +17,10 @@ def _no_reference(*_: Any, **__: Any) -> Any:
     raise AssertionError("inputs and parameters are given, not computed")
 
 
-def _constant(value: float, dtype: str) -> Any:
+def _constant(value: float, shape: tuple[int, ...], dtype: str) -> Any:
     import torch
 
-    return torch.tensor(value, dtype=torch.float64 if dtype.startswith("float") else getattr(torch, dtype))
+    return torch.full(shape, value, dtype=torch.float64 if dtype.startswith("float") else getattr(torch, dtype))
 
 
 def _dirac_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
@@ -68,13 +68,13 @@ RECORDS = (
     ),
     Operator(
         "constant",
-        "A number, as a tensor of rank 0.",
+        "A number, in every element of a tensor of `shape`.",
         (),
-        infer=lambda types, attrs: (TensorType((), attrs["dtype"]),),
+        infer=lambda types, attrs: (TensorType(attrs["shape"], attrs["dtype"]),),
         torch=_constant,
-        attributes=(Argument("value", "float"), Argument("dtype", "str", "float32")),
-        compute=lambda k, types, value, dtype: lambda: k.const(value, dtype),
-        example=lambda rng: ([], {"value": rng.choice((0.0, 1.0, -0.5, 3.0))}),
+        attributes=(Argument("value", "float"), Argument("shape", "ints", ()), Argument("dtype", "str", "float32")),
+        compute=lambda k, types, value, shape, dtype: lambda *i: k.const(value, dtype),
+        example=lambda rng: ([], {"value": rng.choice((0.0, 1.0, -0.5, 3.0)), "shape": rng.choice(((), (3,), (2, 1)))}),
         traits=frozenset({"source"}),
     ),
     Operator(
