@@ -1,0 +1,330 @@
+"""The artifact: contents <-> one file, and every check that the file is whole.
+
+    header    64 bytes, little endian: magic (8), format version (u32), zero (u32), length of the manifest (u64),
+              length of the file (u64), digest (32) of the header's first 32 bytes and of the manifest
+    manifest  JSON in one canonical form; says of each member where it lies and what its digest is
+    library   a shared library: kernels, and the program that calls them
+    weights   the packed parameters, in the order in which the program takes them
+    sample    inputs, and the outputs that the reference computed for them
+
+Members, and the tensors within them, begin at multiples of 64 bytes, so that a memory-mapped weight is as aligned as
+the kernels' vectors need it. Gaps are zero. No byte is without cover: the header's digest covers header and manifest,
+the manifest's digests cover the members, gaps and the length are compared. Digests are BLAKE2b of 32 bytes; they show
+damage, not forgery: an artifact is a program, and is run only if its origin is trusted.
+
+The same contents give the same bytes. This module knows neither the compiler nor the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+
+from specc.diagnostics import SpeccError, error
+from specc.files import replacing
+from specc.ir.types import DTYPES
+
+Array = np.ndarray[Any, np.dtype[Any]]
+MAGIC = b"\x89specc\r\n"  # no text file begins so, and a transfer that changes line ends breaks it
+VERSION = 1
+ALIGNMENT = 64
+MEMBERS = ("library", "weights", "sample")
+_HEADER = struct.Struct("<8sIIQQ32s")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or an output: what a caller gives or gets."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where the library runs: the target's name, the processor's family, the features that it must have."""
+
+    target: str
+    architecture: str
+    requires: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an artifact says of itself.
+
+    `runtime` is the version of the runtime that the library was built for. `facts` are for people and programs to read,
+    nothing is decided by them: digests of the spec and the checkpoint, what each pass did, the kernels, tuning records.
+    """
+
+    network: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    machine: Machine
+    specc: str
+    runtime: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything in an artifact."""
+
+    manifest: Manifest
+    library: bytes
+    weights: Sequence[Array]
+    sample_inputs: Sequence[Array]
+    sample_outputs: Sequence[Array]
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def write(path: str | Path, contents: Contents) -> int:
+    """Writes the artifact to `path`, which appears whole or not at all; its length in bytes. Raises S0002."""
+    payloads: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
+        "library": ([], [contents.library]),
+        "weights": _pack(contents.weights),
+        "sample": _pack([*contents.sample_inputs, *contents.sample_outputs]),
+    }
+    described = {
+        name: {
+            "length": sum(map(_size, pieces)),
+            "digest": _digest(pieces).hex(),
+            "tensors": tensors,
+        }
+        for name, (tensors, pieces) in payloads.items()
+    }
+    manifest = _canonical({**contents.manifest.to_json(), "members": described})
+    ends = _HEADER.size + len(manifest)
+    for name in MEMBERS:
+        ends = _aligned(ends) + sum(map(_size, payloads[name][1]))
+    start = _HEADER.pack(MAGIC, VERSION, 0, len(manifest), ends, b"")[:32]
+    with replacing(path) as file:
+        file.write(start + _digest([start, manifest]) + manifest)
+        for name in MEMBERS:
+            file.write(bytes(_aligned(file.tell()) - file.tell()))
+            for piece in payloads[name][1]:
+                file.write(piece)
+    return ends
+
+
+def _pack(arrays: Iterable[Array]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The table of the arrays and the pieces of bytes that hold them, each array at a multiple of the alignment."""
+    table: list[dict[str, Any]] = []
+    pieces: list[Any] = []
+    position = 0
+    for array in arrays:
+        gap = _aligned(position) - position
+        flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+        pieces += [bytes(gap), flat.data]
+        table.append({"dtype": array.dtype.name, "shape": list(array.shape), "offset": position + gap})
+        position += gap + flat.nbytes
+    return table, pieces
+
+
+def _size(piece: Any) -> int:
+    return memoryview(piece).nbytes
+
+
+def _aligned(position: int) -> int:
+    return -(-position // ALIGNMENT) * ALIGNMENT
+
+
+def _digest(pieces: Iterable[Any]) -> bytes:
+    state = hashlib.blake2b(digest_size=32)
+    for piece in pieces:
+        state.update(piece)
+    return state.digest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def read(path: str | Path) -> Contents:
+    """The contents of the artifact at `path`; tensors are views of its memory map, the library is a copy.
+
+    Raises S0001 (cannot be read), S0901 (no artifact), S0902 (damaged), S0903 (a newer format). Nothing is executed.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _Reader(str(path), file).contents()
+    except OSError as problem:
+        raise error("S0001", f"{path} cannot be read: {problem.strerror or problem}") from None
+
+
+def is_artifact(path: str | Path) -> bool:
+    """Whether the file at `path` begins as an artifact does."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+class _Reader:
+    def __init__(self, path: str, file: BinaryIO) -> None:
+        self.path = path
+        self.length = os.fstat(file.fileno()).st_size
+        head = file.read(_HEADER.size)
+        if not head.startswith(MAGIC):
+            raise error("S0901", f"{path} is not an artifact of specc")
+        if len(head) < _HEADER.size:
+            self.damaged(f"it ends after {len(head)} bytes")
+        _, self.version, _, self.manifest_length, self.said_length, self.digest = _HEADER.unpack(head)
+        if self.version > VERSION:
+            raise error(
+                "S0903",
+                f"{path} is of format {self.version}, and this specc reads format {VERSION}",
+                notes=("a newer specc wrote it, or the file is damaged",),
+            )
+        if self.version != VERSION:
+            self.damaged(f"there is no format {self.version}")
+        if self.length != self.said_length:
+            self.damaged(f"it has {self.length} bytes, and its header says {self.said_length}")
+        # A private map: tensors are writable, as DLPack demands, and what would be written never reaches the file.
+        self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self.bytes = memoryview(self.map)
+
+    def damaged(self, reason: str) -> NoReturn:
+        raise error("S0902", f"{self.path} is damaged: {reason}", notes=("nothing in it was executed",))
+
+    def contents(self) -> Contents:
+        end = _HEADER.size + self.manifest_length
+        if end > self.length:
+            self.damaged("its manifest reaches beyond its end")
+        text = bytes(self.bytes[_HEADER.size : end])
+        if _digest([self.bytes[:32], text]) != self.digest:
+            self.damaged("header and manifest do not have the digest that the header gives")
+        try:
+            value = json.loads(text)
+            if _canonical(value) != text:  # a repeated key, for one
+                raise ValueError("it is not in canonical form")
+            members = value.pop("members")
+            if sorted(members) != sorted(MEMBERS):
+                raise ValueError(f"its members are {', '.join(sorted(members))}")
+            spans, manifest = self._spans(members, end), _manifest(value)
+            library = bytes(self._member("library", members, spans))
+            weights = list(self._tensors(members, spans, "weights"))
+            sample = list(self._tensors(members, spans, "sample"))
+        except SpeccError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as problem:
+            # The digest holds, so the writer wrote it so: no damage that happens, but it is refused all the same.
+            self.damaged(f"its manifest is malformed: {type(problem).__name__}: {problem}")
+        count = len(manifest.inputs)
+        self._interface(manifest.inputs, sample[:count])
+        self._interface(manifest.outputs, sample[count:])
+        return Contents(manifest, library, weights, sample[:count], sample[count:])
+
+    def _spans(self, members: Mapping[str, Any], end: int) -> dict[str, tuple[int, int]]:
+        """Where each member begins and ends, one behind the other; the last one ends with the file."""
+        spans = {}
+        for name in MEMBERS:
+            start = _aligned(end)
+            if any(self.bytes[end:start]):
+                self.damaged(f"the gap before its {name} is not empty")
+            end = start + _natural(members[name]["length"])
+            spans[name] = start, end
+        if end != self.length:
+            self.damaged(f"its members end at byte {end} of {self.length}")
+        return spans
+
+    def _member(self, name: str, members: Mapping[str, Any], spans: Mapping[str, tuple[int, int]]) -> memoryview:
+        start, end = spans[name]
+        member = self.bytes[start:end]
+        if _digest([member]).hex() != members[name]["digest"]:
+            self.damaged(f"its {name} does not have the digest that the manifest gives")
+        return member
+
+    def _tensors(self, members: Mapping[str, Any], spans: Mapping[str, tuple[int, int]], name: str) -> Iterator[Array]:
+        member = self._member(name, members, spans)
+        position = 0
+        for entry in members[name]["tensors"]:
+            shape, dtype, offset = _shape(entry["shape"]), _dtype(entry["dtype"]), _natural(entry["offset"])
+            if offset != _aligned(position):
+                raise ValueError(f"a tensor lies at byte {offset} of its {name}")
+            position = offset + math.prod(shape) * DTYPES[dtype]
+            if position > len(member):
+                raise ValueError(f"a tensor reaches beyond its {name}")
+            yield np.frombuffer(member, np.uint8)[offset:position].view(dtype).reshape(shape)
+        if position != len(member):
+            raise ValueError(f"its {name} has {len(member) - position} bytes too many")
+
+    def _interface(self, specs: Sequence[TensorSpec], tensors: Sequence[Array]) -> None:
+        found = [(tuple(t.shape), t.dtype.name) for t in tensors]
+        if found != [(s.shape, s.dtype) for s in specs]:
+            self.damaged("its sample does not fit its interface")
+
+
+def _manifest(value: Mapping[str, Any]) -> Manifest:
+    """The manifest from JSON; raises `ValueError`, `TypeError` or `KeyError` for anything else."""
+    machine = value["machine"]
+    facts = value["facts"]
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are no object")
+    inputs, outputs = (tuple(map(_spec, value[key])) for key in ("inputs", "outputs"))
+    for specs in (inputs, outputs):
+        if len({spec.name for spec in specs}) != len(specs):
+            raise ValueError("a name stands twice in its interface")
+    return Manifest(
+        network=_text(value["network"]),
+        inputs=inputs,
+        outputs=outputs,
+        machine=Machine(
+            _text(machine["target"]), _text(machine["architecture"]), tuple(map(_text, machine["requires"]))
+        ),
+        specc=_text(value["specc"]),
+        runtime=_text(value["runtime"]),
+        facts=facts,
+    )
+
+
+def _spec(value: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(_text(value["name"]), _shape(value["shape"]), _dtype(value["dtype"]))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{value!r} is no name")
+    return value
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no length")
+    return value
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is no shape")
+    return tuple(map(_natural, value))
+
+
+def _dtype(value: Any) -> str:
+    if value not in DTYPES:
+        raise ValueError(f"{value!r} is no element type")
+    return str(value)

@@ -1,0 +1,36 @@
+"""Files that appear whole or not at all: bytes go to a temporary file beside the goal, which is renamed at the end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from specc.diagnostics import error
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write that becomes `path` when the block ends well, and vanishes when it does not (Ctrl-C included).
+
+    Raises S0002 where `path` cannot be written. A device or a pipe is refused: renaming would replace it.
+    """
+    goal = Path(os.path.realpath(path))  # through links: they stay, what they point at is replaced
+    if goal.exists() and not goal.is_file():
+        kind = "a directory" if goal.is_dir() else "a device"
+        raise error("S0002", f"{path} cannot be written: it is {kind}, not a file")
+    temporary = goal.with_name(f".{goal.name[:100]}.{secrets.token_hex(6)}")
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, goal)
+        except OSError as problem:
+            raise error("S0002", f"{path} cannot be written: {problem.strerror or problem}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
