@@ -55,8 +55,10 @@ CODES: dict[str, str] = {
     "S0904": "an artifact is for another machine",
     "S0905": "an artifact's library does not load",
     "S0906": "the runtime that an artifact needs is not there",
-    "S0907": "the inputs do not fit the interface",
+    "S0907": "an artifact fails while it runs",
     "S0908": "an artifact fails its self-test",
     "S0909": "an impossible number of threads",
-    "S0910": "an artifact fails while it runs",
+    "S0910": "the inputs are not those of the network",
+    "S0911": "an input has another shape",
+    "S0912": "an input has another type",
 }

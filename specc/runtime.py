@@ -90,7 +90,7 @@ class Artifact:
             try:
                 results = self._main(*(tvm_ffi.from_dlpack(_aligned(x)) for x in inputs), *self._weights)
             except Exception as problem:  # the runtime raises classes of its own
-                raise error("S0910", f"`{self.manifest.network}` fails while it runs: {problem}") from problem
+                raise error("S0907", f"`{self.manifest.network}` fails while it runs: {problem}") from problem
         tensors = [results] if isinstance(results, tvm_ffi.Tensor) else list(results)
         # Copies: a result may be a view of an input or of a weight, and belongs to the caller now.
         return [np.array(np.from_dlpack(tensor)) for tensor in tensors]
@@ -110,21 +110,21 @@ class Artifact:
         return apart
 
     def _inputs(self, arrays: tuple[Array, ...], named: dict[str, Array]) -> list[Array]:
-        """The inputs in order; raises S0907 unless they are exactly those of the interface."""
+        """The inputs in order; raises S0910, S0911 or S0912 unless they are those of the interface."""
         specs = self.manifest.inputs
         names = [spec.name for spec in specs]
         if len(arrays) > len(specs):
-            raise _misfit(self.manifest, f"{len(arrays)} arrays are given")
+            raise _misfit("S0910", self.manifest, f"{len(arrays)} arrays are given")
         given = dict(zip(names, arrays))
         for name, array in named.items():
             if name not in names:
-                raise _misfit(self.manifest, f"there is no input `{name}`", *did_you_mean(name, names))
+                raise _misfit("S0910", self.manifest, f"there is no input `{name}`", *did_you_mean(name, names))
             if name in given:
-                raise _misfit(self.manifest, f"the input `{name}` is given twice")
+                raise _misfit("S0910", self.manifest, f"the input `{name}` is given twice")
             given[name] = array
         missing = [name for name in names if name not in given]
         if missing:
-            raise _misfit(self.manifest, f"the input `{missing[0]}` is missing")
+            raise _misfit("S0910", self.manifest, f"the input `{missing[0]}` is missing")
         return [_fitting(self.manifest, spec, given[spec.name]) for spec in specs]
 
 
@@ -145,16 +145,16 @@ def _fitting(manifest: Manifest, spec: TensorSpec, given: Any) -> Array:
     array = np.asarray(given)
     if array.dtype != np.dtype(spec.dtype):
         hint = f'convert it with `.astype("{spec.dtype}")`'
-        raise _misfit(manifest, f"the input `{spec.name}` is {spec.dtype}, not {array.dtype}", hint)
+        raise _misfit("S0912", manifest, f"the input `{spec.name}` is {spec.dtype}, not {array.dtype}", hint)
     if array.shape != spec.shape:
         shapes = f"{list(spec.shape)}, not {list(array.shape)}"
-        raise _misfit(manifest, f"the input `{spec.name}` has the shape {shapes}")
+        raise _misfit("S0911", manifest, f"the input `{spec.name}` has the shape {shapes}")
     return array
 
 
-def _misfit(manifest: Manifest, message: str, *notes: str) -> Exception:
+def _misfit(code: str, manifest: Manifest, message: str, *notes: str) -> Exception:
     takes = ", ".join(map(str, manifest.inputs)) or "no inputs"
-    return error("S0907", message, notes=(*notes, f"`{manifest.network}` takes {takes}"))
+    return error(code, message, notes=(*notes, f"`{manifest.network}` takes {takes}"))
 
 
 def _aligned(array: Array) -> Array:
