@@ -1,0 +1,53 @@
+"""Parameters before training: the `init` of a parameter -> numbers from torch's generator.
+
+    kaiming       as torch.nn.Conv2d and Linear: uniform in +-1/sqrt(fan in), the fan in of the parameter itself
+    fan_in_bias   as their bias: uniform in +-1/sqrt(fan in), the fan in of the weight at the same node
+    normal(0.02)  normal with that deviation, mean 0
+    ones, zeros
+
+Drawn in the order of the graph, weight before bias, so a seed gives what the same modules made by hand would hold.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+
+from specc.diagnostics import Label, error
+from specc.ir.graph import Graph, Value
+
+_NORMAL = re.compile(r"normal\(([0-9.e+-]+)\)")
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def initialize(graph: Graph, identity: int, tensor: Any) -> None:
+    """Fills `tensor`, which is the parameter that node `identity` of the graph stands for."""
+    init = graph.node(identity).attrs["init"]
+    if init == "ones":
+        tensor.fill_(1)
+    elif init == "zeros":
+        tensor.zero_()
+    elif init == "kaiming" and tensor.ndim >= 2:
+        torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5))
+    elif init == "fan_in_bias":
+        bound = 1 / math.sqrt(fan_in) if (fan_in := _fan_in(graph, identity)) else 0
+        tensor.uniform_(-bound, bound)
+    elif normal := _NORMAL.fullmatch(init):
+        tensor.normal_(0, float(normal[1]))
+    else:
+        span = graph.node(identity).span
+        message = f"`{graph.node(identity).attrs['key']}` of {tensor.ndim} dimensions cannot begin as `{init}`"
+        notes = ["there are kaiming (of two dimensions or more), fan_in_bias, normal(deviation), ones and zeros"]
+        raise error("S0704", message, *([Label(span)] if span else []), notes=notes)
+
+
+def _fan_in(graph: Graph, identity: int) -> int:
+    """The fan in of the weight beside the bias `identity`; 0 when a pass has put the bias beside another operator."""
+    for user, _ in graph.users(Value(identity)):
+        roles = graph.node(user).record.operands
+        if "weight" in roles:
+            return math.prod(graph.type(graph.operands(user)[roles.index("weight")]).concrete[1:])
+    return 0

@@ -1,0 +1,144 @@
+"""A graph, weights and inputs -> the values of its nodes, in float64: what a pass and a kernel are judged by.
+
+Every node is its record's PyTorch reference, for inference. Groups and layouts do not matter here: a layout is a way
+to lie in memory, and the reference sees the logical tensor alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from specc.backends.torch.interface import bind, by_position
+from specc.diagnostics import did_you_mean, error
+from specc.ir.graph import Graph, Value, specialize
+
+Array = np.ndarray[Any, Any]
+
+
+def evaluate(
+    graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Array], dtype: str = "float64"
+) -> list[Array]:
+    """The outputs of the graph for checkpoint values by key and inputs by name, computed in `dtype`."""
+    wanted = set(graph.outputs)
+    values = {value: _array(tensor) for value, tensor in _run(graph, weights, inputs, dtype, wanted)}
+    return [values[value] for value in graph.outputs]
+
+
+def intermediates(
+    graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Array], dtype: str = "float64"
+) -> dict[Value, Array]:
+    """The value of every result of every node, in the order of the graph."""
+    wanted = {Value(identity, result) for identity in graph for result in range(len(graph.node(identity).types))}
+    return {value: _array(tensor) for value, tensor in _run(graph, weights, inputs, dtype, wanted)}
+
+
+def freeze(graph: Graph, weights: Mapping[str, Array]) -> dict[Value, Array]:
+    """The frozen values that live nodes or outputs take: computed in float64, given in the types of the graph.
+
+    A parameter that is taken as it is stays the caller's array where its type is already the graph's.
+    """
+    frozen = graph.frozen()
+    wanted = [operand for identity in graph.live() for operand in graph.operands(identity) if operand.node in frozen]
+    wanted += [value for value in graph.outputs if value.node in frozen]
+    result: dict[Value, Array] = {}
+    computed: set[Value] = set()
+    for value in dict.fromkeys(wanted):
+        if graph.op(value) == "param":
+            result[value] = np.asarray(_weight(graph, weights, value.node), graph.type(value).dtype)
+        else:
+            computed.add(value)
+    for value, tensor in _values(graph, _ancestors(graph, computed), weights, {}, "float64", computed):
+        result[value] = _array(tensor).astype(graph.type(value).dtype, copy=False)
+    return {value: result[value] for value in dict.fromkeys(wanted)}
+
+
+def _run(
+    graph: Graph,
+    weights: Mapping[str, Array],
+    inputs: Mapping[str, Array],
+    dtype: str,
+    wanted: Collection[Value],
+) -> Iterator[tuple[Value, Any]]:
+    given = [np.asarray(array) for array in by_position(graph, (), inputs)]
+    values = bind(graph, [array.shape for array in given])
+    if values:
+        graph = specialize(graph, values)
+    tensors = {identity: _tensor(array, dtype) for identity, array in zip(graph.inputs, given)}
+    yield from _values(graph, _ancestors(graph, wanted), weights, tensors, dtype, wanted)
+
+
+def _ancestors(graph: Graph, wanted: Iterable[Value]) -> list[int]:
+    """The nodes that `wanted` depend on, in order."""
+    needed: set[int] = set()
+    pending = [value.node for value in wanted]
+    while pending:
+        identity = pending.pop()
+        if identity not in needed:
+            needed.add(identity)
+            pending += graph.structure.predecessors(identity)
+    return [identity for identity in graph.order() if identity in needed]
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def _step(graph: Graph, identity: int, operands: list[Any]) -> tuple[Any, ...]:
+    node = graph.node(identity)
+    result = node.record.torch(*operands, **node.attrs)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _values(
+    graph: Graph,
+    order: list[int],
+    weights: Mapping[str, Array],
+    tensors: Mapping[int, Any],
+    dtype: str,
+    wanted: Collection[Value],
+) -> Iterator[tuple[Value, Any]]:
+    """Runs the nodes of `order` and yields what is wanted; what no later node takes is dropped on the way."""
+    waiting = Counter(operand for identity in order for operand in graph.operands(identity))
+    known: dict[Value, Any] = {}
+    for identity in order:
+        node = graph.node(identity)
+        operands = graph.operands(identity)
+        if node.op == "input":
+            results: tuple[Any, ...] = (tensors[identity],)
+        elif node.op == "param":
+            results = (_tensor(_weight(graph, weights, identity), dtype),)
+        else:
+            results = _step(graph, identity, [known[operand] for operand in operands])
+            results = tuple(r.to(getattr(torch, dtype)) if r.is_floating_point() else r for r in results)
+        for operand in operands:
+            waiting[operand] -= 1
+            if not waiting[operand]:
+                known.pop(operand, None)
+        for number, tensor in enumerate(results):
+            value = Value(identity, number)
+            if waiting[value]:
+                known[value] = tensor
+            if value in wanted:
+                yield value, tensor
+
+
+def _weight(graph: Graph, weights: Mapping[str, Array], identity: int) -> Array:
+    key, expected = graph.node(identity).attrs["key"], graph.node(identity).types[0].concrete
+    if key not in weights:
+        raise error("S0603", f"there is no value for `{key}` of `{graph.name}`", notes=did_you_mean(key, weights))
+    array = np.asarray(weights[key])
+    if array.shape != expected:
+        raise error("S0603", f"the value for `{key}` is {list(array.shape)}, and `{graph.name}` takes {list(expected)}")
+    return array
+
+
+def _tensor(array: Array, dtype: str) -> Any:
+    floating = np.issubdtype(array.dtype, np.floating)
+    return torch.tensor(np.ascontiguousarray(array), dtype=getattr(torch, dtype) if floating else None)
+
+
+def _array(tensor: Any) -> Array:
+    result: Array = tensor.numpy()
+    return result
