@@ -38,8 +38,10 @@ def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     layouts = {t.layout for t in types if t.layout}
     if len(layouts) > 1:
         raise Illegal(f"the operands lie in different layouts: {' and '.join(sorted(layouts))}")
-    if layouts and any(t.rank == 4 and not t.layout for t in types):
-        raise Illegal("one operand lies in a blocked layout and another does not")
+    for position, t in enumerate(types):
+        # A tensor without extent in height and width is read by channel, however it lies.
+        if layouts and not t.layout and t.rank == 4 and t.shape[2:] != (1, 1):
+            raise Illegal(f"{t} lies plainly beside an operand in {next(iter(layouts))}", operand=position)
     return (TensorType(broadcast(types), types[0].dtype, *layouts),)
 
 

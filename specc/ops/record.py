@@ -77,8 +77,8 @@ class KernelMath(Protocol):
 
     Scalars: `const(value, dtype)`, `max`, `min`, `exp`, `log`, `erf`, `tanh`, `sigmoid`, `sqrt`, `rsqrt`, `abs`,
     `floor`, `select(condition, a, b)`, `all(*conditions)`. Tensors: `stage(shape, element)` computes a tensor and
-    gives access to it; `sum(extents, term)`, `max_over(extents, term)` reduce `term(*reduced indices)` and may stand only
-    outermost in the `element` of a stage.
+    gives access to it; `sum(extents, term)`, `max_over(extents, term)` reduce `term(*reduced indices)` and may stand
+    only outermost in the `element` of a stage.
     """
 
     def __getattr__(self, name: str) -> Any: ...
