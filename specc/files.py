@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,4 +33,5 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         except OSError as problem:
             raise error("S0002", f"{path} cannot be written: {problem.strerror or problem}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
