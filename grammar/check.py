@@ -1,0 +1,162 @@
+"""`check m1_1 with image = [1, 3, 224, 224]: params == 8.8M` --> what was wanted, what is, and whether it holds.
+
+A number holds at the precision in which it is written: 8.8M is anything from 8.75M to 8.85M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from specc.diagnostics import Diagnostic, Label, Span, SpeccError, did_you_mean
+from specc.grammar import syntax as s
+from specc.grammar.contents import Choice
+from specc.grammar.values import number, precision
+from specc.ir.dims import Symbolic
+from specc.ir.graph import Graph, specialize
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One line of a `check`, evaluated."""
+
+    quantity: str
+    comparison: str
+    wanted: str
+    actual: int
+    holds: bool
+    span: Span
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `specc check` says of one network and variant. `graph` is None where it could not be built."""
+
+    network: str
+    variant: str | None
+    graph: Graph | None
+    expected: tuple[Expected, ...]
+    failures: tuple[Diagnostic, ...]
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def holds(self) -> bool:
+        return not self.failures
+
+    def raise_failures(self) -> None:
+        """Raises a `SpeccError` with the failures, if there are any."""
+        if self.failures:
+            raise SpeccError(*self.failures, sources=self.sources)
+
+
+def count_params(graph: Graph) -> int:
+    """The number of trainable weights."""
+    nodes = (graph.node(i) for i in graph.order())
+    return sum(_fixed(n.types[0].elements) for n in nodes if n.op == "param" and n.attrs["trainable"])
+
+
+def count_macs(graph: Graph) -> int:
+    """Multiply-accumulate operations of convolutions and matrix products; the graph's dimensions are fixed."""
+    total = 0
+    for identity in graph.order():
+        node = graph.node(identity)
+        if node.record.macs is not None:
+            total += _fixed(node.record.macs([graph.type(value) for value in graph.operands(identity)], node.attrs))
+    return total
+
+
+QUANTITIES: dict[str, Callable[[Graph], int]] = {"params": count_params, "macs": count_macs}
+
+
+def evaluate_check(check: s.Check, choice: Choice, graph: Graph) -> tuple[list[Expected], list[Diagnostic]]:
+    """The expectations of one `check`, and what is wrong with them."""
+    try:
+        fixed = specialize(graph, _shapes(check, choice, graph))
+    except SpeccError as problem:
+        found = problem.diagnostics
+        return [], [d if d.labels else Diagnostic(d.code, d.message, (Label(check.span),), d.notes) for d in found]
+    expected, failures = [], []
+    for expectation in check.expectations:
+        quantity = expectation.quantity
+        if quantity.name not in QUANTITIES:
+            notes = did_you_mean(quantity.name, QUANTITIES) or (f"there are {', '.join(QUANTITIES)}",)
+            message = f"`{quantity.name}` is nothing that can be checked"
+            failures.append(Diagnostic("S0505", message, (Label(quantity.span),), notes))
+            continue
+        if not isinstance(expectation.value, s.Number):
+            message = "a check compares with a number"
+            failures.append(Diagnostic("S0505", message, (Label(expectation.value.span),), ("for example 8.8M",)))
+            continue
+        actual = QUANTITIES[quantity.name](fixed)
+        wanted = expectation.value.text
+        holds = _holds(expectation.comparison, actual, wanted)
+        span = expectation.span
+        expected.append(Expected(quantity.name, expectation.comparison, wanted, actual, holds, span))
+        if not holds:
+            message = f"`{choice.name}` has {actual:,} {quantity.name}, not {expectation.comparison} {wanted}"
+            failures.append(Diagnostic("S0506", message, (Label(span, abbreviated(actual, wanted)),)))
+    return expected, failures
+
+
+def abbreviated(value: int, like: str) -> str:
+    """`value` with the suffix and as many digits as `like`, and one digit more: 8796432 as 8.80M beside 8.8M."""
+    suffix = like[-1] if like[-1] in "kMGT" else ""
+    scale = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[suffix]
+    digits = len(like.rstrip("kMGT").partition(".")[2])
+    return f"it is {value / scale:.{digits + 1}f}{suffix}" if suffix else f"it is {value}"
+
+
+def _holds(comparison: str, actual: int, wanted: str) -> bool:
+    exact, half = Decimal(str(number(wanted))), precision(wanted)
+    equal = actual == exact if wanted.isdigit() else exact - half <= actual <= exact + half
+    match comparison:
+        case "==":
+            return equal
+        case "!=":
+            return not equal
+        case "<=":
+            return equal or actual < exact
+        case ">=":
+            return equal or actual > exact
+        case "<":
+            return not equal and actual < exact
+    return not equal and actual > exact
+
+
+def _shapes(check: s.Check, choice: Choice, graph: Graph) -> dict[str, int]:
+    """The values of the symbolic dimensions that `with image = [1, 3, 224, 224]` says."""
+    inputs = {graph.node(i).attrs["name"]: graph.node(i).types[0] for i in graph.inputs}
+    shapes: dict[str, int] = {}
+    for binding in check.bindings:
+        if binding.name not in inputs:
+            notes = did_you_mean(binding.name, inputs) or (f"there are {', '.join(inputs)}",)
+            raise _problem(f"`{choice.name}` has no input `{binding.name}`", binding.span, *notes)
+        items = binding.value.items if isinstance(binding.value, s.ListOf) else ()
+        extents = [number(item.text) for item in items if isinstance(item, s.Number)]
+        if len(extents) != len(items) or not items or not all(isinstance(e, int) for e in extents):
+            message = "the shape of an input is a list of integers"
+            raise _problem(message, binding.value.span, "for example [1, 3, 224, 224]")
+        declared = inputs[binding.name].shape
+        if len(extents) != len(declared):
+            message = f"`{binding.name}` has {len(declared)} dimensions, {inputs[binding.name]}"
+            raise _problem(message, binding.value.span)
+        for item, extent, dim in zip(items, extents, declared, strict=True):
+            assert isinstance(extent, int)
+            name = str(dim)
+            if isinstance(dim, int) or not name.isidentifier():
+                if isinstance(dim, int) and dim != extent:
+                    raise _problem(f"this dimension of `{binding.name}` is {dim}", item.span)
+                continue
+            if shapes.setdefault(name, extent) != extent:
+                raise _problem(f"the dimension `{name}` is {shapes[name]} and {extent}", item.span)
+    return shapes
+
+
+def _problem(message: str, span: Span, *notes: str) -> SpeccError:
+    return SpeccError(Diagnostic("S0505", message, (Label(span),), notes))
+
+
+def _fixed(dim: int | Symbolic) -> int:
+    assert isinstance(dim, int), "the graph is specialized"
+    return dim

@@ -1,0 +1,308 @@
+"""Expressions --> values: compile-time arithmetic is done here and now, arithmetic on tensors becomes nodes.
+
+The *slot* is the name that an expression's outermost call gets: `conv1 = ConvBN(x, c)` evaluates its right side in slot
+"conv1", so the weights lie at `conv1.c.weight`. The slot passes through what stands between `=` and the call:
+
+    stem = a(x) |> b |> c        stem.0, stem.1 for b and c, as nn.Sequential numbers them
+    heads = [A(x), B(x)]         heads.0, heads.1
+    y = x + Mlp(x)               y for Mlp: it is the only call outside other calls
+    return ConvBN(x, c)          slot "", the block's own scope
+
+Operands of a call have no slot (None): a nested call may not bring weights.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+from specc.diagnostics import Label, Span, SpeccError, did_you_mean
+from specc.grammar import builtins, operators
+from specc.grammar import syntax as s
+from specc.grammar.arithmetic import binary, known_int, truth, unary
+from specc.grammar.scope import Argument, Place, Scope, join
+from specc.grammar.session import Session
+from specc.grammar.values import (
+    Block,
+    Builtin,
+    Family,
+    Poison,
+    Poisoned,
+    Tensor,
+    Unfit,
+    Value,
+    kind,
+    number,
+    show,
+    tensors_in,
+)
+from specc.ops.record import Operator
+
+T = TypeVar("T")
+
+WORDS = {"True": "true", "False": "false", "None": "none"}
+
+
+class Evaluator(ABC):
+    """Evaluates expressions in a scope; calling a block is left to `elaborate.Elaborator`."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @abstractmethod
+    def call_block(
+        self, block: Block, positional: list[Argument], keywords: dict[str, Argument], place: Place, span: Span
+    ) -> Value:
+        """The value of a call of a block."""
+
+    def evaluate(self, expression: s.Expression, scope: Scope, slot: str | None = None) -> Value:
+        """The value of `expression`; raises `SpeccError`, or `Poisoned` where the cause is reported already."""
+        self.session.step(expression.span)
+        try:
+            value = self._evaluate(expression, scope, slot)
+        except Unfit as unfit:
+            raise self.session.problem(unfit.code, unfit.message, Label(expression.span), notes=unfit.notes) from None
+        if isinstance(value, Poison):
+            raise Poisoned
+        return value
+
+    def _evaluate(self, expression: s.Expression, scope: Scope, slot: str | None) -> Value:
+        match expression:
+            case s.Name():
+                return self.lookup(expression, scope)
+            case s.Number(text):
+                return number(text)
+            case s.String(value):
+                return value
+            case s.Constant(constant):
+                return constant
+            case s.ListOf(items) | s.TupleOf(items):
+                return tuple(self.evaluate(item, scope, _member(slot, i)) for i, item in enumerate(items))
+            case s.Comprehension():
+                return self._comprehension(expression, scope, slot)
+            case s.Unary(symbol, operand):
+                return self._unary(symbol, operand, expression.span, scope, slot)
+            case s.Binary("and" | "or" as symbol, left, right):
+                first = truth(self.evaluate(left, scope))
+                return first if first == (symbol == "or") else truth(self.evaluate(right, scope))
+            case s.Binary():
+                return self._binary(expression, scope, slot)
+            case s.Conditional(value, condition, otherwise):
+                chosen = value if self.condition(condition, scope) else otherwise
+                return self.evaluate(chosen, scope, slot)
+            case s.Call():
+                return self._call(expression, scope, slot)
+            case s.Index(value, index):
+                return self._index(self.evaluate(value, scope, slot), self.evaluate(index, scope), index.span)
+            case s.Pipe():
+                return self._pipe(expression, scope, slot)
+
+    # ---- names
+
+    def lookup(self, name: s.Name, scope: Scope) -> Value:
+        """The value of a name: a local one, a dimension, a block, a function, an operator, in this order."""
+        if name.name in scope.names:
+            return scope.names[name.name]
+        if name.name in scope.dims:
+            return scope.dims[name.name]
+        found = self._callable(name.name, scope)
+        if found is None:
+            raise self._unknown(name, scope, "a name", [*scope.names, *scope.dims, *scope.module.names])
+        return found
+
+    def _callable(self, name: str, scope: Scope) -> Value:
+        local = scope.names.get(name)
+        if isinstance(local, (Block, Operator, Poison)):
+            return local
+        if name in scope.module.names:
+            return scope.module.names[name]
+        if name in builtins.FUNCTIONS:
+            return Builtin(name)
+        return operators.find(name)
+
+    def _unknown(self, name: s.Name, scope: Scope, what: str, candidates: list[str]) -> SpeccError:
+        if any(name.name == used.name for use in scope.module.tree.uses for used in use.names):
+            raise Poisoned  # the `use` failed, and said so
+        if name.name in WORDS:
+            notes: tuple[str, ...] = (f"it is written `{WORDS[name.name]}`",)
+        else:
+            notes = did_you_mean(name.name, candidates)
+        return self.session.problem("S0201", f"`{name.name}` is not {what} here", Label(name.span), notes=notes)
+
+    # ---- compile-time forms
+
+    def condition(self, expression: s.Expression, scope: Scope) -> bool:
+        """The value of a condition."""
+        value = self.evaluate(expression, scope)
+        return self.attempt(lambda: truth(value), expression.span)
+
+    def attempt(self, compute: Callable[[], T], span: Span) -> T:
+        """`compute()`, its `Unfit` located at `span`."""
+        try:
+            return compute()
+        except Unfit as unfit:
+            raise self.session.problem(unfit.code, unfit.message, Label(span), notes=unfit.notes) from None
+
+    def iterate(self, source: s.Expression, scope: Scope) -> tuple[Value, ...]:
+        """The elements that `for` goes over."""
+        values = self.evaluate(source, scope)
+        if isinstance(values, Family):
+            return values.listed()
+        if not isinstance(values, tuple):
+            note = f"`range({show(values)})` counts that far" if isinstance(values, int) else "`for` goes over a list"
+            message = f"`for` needs a list; this is {show(values)}, {kind(values)}"
+            raise self.session.problem("S0402", message, Label(source.span), notes=[note])
+        return values
+
+    def bind(self, pattern: s.Pattern, value: Value, scope: Scope) -> None:
+        """Gives the names of a pattern their values."""
+        if isinstance(pattern, s.NamePattern):
+            self.check_free(pattern.name, pattern.span, scope)
+            scope.names[pattern.name] = value
+            return
+        items = value.listed() if isinstance(value, Family) else value
+        if not isinstance(items, tuple) or len(items) != len(pattern.items):
+            has = f"{len(items)} elements" if isinstance(items, tuple) else f"the value {show(items)}"
+            raise self.session.problem("S0404", f"{len(pattern.items)} names for {has}", Label(pattern.span))
+        for inner, item in zip(pattern.items, items, strict=True):
+            self.bind(inner, item, scope)
+
+    def check_free(self, name: str, span: Span, scope: Scope) -> None:
+        """Raises where `name` is a dimension of the block: the declared types speak of it."""
+        if name in scope.dims and name not in scope.names:
+            labels = [Label(span), Label(scope.dim_spans[name], "the dimension")]
+            message = f"`{name}` is a dimension of `{scope.definition.name}` and cannot be given another meaning"
+            raise self.session.problem("S0204", message, *labels, notes=["rename the dimension or this name"])
+
+    def _comprehension(self, expression: s.Comprehension, scope: Scope, slot: str | None) -> Value:
+        saved = dict(scope.names)
+        result: list[Value] = []
+        for item in self.iterate(expression.source, scope):
+            self.bind(expression.pattern, item, scope)
+            if expression.condition is None or self.condition(expression.condition, scope):
+                result.append(self.evaluate(expression.element, scope, _member(slot, len(result))))
+        scope.names.clear()
+        scope.names.update(saved)
+        return tuple(result)
+
+    def _index(self, value: Value, index: Value, span: Span) -> Value:
+        if isinstance(value, Family):
+            if isinstance(index, (int, str)) and index in value.members:
+                return value.members[index]
+            known = ", ".join(map(str, value.members))
+            raise self.session.problem("S0404", f"there is no element {show(index)}; there are {known}", Label(span))
+        if isinstance(value, tuple):
+            position = self.attempt(lambda: known_int(index, "an index"), span)
+            if not -len(value) <= position < len(value):
+                message = f"there is no element {position}: the list has {len(value)}"
+                raise self.session.problem("S0404", message, Label(span))
+            return value[position]
+        note = ["`slice(x, axis=1, stop=8)` takes part of a tensor"] if isinstance(value, Tensor) else []
+        raise self.session.problem("S0402", f"{kind(value)} has no elements to index", Label(span), notes=note)
+
+    # ---- tensors
+
+    def _unary(self, symbol: str, operand: s.Expression, span: Span, scope: Scope, slot: str | None) -> Value:
+        value = self.evaluate(operand, scope, slot)
+        if symbol == "-" and isinstance(value, Tensor):
+            place = scope.place if _calls(operand) else scope.place.inside(slot, span)
+            return operators.apply(self.session, "neg", [Argument(value, operand.span)], {}, scope, place, span)
+        return unary(symbol, value)
+
+    def _binary(self, expression: s.Binary, scope: Scope, slot: str | None) -> Value:
+        sides = [expression.left, expression.right]
+        calling = [_calls(side) for side in sides]
+        slots = [slot if calls and sum(calling) == 1 else None for calls in calling]
+        left, right = (self.evaluate(side, scope, s_) for side, s_ in zip(sides, slots, strict=True))
+        if isinstance(left, Tensor) or isinstance(right, Tensor):
+            arguments = [Argument(left, sides[0].span), Argument(right, sides[1].span)]
+            place = scope.place if any(slots) else scope.place.inside(slot, expression.span)
+            return operators.arithmetic(self.session, expression.operator, arguments, scope, place, expression.span)
+        return binary(expression.operator, left, right)
+
+    def _pipe(self, pipe: s.Pipe, scope: Scope, slot: str | None) -> Value:
+        value, span = self.evaluate(pipe.source, scope), pipe.source.span
+        for i, stage in enumerate(pipe.stages):
+            call = stage if isinstance(stage, s.Call) else s.Call(stage, (), span=stage.span)
+            value = self._call(call, scope, _member(slot, i), first=Argument(value, span))
+            if isinstance(value, Poison):
+                raise Poisoned
+            span = stage.span
+        return value
+
+    def _call(self, call: s.Call, scope: Scope, slot: str | None, first: Argument | None = None) -> Value:
+        name = call.callee
+        function = self._callable(name.name, scope)
+        positional = [] if first is None else [first]
+        positional += [Argument(self.evaluate(a, scope), a.span) for a in call.arguments]
+        keywords: dict[str, Argument] = {}
+        for keyword in call.keywords:
+            if keyword.name in keywords:
+                raise self.session.problem("S0403", f"`{keyword.name}` is given twice", Label(keyword.span))
+            keywords[keyword.name] = Argument(self.evaluate(keyword.value, scope), keyword.span)
+        place = scope.place.inside(slot, call.span)
+        match function:
+            case Block():
+                return self.call_block(function, positional, keywords, place, call.span)
+            case Operator():
+                return operators.apply(self.session, function.name, positional, keywords, scope, place, call.span)
+            case Builtin(builtin):
+                return self._builtin(builtin, positional, keywords, scope, place, call.span)
+            case Poison():
+                raise Poisoned
+        if name.name in scope.names or name.name in scope.dims:
+            what = kind(scope.names.get(name.name, scope.dims.get(name.name)))
+            raise self.session.problem("S0402", f"`{name.name}` is {what} and cannot be called", Label(name.span))
+        candidates = [*scope.module.names, *builtins.FUNCTIONS, *operators.names()]
+        raise self._unknown(name, scope, "a block or an operator", candidates)
+
+    def _builtin(
+        self,
+        name: str,
+        positional: list[Argument],
+        keywords: dict[str, Argument],
+        scope: Scope,
+        place: Place,
+        span: Span,
+    ) -> Value:
+        """`sum`, `max` and the like are also operators: a tensor among the arguments decides."""
+        values = [argument.value for argument in positional]
+        if any(isinstance(value, Tensor) for value in values):
+            operator = {"max": "maximum", "min": "minimum"}.get(name, name)
+            if operators.find(operator) is not None and name != "enumerate":
+                return operators.apply(self.session, operator, positional, keywords, scope, place, span)
+        elif name == "sum" and positional and any(tensors_in(values[0])):
+            items = values[0].listed() if isinstance(values[0], Family) else values[0]
+            assert isinstance(items, tuple)
+            total = Argument(items[0], positional[0].span)
+            for item in items[1:]:
+                pair = [total, Argument(item, positional[0].span)]
+                total = Argument(operators.arithmetic(self.session, "+", pair, scope, place, span), positional[0].span)
+            return total.value
+        given = {key: argument.value for key, argument in keywords.items()}
+        return self.attempt(lambda: builtins.call(name, tuple(values), given), span)
+
+
+def _member(slot: str | None, index: int) -> str | None:
+    return None if slot is None else join(slot, str(index))
+
+
+def _calls(expression: s.Expression) -> bool:
+    """Whether a call of a block or an operator stands in the expression."""
+    match expression:
+        case s.Call(callee):
+            return callee.name not in builtins.FUNCTIONS or callee.name in ("sum", "max", "min", "abs")
+        case s.Pipe() | s.Comprehension():
+            return True
+        case s.Unary(_, operand):
+            return _calls(operand)
+        case s.Binary(_, left, right):
+            return _calls(left) or _calls(right)
+        case s.Conditional(value, _, otherwise):
+            return _calls(value) or _calls(otherwise)
+        case s.ListOf(items) | s.TupleOf(items):
+            return any(map(_calls, items))
+        case s.Index(value):
+            return _calls(value)
+    return False

@@ -1,0 +1,132 @@
+"""Static reading of names: every block of a file is looked at, also those that nothing calls.
+
+What stands here is found before anything is elaborated: names that nothing binds, and calls of what does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from specc.diagnostics import Diagnostic, Label, did_you_mean
+from specc.grammar import builtins, operators
+from specc.grammar import syntax as s
+from specc.grammar.expressions import WORDS
+from specc.grammar.modules import Module, Program
+from specc.grammar.values import PLAIN_TYPES
+
+
+def unresolved(program: Program) -> list[Diagnostic]:
+    """A diagnostic for every name, in all files of the program, that means nothing where it stands."""
+    return [diagnostic for module in program.modules.values() for diagnostic in _Reader(program, module).read()]
+
+
+class _Reader:
+    def __init__(self, program: Program, module: Module) -> None:
+        self.module = module
+        self.used = {name.name for use in module.tree.uses for name in use.names}
+        self.known = {*module.names, *builtins.FUNCTIONS, *operators.names()}
+
+    def read(self) -> Iterator[Diagnostic]:
+        """The diagnostics of all definitions, in order."""
+        for definition in self.module.tree.definitions:
+            local: set[str] = {"_"}
+            for parameter in definition.parameters:
+                yield from self._type(parameter.type)
+                local.add(parameter.name)
+                if isinstance(parameter.type, s.Tensor):
+                    local |= {d.size.name for d in parameter.type.dimensions if isinstance(d.size, s.Name)}
+            for parameter in definition.parameters:
+                dimensions = parameter.type.dimensions if isinstance(parameter.type, s.Tensor) else ()
+                for dimension in dimensions:
+                    yield from self._expression(dimension.size, local)
+                if parameter.default is not None:
+                    yield from self._expression(parameter.default, local)
+            for result in definition.results:
+                for dimension in result.dimensions:
+                    yield from self._expression(dimension.size, local, "; `_` stands for any extent")
+            yield from self._statements(definition.body, local | s.assigned_names(definition.body))
+
+    def _type(self, type_: s.Type) -> Iterator[Diagnostic]:
+        match type_:
+            case s.PlainType(name) if name not in PLAIN_TYPES:
+                there_are = (f"there are {', '.join(PLAIN_TYPES)}, list[...], [n, c, h, w]",)
+                notes = did_you_mean(name, PLAIN_TYPES) or there_are
+                yield Diagnostic("S0201", f"there is no type `{name}`", (Label(type_.span),), notes)
+            case s.ListType(inner) | s.OptionalType(inner) if isinstance(inner, s.Tensor):
+                yield Diagnostic("S0105", "a tensor cannot stand inside another type", (Label(inner.span),))
+            case s.ListType(inner) | s.OptionalType(inner):
+                yield from self._type(inner)
+
+    def _statements(self, statements: tuple[s.Statement, ...], local: set[str]) -> Iterator[Diagnostic]:
+        for statement in statements:
+            match statement:
+                case s.Assign(targets, value):
+                    for target in targets:
+                        for index in target.indices:
+                            yield from self._expression(index, local)
+                    yield from self._expression(value, local)
+                case s.Require(condition, message):
+                    yield from self._expression(condition, local)
+                    for part in message.parts if message else ():
+                        if not isinstance(part, str):
+                            yield from self._expression(part, local)
+                case s.Ensure(subject):
+                    yield from self._expression(s.Name(subject.name, span=subject.span), local)
+                case s.Return(values):
+                    for value in values:
+                        yield from self._expression(value, local)
+                case s.If(branches, otherwise):
+                    for condition, body in branches:
+                        yield from self._expression(condition, local)
+                        yield from self._statements(body, local)
+                    yield from self._statements(otherwise, local)
+                case s.For(_, source, body):
+                    yield from self._expression(source, local)
+                    yield from self._statements(body, local)
+
+    def _expression(self, expression: s.Expression, local: set[str], hint: str = "") -> Iterator[Diagnostic]:
+        match expression:
+            case s.Name(name):
+                if name not in local and name not in self.known and name not in self.used:
+                    yield self._unknown(expression, "a name", [*local, *self.module.names], hint)
+            case s.ListOf(items) | s.TupleOf(items):
+                for item in items:
+                    yield from self._expression(item, local)
+            case s.Comprehension(element, pattern, source, condition):
+                yield from self._expression(source, local)
+                inner = local | s.pattern_names(pattern)
+                yield from self._expression(element, inner)
+                if condition is not None:
+                    yield from self._expression(condition, inner)
+            case s.Unary(_, operand):
+                yield from self._expression(operand, local, hint)
+            case s.Binary(_, left, right):
+                yield from self._expression(left, local, hint)
+                yield from self._expression(right, local, hint)
+            case s.Conditional(value, condition, otherwise):
+                for part in (condition, value, otherwise):
+                    yield from self._expression(part, local)
+            case s.Call(callee, arguments, keywords):
+                yield from self._callee(callee, local)
+                for argument in (*arguments, *(keyword.value for keyword in keywords)):
+                    yield from self._expression(argument, local)
+            case s.Index(value, index):
+                yield from self._expression(value, local)
+                yield from self._expression(index, local)
+            case s.Pipe(source, stages):
+                yield from self._expression(source, local)
+                for stage in stages:
+                    if isinstance(stage, s.Name):
+                        yield from self._callee(stage, local)
+                    else:
+                        yield from self._expression(stage, local)
+
+    def _callee(self, callee: s.Name, local: set[str]) -> Iterator[Diagnostic]:
+        if callee.name not in local and callee.name not in self.known and callee.name not in self.used:
+            yield self._unknown(callee, "a block or an operator", sorted(self.known), "")
+
+    def _unknown(self, name: s.Name, what: str, candidates: list[str], hint: str) -> Diagnostic:
+        notes = did_you_mean(name.name, candidates)
+        if name.name in WORDS:
+            notes = (f"it is written `{WORDS[name.name]}`",)
+        return Diagnostic("S0201", f"`{name.name}` is not {what} here{hint}", (Label(name.span),), notes)

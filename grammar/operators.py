@@ -1,0 +1,237 @@
+"""Calls of operators: evaluated arguments --> nodes and parameters of the graph.
+
+    conv2d(x, 64, k=3)    the operands first (tensors), then the operator's arguments by position or by name
+    x * 0.5               a number beside a tensor becomes a constant
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from specc import ops
+from specc.diagnostics import Label, Span, did_you_mean
+from specc.grammar.scope import Argument, Place, Scope, join
+from specc.grammar.session import Session
+from specc.grammar.values import Family, Tensor, Value, is_integer, kind, show, show_shape
+from specc.ir.dims import Symbolic
+from specc.ir.graph import Value as GraphValue
+from specc.ops.record import REQUIRED, Illegal, Operator
+
+_ARITHMETIC = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
+_INTERNAL = frozenset({"convert_layout"})
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The operators that a spec can call."""
+    return tuple(n for n, record in ops.OPERATORS.items() if "source" not in record.traits and n not in _INTERNAL)
+
+
+def find(name: str) -> Operator | None:
+    """The operator that a spec calls by `name`."""
+    return ops.get(name) if name in names() else None
+
+
+def signature(record: Operator) -> str:
+    """`conv2d(x, out, k=1, s=1)`: how the operator is called."""
+    arguments = [a.name if a.default is REQUIRED else f"{a.name}={show(a.default)}" for a in record.signature]
+    return f"{record.name}({', '.join([*record.call_operands, *arguments])})"
+
+
+def arithmetic(
+    session: Session, symbol: str, arguments: list[Argument], scope: Scope, place: Place, span: Span
+) -> Tensor:
+    """`a + b` and the like, where at least one of the two is a tensor."""
+    if symbol not in _ARITHMETIC:
+        what = " and ".join(kind(argument.value) for argument in arguments)
+        note = "tensors are added, subtracted, multiplied and divided; operators such as `maximum` do the rest"
+        raise session.problem("S0402", f"`{symbol}` does not apply to {what}", Label(span), notes=[note])
+    for argument in arguments:
+        if not isinstance(argument.value, Tensor) and not _scalar(argument.value):
+            raise _no_operand(session, argument, f"`{symbol}`")
+    return _node(session, _ARITHMETIC[symbol], arguments, {}, scope, place, span, f"`{symbol}`")
+
+
+def apply(
+    session: Session,
+    name: str,
+    positional: list[Argument],
+    keywords: dict[str, Argument],
+    scope: Scope,
+    place: Place,
+    span: Span,
+) -> Tensor:
+    """A call of the operator `name`."""
+    record = ops.get(name)
+    operands, rest = _operands(session, record, positional, span)
+    given = _bind(session, record, rest, keywords, span)
+    return _node(session, name, operands, given, scope, place, span, f"`{name}`")
+
+
+def _operands(
+    session: Session, record: Operator, positional: list[Argument], span: Span
+) -> tuple[list[Argument], list[Argument]]:
+    """Splits the positional arguments into operands and the rest."""
+    if record.variadic:
+        flat = [item for argument in positional for item in _flattened(argument)]
+        count = next((i for i, item in enumerate(flat) if not isinstance(item.value, Tensor)), len(flat))
+        if not count:
+            raise _missing_operand(session, record, flat, span)
+        return flat[:count], flat[count:]
+    wanted = record.call_operands
+    operands: list[Argument] = []
+    mixed = len(wanted) > 1 and record.elementwise
+    for argument in positional[: len(wanted)]:
+        if not isinstance(argument.value, Tensor) and not (mixed and _scalar(argument.value)):
+            break
+        operands.append(argument)
+    if len(operands) < sum(not name.endswith("?") for name in wanted):
+        raise _missing_operand(session, record, positional[len(operands) :], span)
+    return operands, positional[len(operands) :]
+
+
+def _missing_operand(session: Session, record: Operator, rest: list[Argument], span: Span) -> Exception:
+    if rest:
+        return _no_operand(session, rest[0], f"`{record.name}`", f"it is called as {signature(record)}")
+    needs = ", ".join(record.call_operands)
+    note = f"it is called as {signature(record)}"
+    return session.problem("S0403", f"`{record.name}` lacks a tensor: it takes {needs}", Label(span), notes=[note])
+
+
+def _no_operand(session: Session, argument: Argument, taker: str, *notes: str) -> Exception:
+    value = argument.value
+    if isinstance(value, Symbolic):
+        message = f"{taker} takes tensors; `{value}` is a dimension that is fixed only when the network is compiled"
+        return session.problem("S0405", message, Label(argument.span), notes=notes)
+    if isinstance(value, (tuple, Family)):
+        notes = (*notes, "an element of a list is written `name[0]`")
+    message = f"{taker} takes a tensor here; this is {show(value)}, {kind(value)}"
+    return session.problem("S0402", message, Label(argument.span), notes=notes)
+
+
+def _bind(
+    session: Session, record: Operator, rest: list[Argument], keywords: dict[str, Argument], span: Span
+) -> dict[str, Argument]:
+    """The operator's arguments by name."""
+    declared = [argument.name for argument in record.signature]
+    called = f"it is called as {signature(record)}"
+    if len(rest) > len(declared):
+        extra = rest[len(declared)]
+        message = f"`{record.name}` takes no further argument; this is {show(extra.value)}"
+        raise session.problem("S0403", message, Label(extra.span), notes=[called])
+    given = dict(zip(declared, rest, strict=False))
+    for name, argument in keywords.items():
+        if name not in declared:
+            notes = [*did_you_mean(name, declared), called]
+            message = f"`{record.name}` has no argument `{name}`"
+            raise session.problem("S0403", message, Label(argument.span), notes=notes)
+        if name in given:
+            message = f"`{name}` is given twice: by its position and by its name"
+            raise session.problem("S0403", message, Label(argument.span), Label(given[name].span), notes=[called])
+        given[name] = argument
+    for name, argument in given.items():
+        if isinstance(argument.value, Tensor):
+            message = f"`{name}` of `{record.name}` is no tensor"
+            raise session.problem("S0402", message, Label(argument.span), notes=[called])
+    for argument_ in record.signature:
+        if argument_.default is REQUIRED and argument_.name not in given:
+            message = f"`{record.name}` lacks its argument `{argument_.name}`"
+            raise session.problem("S0403", message, Label(span), notes=[called])
+    return given
+
+
+def _node(
+    session: Session,
+    name: str,
+    operands: list[Argument],
+    given: dict[str, Argument],
+    scope: Scope,
+    place: Place,
+    span: Span,
+    spoken: str,
+) -> Tensor:
+    record, graph = ops.get(name), session.graph
+    arguments = {key: _plain(argument.value) for key, argument in given.items()}
+    dtype = next((o.value.type.dtype for o in operands if isinstance(o.value, Tensor)), "float32")
+    values = [_graph_value(session, operand, dtype) for operand in operands]
+    try:
+        types = [graph.type(value) for value in values]
+        spelling = ops.spell(record, types, arguments)
+        _own(session, record, [weight.role for weight in spelling.weights], place, span)
+        result = graph.call(name, values, arguments, place.path, span)
+    except Illegal as illegal:
+        if illegal.argument in given:
+            label = Label(given[illegal.argument].span)
+            raise session.problem("S0302", f"{spoken}: {illegal.reason}", label, notes=_bindings(scope)) from None
+        labels = _operand_labels(operands, illegal.operand, span)
+        raise session.problem("S0301", f"{spoken}: {illegal.reason}", *labels, notes=_bindings(scope)) from None
+    session.count_nodes(span)
+    return Tensor(result, graph.type(result), span)
+
+
+def _own(session: Session, record: Operator, roles: list[str], place: Place, span: Span) -> None:
+    """Takes the keys of a call's weights; raises where the call has no name, or where a key is taken."""
+    if not roles:
+        return
+    if place.nameless:
+        labels = [Label(place.nameless)]
+        if place.nameless != span:
+            labels.append(Label(span, f"the {_listed(roles)} of this"))
+        notes = [
+            "the name on the left of `=` becomes the key in the state_dict; only the outermost call of a line gets it",
+            "give this call a line of its own: `name = ...`",
+        ]
+        raise session.problem("S0205", "this call has weights and no name", *labels, notes=notes)
+    for role in [*roles, *(weight.role for weight in record.training_state)]:
+        key = join(place.path, role)
+        owner = session.owners.get(key)
+        if owner is not None:
+            labels = [Label(span)] if owner == span else [Label(span), Label(owner, "the first one")]
+            notes = ["every call with weights needs a name of its own; in a loop, an indexed one: `blocks[i] = ...`"]
+            raise session.problem("S0206", f"two weights have the same key, `{key}`", *labels, notes=notes)
+        session.owners[key] = span
+
+
+def _listed(roles: list[str]) -> str:
+    return roles[0] if len(roles) == 1 else f"{', '.join(roles[:-1])} and {roles[-1]}"
+
+
+def _operand_labels(operands: list[Argument], at_fault: int | None, span: Span) -> list[Label]:
+    """The operands with their shapes, the one at fault first, and the places where they were made."""
+    order = sorted(range(len(operands)), key=lambda i: i != at_fault)
+    labels, made = [], []
+    for i in order:
+        value = operands[i].value
+        if isinstance(value, Tensor):
+            labels.append(Label(operands[i].span, show_shape(value.type)))
+            if value.span.line != operands[i].span.line or value.span.file != operands[i].span.file:
+                made.append(Label(value.span, f"{show_shape(value.type)} comes from here"))
+    return [*labels, *made] or [Label(span)]
+
+
+def _bindings(scope: Scope) -> list[str]:
+    """A note with the dimensions of the block at work, where their values say more than their names."""
+    shown = [f"{name} = {dim}" for name, dim in scope.dims.items() if str(dim) != name]
+    return [f"in this call of `{scope.definition.name}`, {', '.join(shown)}"] if shown else []
+
+
+def _flattened(argument: Argument) -> list[Argument]:
+    value = argument.value.listed() if isinstance(argument.value, Family) else argument.value
+    if isinstance(value, tuple) and any(isinstance(item, Tensor) for item in value):
+        return [Argument(item, argument.span) for item in value]
+    return [argument]
+
+
+def _scalar(value: Value) -> bool:
+    return is_integer(value) or isinstance(value, float)
+
+
+def _plain(value: Value) -> Value:
+    return value.listed() if isinstance(value, Family) else value
+
+
+def _graph_value(session: Session, operand: Argument, dtype: str) -> GraphValue:
+    if isinstance(operand.value, Tensor):
+        return operand.value.value
+    assert isinstance(operand.value, (int, float))
+    return session.graph.constant(float(operand.value), dtype=dtype, span=operand.span)

@@ -1,0 +1,74 @@
+"""What one elaboration shares: the graph that grows, the messages so far, who owns which key, and the limits.
+
+Errors do not end an elaboration: a statement that fails is reported, its names are poisoned, and the next one goes on,
+so that several mistakes are shown in one run. Only the limits end it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from specc.diagnostics import Diagnostic, Frame, Label, Span, SpeccError
+from specc.ir.graph import Graph
+
+MOST_STEPS = 400_000
+"""Statements and expressions evaluated; the largest real network needs some ten thousand."""
+MOST_NODES = 30_000
+MOST_ERRORS = 20
+DEEPEST_CALLS = 40
+
+
+class Stop(Exception):
+    """The elaboration ends here; the reason is reported."""
+
+
+@dataclass
+class Session:
+    """The state of one elaboration."""
+
+    graph: Graph
+    stack: list[Frame] = field(default_factory=list)
+    owners: dict[str, Span] = field(default_factory=dict)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    steps: int = 0
+
+    def problem(self, code: str, message: str, *labels: Label, notes: Iterable[str] = ()) -> SpeccError:
+        """A diagnostic with the present stack of blocks, to be raised."""
+        return SpeccError(Diagnostic(code, message, labels, tuple(notes), tuple(self.stack)))
+
+    def report(self, problem: SpeccError) -> None:
+        """Keeps the diagnostics of `problem`; the same mistake at the same place is kept once."""
+        self.diagnostics += unreported(problem.diagnostics, self.diagnostics)
+        if len(self.diagnostics) >= MOST_ERRORS:
+            raise Stop
+
+    def step(self, span: Span) -> None:
+        """Counts one unit of work; ends the elaboration where there were too many."""
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            self._exceeded(f"the elaboration takes more than {MOST_STEPS:,} steps", span)
+
+    def count_nodes(self, span: Span) -> None:
+        """Ends the elaboration where the graph has grown too large."""
+        if len(self.graph) > MOST_NODES:
+            self._exceeded(f"the graph has more than {MOST_NODES:,} nodes", span)
+
+    def _exceeded(self, message: str, span: Span) -> None:
+        self.report(self.problem("S0406", message, Label(span)))
+        raise Stop
+
+
+def unreported(found: Sequence[Diagnostic], known: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """The diagnostics of `found` whose code and first place are not among the `known` ones."""
+    seen = {_identity(diagnostic) for diagnostic in known}
+    result = []
+    for diagnostic in found:
+        if _identity(diagnostic) not in seen:
+            seen.add(_identity(diagnostic))
+            result.append(diagnostic)
+    return result
+
+
+def _identity(diagnostic: Diagnostic) -> tuple[str, Span | str]:
+    return diagnostic.code, diagnostic.labels[0].span if diagnostic.labels else diagnostic.message

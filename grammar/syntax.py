@@ -1,0 +1,395 @@
+"""The syntax tree: one frozen dataclass a construct, with an example of its text.
+
+Every node has a `span`, its place in the text, which takes no part in comparisons: two trees are equal when they say
+the same, wherever it stands. `parse.py` makes these from text, `printer.py` text from these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from specc.diagnostics import Span
+
+NOWHERE = Span("", 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What all nodes share."""
+
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+# ---- expressions
+
+
+@dataclass(frozen=True)
+class Name(Node):
+    """`stem`."""
+
+    name: str
+
+
+# 64    1e-5    8.8M
+@dataclass(frozen=True)
+class Number(Node):
+    """The text is kept: a checked number holds at the precision in which it is written."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class String(Node):
+    """`"same"`."""
+
+    value: str
+
+
+@dataclass(frozen=True)
+class Constant(Node):
+    """`true`, `false`, `none`."""
+
+    value: bool | None
+
+
+@dataclass(frozen=True)
+class ListOf(Node):
+    """`[48, 96]`."""
+
+    items: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class TupleOf(Node):
+    """`(3, 1)`."""
+
+    items: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Comprehension(Node):
+    """`[ConvBN(x, c, k=k) for k in kernels if k > 1]`."""
+
+    element: Expression
+    pattern: Pattern
+    source: Expression
+    condition: Expression | None = None
+
+
+@dataclass(frozen=True)
+class Unary(Node):
+    """`-x`, `not x`."""
+
+    operator: str
+    operand: Expression
+
+
+@dataclass(frozen=True)
+class Binary(Node):
+    """`a + b`, `a == b`, `a and b`, `k in [3, 5]`."""
+
+    operator: str
+    left: Expression
+    right: Expression
+
+
+@dataclass(frozen=True)
+class Conditional(Node):
+    """`a if c else b`."""
+
+    value: Expression
+    condition: Expression
+    otherwise: Expression
+
+
+@dataclass(frozen=True)
+class Keyword(Node):
+    """`k=3` in a call, in a variant, in `with`."""
+
+    name: str
+    value: Expression
+
+
+@dataclass(frozen=True)
+class Call(Node):
+    """`conv2d(x, 64, k=3)`."""
+
+    callee: Name
+    arguments: tuple[Expression, ...]
+    keywords: tuple[Keyword, ...] = ()
+
+
+@dataclass(frozen=True)
+class Index(Node):
+    """`stages[i]`."""
+
+    value: Expression
+    index: Expression
+
+
+@dataclass(frozen=True)
+class Pipe(Node):
+    """`x |> conv2d(64, k=3) |> batch_norm`."""
+
+    source: Expression
+    stages: tuple[Name | Call, ...]
+
+
+Expression: TypeAlias = (
+    Name
+    | Number
+    | String
+    | Constant
+    | ListOf
+    | TupleOf
+    | Comprehension
+    | Unary
+    | Binary
+    | Conditional
+    | Call
+    | Index
+    | Pipe
+)
+
+
+# ---- patterns: what `for` binds
+
+
+@dataclass(frozen=True)
+class NamePattern(Node):
+    """`i`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class TuplePattern(Node):
+    """`i, (dim, depth)`."""
+
+    items: tuple[Pattern, ...]
+
+
+Pattern: TypeAlias = NamePattern | TuplePattern
+
+
+# ---- types
+
+
+@dataclass(frozen=True)
+class Dimension(Node):
+    """`n`, `2 * c`, `_`; in the inputs of a network also `h = 224`."""
+
+    size: Expression
+    default: Expression | None = None
+
+
+@dataclass(frozen=True)
+class Tensor(Node):
+    """`[n, c, h, w]`."""
+
+    dimensions: tuple[Dimension, ...]
+
+
+@dataclass(frozen=True)
+class PlainType(Node):
+    """`int`, `float`, `bool`, `str`, `block`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ListType(Node):
+    """`list[int]`."""
+
+    element: Type
+
+
+@dataclass(frozen=True)
+class OptionalType(Node):
+    """`int?`."""
+
+    inner: Type
+
+
+Type: TypeAlias = Tensor | PlainType | ListType | OptionalType
+
+
+# ---- statements
+
+
+@dataclass(frozen=True)
+class Target(Node):
+    """`stages[i]` on the left of `=`."""
+
+    name: str
+    indices: tuple[Expression, ...] = ()
+
+
+@dataclass(frozen=True)
+class Assign(Node):
+    """`conv1 = ConvBN(x, c)`, `a, b = pair`."""
+
+    targets: tuple[Target, ...]
+    value: Expression
+
+
+# "{len(dims)} dims"
+@dataclass(frozen=True)
+class Template(Node):
+    """Text and expressions in turn; the expressions are evaluated when the message is shown."""
+
+    parts: tuple[str | Expression, ...]
+
+
+@dataclass(frozen=True)
+class Require(Node):
+    """`require len(dims) == len(depths), "{len(dims)} dims for {len(depths)} depths"`."""
+
+    condition: Expression
+    message: Template | None = None
+
+
+@dataclass(frozen=True)
+class Ensure(Node):
+    """`ensure bn merges into conv2d`."""
+
+    subject: Target
+    into: str
+
+
+@dataclass(frozen=True)
+class Return(Node):
+    """`return x`, `return a, b`."""
+
+    values: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class If(Node):
+    """`if k > 1: ... elif ...: ... else: ...`."""
+
+    branches: tuple[tuple[Expression, tuple[Statement, ...]], ...]
+    otherwise: tuple[Statement, ...] = ()
+
+
+@dataclass(frozen=True)
+class For(Node):
+    """`for i, dim in enumerate(dims): ...`."""
+
+    pattern: Pattern
+    source: Expression
+    body: tuple[Statement, ...]
+
+
+Statement: TypeAlias = Assign | Require | Ensure | Return | If | For
+
+
+# ---- the file
+
+
+@dataclass(frozen=True)
+class Parameter(Node):
+    """`x: [n, c, h, w]`, `k: int = 3`."""
+
+    name: str
+    type: Type
+    default: Expression | None = None
+
+
+# block Mixer(x: [n, c, h, w], expand: int = 2) -> [n, c, h, w]: ...
+@dataclass(frozen=True)
+class Definition(Node):
+    """A block, or a network, which is a block that a file offers to be compiled. No result: whatever is returned."""
+
+    kind: str
+    name: str
+    parameters: tuple[Parameter, ...]
+    results: tuple[Tensor, ...]
+    docstring: str | None
+    body: tuple[Statement, ...]
+    name_span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Variant(Node):
+    """`m0_9: dims = [48, 96, 192, 384], depths = [2, 2, 14, 2]`."""
+
+    name: str
+    bindings: tuple[Keyword, ...]
+
+
+@dataclass(frozen=True)
+class Variants(Node):
+    """`variants RepViT: ...`."""
+
+    network: Name
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class Expectation(Node):
+    """`params == 8.8M`."""
+
+    quantity: Name
+    comparison: str
+    value: Expression
+
+
+# check m1_1 with image = [1, 3, 224, 224]: ...    check RepViT.m1_1: ...
+@dataclass(frozen=True)
+class Check(Node):
+    """`network` is empty where the text names a variant (or a network) alone."""
+
+    network: str
+    variant: Name
+    bindings: tuple[Keyword, ...]
+    expectations: tuple[Expectation, ...]
+
+
+@dataclass(frozen=True)
+class Use(Node):
+    """`use std.conv: ConvBN, SqueezeExcite`."""
+
+    module: tuple[str, ...]
+    names: tuple[Name, ...]
+    module_span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+
+
+Item: TypeAlias = Definition | Variants | Check
+
+
+@dataclass(frozen=True)
+class File(Node):
+    """`specc 1`."""
+
+    version: int
+    docstring: str | None
+    uses: tuple[Use, ...]
+    items: tuple[Item, ...]
+
+    @property
+    def definitions(self) -> tuple[Definition, ...]:
+        """The blocks and networks, in order."""
+        return tuple(item for item in self.items if isinstance(item, Definition))
+
+
+def assigned_names(statements: tuple[Statement, ...]) -> frozenset[str]:
+    """Every name that the statements may bind, in all branches and loops."""
+    names: set[str] = set()
+    for statement in statements:
+        match statement:
+            case Assign(targets):
+                names |= {target.name for target in targets}
+            case If(branches, otherwise):
+                names |= assigned_names(otherwise).union(*(assigned_names(body) for _, body in branches))
+            case For(pattern, _, body):
+                names |= pattern_names(pattern) | assigned_names(body)
+    return frozenset(names)
+
+
+def pattern_names(pattern: Pattern) -> frozenset[str]:
+    """The names that a pattern binds."""
+    if isinstance(pattern, NamePattern):
+        return frozenset({pattern.name})
+    return frozenset().union(*map(pattern_names, pattern.items))
