@@ -205,7 +205,7 @@ def _with_bias(op: str) -> Merge:
         channels = match.type(weight).shape[0]
         assert isinstance(channels, int)
         total = add_bias(match, tuple(bias), shift, channels)
-        return match.apply(op, x, weight, total, **match.graph.node(a.node).attrs)
+        return match.apply(op, x, weight, total, like=a.node, **match.graph.node(a.node).attrs)
 
     return merge
 
@@ -247,9 +247,12 @@ def _sum_rule(equation: str, merge: Merge) -> Rule:
                 continue
             if total is None or match.type(total) != match.type(root):
                 continue
-            for position, term in enumerate(terms):
-                if position not in (i, j):
-                    total = match.apply("add", total, term)
+            others = [term for position, term in enumerate(terms) if position not in (i, j)]
+            if not others:  # the whole sum became one node, and stands where the sum stood
+                node = match.graph.node(match.root)
+                match.graph.update(total.node, path=node.path, span=node.span)
+            for term in others:
+                total = match.apply("add", total, term)
             return total
         if refusal:
             raise refusal

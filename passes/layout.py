@@ -66,8 +66,8 @@ def layout(graph: Graph, block: int) -> Graph:
 def choose(graph: Graph, block: int) -> set[int]:
     """The live nodes that work in blocks of channels, in the cheapest assignment."""
     flow = nx.DiGraph()
-    flow.add_nodes_from((BLOCKED, PLAIN))
     live = graph.live()
+    flow.add_nodes_from((BLOCKED, PLAIN, *live))
     for identity in live:
         node = graph.node(identity)
         prefers, takes = _preference(graph, identity, block)

@@ -44,18 +44,17 @@ class Event:
 
 @dataclass
 class Journal:
-    """What a pass did: events in order, each refusal once."""
+    """What a pass did, in order, and what it refused to do with the graph that came out."""
 
     events: list[Event] = field(default_factory=list)
-    _refused: set[tuple[str, int]] = field(default_factory=set)
 
-    def fired(self, rule: str, node: Node) -> None:
-        self.events.append(Event(rule, node.op, node.path, node.span))
+    @property
+    def fired(self) -> list[Event]:
+        return [event for event in self.events if event.fired]
 
-    def refused(self, rule: str, node: Node, identity: int, reason: str) -> None:
-        if (rule, identity) not in self._refused:
-            self._refused.add((rule, identity))
-            self.events.append(Event(rule, node.op, node.path, node.span, reason))
+    @property
+    def refused(self) -> list[Event]:
+        return [event for event in self.events if not event.fired]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,34 +208,36 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], journal: Journal | None =
         for op in (rule.pattern.op,) if isinstance(rule.pattern.op, str) else rule.pattern.op:
             by_op.setdefault(op, []).append(rule)
     changed = True
+    refusals: list[Event] = []
     while changed:
-        changed = False
+        changed, refusals = False, []  # a refusal counts if it still stands in the last sweep
         frozen = set(graph.frozen())
         for identity in graph.order():
             if identity not in graph.structure or identity in frozen:
                 continue
-            changed |= _fire(graph, by_op.get(graph.node(identity).op, []), identity, frozen, journal)
+            for event in _fire(graph, by_op.get(graph.node(identity).op, []), identity, frozen):
+                changed |= event.fired
+                (journal.events if event.fired else refusals).append(event)
         graph.prune()
+    journal.events += refusals
     return graph
 
 
-def _fire(graph: Graph, rules: list[Rule], identity: int, frozen: set[int], journal: Journal) -> bool:
-    for rule in rules:
-        if not graph.uses(Value(identity)):
-            return False
+def _fire(graph: Graph, rules: list[Rule], identity: int, frozen: set[int]) -> Iterator[Event]:
+    """Tries `rules` on a node in order, until one fires."""
+    node = graph.node(identity)
+    for rule in rules if graph.uses(Value(identity)) else []:
         match = matches(graph, rule.pattern, identity, frozen)
         if match is None:
             continue
-        node = graph.node(identity)
         try:
             result = rule.rewrite(match)
         except Refused as refusal:
-            journal.refused(rule.equation, node, identity, refusal.reason)
+            yield Event(rule.equation, node.op, node.path, node.span, refusal.reason)
             continue
         if result is None:
             continue
         assert graph.type(result) == node.types[0], f"{rule.equation}: {graph.type(result)} for {node.types[0]}"
         graph.replace(Value(identity), result)
-        journal.fired(rule.equation, node)
-        return True
-    return False
+        yield Event(rule.equation, node.op, node.path, node.span)
+        return

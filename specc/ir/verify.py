@@ -107,12 +107,9 @@ def _groups(graph: Graph) -> list[Diagnostic]:
         if i not in live
     ]
     # A partition is convex in every part exactly when the graph of its parts has no cycle.
-    parts = nx.quotient_graph(
-        nx.DiGraph(graph.structure),
-        [{i} for i in graph.structure if graph.node(i).group is None] + [set(ids) for ids in members.values()],
-    )
+    part = {i: ("group", group) if (group := graph.node(i).group) is not None else ("node", i) for i in graph.structure}
+    parts = nx.DiGraph((part[a], part[b]) for a, b in graph.structure.edges() if part[a] != part[b])
     if not nx.is_directed_acyclic_graph(parts):
-        cycle = [next(iter(part)) for part, _ in nx.find_cycle(parts)]
-        groups = sorted({group for i in cycle if (group := graph.node(i).group) is not None})
-        found.append(_broken(graph, cycle[0], f"groups {', '.join(map(str, groups))} are not convex"))
+        groups = sorted({number for (kind, number), _ in nx.find_cycle(parts) if kind == "group"})
+        found.append(_broken(graph, members[groups[0]][0], f"groups {', '.join(map(str, groups))} are not convex"))
     return found
