@@ -6,12 +6,18 @@ others read. A node joins the group of an operand when nobody else needs that op
 several operands would do, the one that is computed last. Since the operand has one user, no path leaves the group and
 comes back: groups are convex by construction (and the verifier asks again).
 
+Small matrix products behind a mean join as well: the two of a squeeze-excite are computed where their input is, since
+starting another parallel region would take longer than the product itself.
+
 Views (reshape) cost nothing and stand in no group.
 """
 
 from __future__ import annotations
 
 from specc.ir.graph import Graph, Value
+
+SMALL_MACS = 1 << 17
+"""Up to this many multiplications, a product behind another node of a group does not pay for a kernel of its own."""
 
 
 def fuse(graph: Graph, epilogues: bool = True) -> Graph:
@@ -20,25 +26,46 @@ def fuse(graph: Graph, epilogues: bool = True) -> Graph:
     order = graph.order()
     place = {identity: position for position, identity in enumerate(order)}
     live = graph.live()
+    frozen = graph.frozen()
+    anchors: dict[int, str] = {}
     for group, identity in enumerate(i for i in live if "view" not in graph.node(i).record.traits):
         graph.update(identity, group=group)
+        anchors[group] = graph.node(identity).op
     if epilogues:
         for identity in live:
-            hosts = [operand for operand in graph.operands(identity) if _joins(graph, identity, operand)]
+            hosts = [
+                operand for operand in graph.operands(identity) if _joins(graph, identity, operand, anchors, frozen)
+            ]
             if hosts:
                 host = max(hosts, key=lambda value: place[value.node])
                 graph.update(identity, group=graph.node(host.node).group)
     return renumber(graph)
 
 
-def _joins(graph: Graph, identity: int, operand: Value) -> bool:
+def _joins(graph: Graph, identity: int, operand: Value, anchors: dict[int, str], frozen: frozenset[int]) -> bool:
     """Whether a node can be computed in the epilogue of the kernel that makes `operand`."""
     node, host = graph.node(identity), graph.node(operand.node)
-    if host.group is None or graph.uses(operand) != 1 or host.types[operand.result].shape != node.types[0].shape:
+    if host.group is None or graph.uses(operand) != 1:
+        return False
+    if anchors[host.group] == "mean" and _is_small_product(graph, identity, operand, frozen):
+        return True
+    if host.types[operand.result].shape != node.types[0].shape:
         return False
     if node.op == "convert_layout":
-        return host.op == "conv2d" and not host.types[0].layout  # written in blocks as it leaves the registers
+        return host.record.elementwise or host.op == "conv2d"  # the element is stored elsewhere, that is all
     return node.record.elementwise
+
+
+def _is_small_product(graph: Graph, identity: int, operand: Value, frozen: frozenset[int]) -> bool:
+    """Whether a node is a small product of weights with a tensor that has neither height nor width."""
+    node, operands = graph.node(identity), graph.operands(identity)
+    shape = graph.type(operand).concrete
+    if node.record.macs is None or operands[0] != operand or any(extent != 1 for extent in shape[2:]):
+        return False
+    if not all(o.node in frozen for o in operands[1:]):
+        return False
+    macs = node.record.macs([graph.type(o) for o in operands], node.attrs)
+    return isinstance(macs, int) and macs <= SMALL_MACS
 
 
 def renumber(graph: Graph) -> Graph:
