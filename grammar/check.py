@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from specc.diagnostics import Diagnostic, Label, Span, SpeccError, did_you_mean
 from specc.grammar import syntax as s
-from specc.grammar.contents import Choice
+from specc.grammar.contents import Choice, there_are
 from specc.grammar.values import number, precision
 from specc.ir.dims import Symbolic
 from specc.ir.graph import Graph, specialize
@@ -72,7 +72,12 @@ QUANTITIES: dict[str, Callable[[Graph], int]] = {"params": count_params, "macs":
 def evaluate_check(check: s.Check, choice: Choice, graph: Graph) -> tuple[list[Expected], list[Diagnostic]]:
     """The expectations of one `check`, and what is wrong with them."""
     try:
-        fixed = specialize(graph, _shapes(check, choice, graph))
+        shapes = _shapes(check, choice, graph)
+        missing = sorted(graph.symbols() - shapes.keys() - graph.defaults.keys())
+        if missing:
+            note = f"say `check {choice.short} with ... = [...]`, or give the dimension a default"
+            raise _problem(f"the dimension `{missing[0]}` of `{choice.name}` has no value", check.span, note)
+        fixed = specialize(graph, shapes)
     except SpeccError as problem:
         found = problem.diagnostics
         return [], [d if d.labels else Diagnostic(d.code, d.message, (Label(check.span),), d.notes) for d in found]
@@ -80,7 +85,7 @@ def evaluate_check(check: s.Check, choice: Choice, graph: Graph) -> tuple[list[E
     for expectation in check.expectations:
         quantity = expectation.quantity
         if quantity.name not in QUANTITIES:
-            notes = did_you_mean(quantity.name, QUANTITIES) or (f"there are {', '.join(QUANTITIES)}",)
+            notes = did_you_mean(quantity.name, QUANTITIES) or (there_are(list(QUANTITIES)),)
             message = f"`{quantity.name}` is nothing that can be checked"
             failures.append(Diagnostic("S0505", message, (Label(quantity.span),), notes))
             continue
@@ -130,7 +135,7 @@ def _shapes(check: s.Check, choice: Choice, graph: Graph) -> dict[str, int]:
     shapes: dict[str, int] = {}
     for binding in check.bindings:
         if binding.name not in inputs:
-            notes = did_you_mean(binding.name, inputs) or (f"there are {', '.join(inputs)}",)
+            notes = did_you_mean(binding.name, inputs) or (there_are(list(inputs)),)
             raise _problem(f"`{choice.name}` has no input `{binding.name}`", binding.span, *notes)
         items = binding.value.items if isinstance(binding.value, s.ListOf) else ()
         extents = [number(item.text) for item in items if isinstance(item, s.Number)]

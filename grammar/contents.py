@@ -5,7 +5,7 @@ Nothing is chosen silently: a file with one network and no variants needs no cho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from specc.diagnostics import Diagnostic, Label, Span, did_you_mean, error
@@ -30,6 +30,11 @@ class Choice:
         return self.variant.name if self.variant else self.network.name
 
 
+def there_are(names: Sequence[str]) -> str:
+    """A note that lists what there is."""
+    return f"there {'is' if len(names) == 1 else 'are'} {', '.join(names) or 'none'}"
+
+
 def choices(program: Program) -> list[Choice]:
     """Everything that can be compiled, in the order of the file."""
     variants = _variants(program)
@@ -52,7 +57,7 @@ def choose(program: Program, network: str | None = None, variant: str | None = N
     if network is None and variant in networks and not any(c.variant and c.variant.name == variant for c in offered):
         network, variant = variant, None
     if network is not None and network not in networks:
-        notes = did_you_mean(network, networks) or (f"there are {', '.join(networks)}",)
+        notes = did_you_mean(network, networks) or (there_are(list(networks)),)
         raise error("S0503", f"{program.root.name} has no network `{network}`", notes=notes)
     fitting = [c for c in offered if network in (None, c.network.name)]
     if variant is not None:
@@ -62,15 +67,15 @@ def choose(program: Program, network: str | None = None, variant: str | None = N
         fitting = named
     if len(fitting) > 1 or (variant is None and fitting[0].variant is not None):
         what = "a variant" if len({c.network.name for c in fitting}) == 1 else "a network"
-        listed = ", ".join(c.short if what == "a variant" else c.name for c in fitting)
-        raise error("S0504", f"{program.root.name} needs the choice of {what}", notes=[f"there are {listed}"])
+        listed = [c.short if what == "a variant" else c.name for c in fitting]
+        raise error("S0504", f"{program.root.name} needs the choice of {what}", notes=[there_are(listed)])
     return fitting[0]
 
 
 def _unknown_variant(program: Program, network: str | None, variant: str, fitting: list[Choice]) -> Exception:
     known = [c.short for c in fitting]
     where = f"`{network}`" if network else program.root.name
-    notes = [*did_you_mean(variant, known), f"there are {', '.join(known)}"]
+    notes = [*did_you_mean(variant, known), there_are(known)]
     return error("S0502", f"{where} has no variant `{variant}`", notes=notes)
 
 
@@ -88,7 +93,7 @@ def checked_choice(program: Program, check: s.Check) -> Choice | Diagnostic:
     if fitting:
         notes: tuple[str, ...] = (f"say which network: {', '.join(c.name for c in fitting)}",)
         return Diagnostic("S0504", f"there are several variants `{name}`", (Label(check.span),), notes)
-    notes = did_you_mean(name, [c.short for c in offered]) or ((f"there are {', '.join(known)}",) if known else ())
+    notes = did_you_mean(name, [c.short for c in offered]) or (there_are(known),)
     return Diagnostic("S0502", f"there is no variant `{name}` to check", (Label(check.span),), notes)
 
 

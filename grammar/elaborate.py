@@ -17,6 +17,7 @@ from specc.grammar.printer import print_expression, print_type
 from specc.grammar.scope import Argument, Place, Scope
 from specc.grammar.session import DEEPEST_CALLS, Session
 from specc.grammar.shapes import bind_dimensions, check_dimensions, check_rank, check_result
+from specc.grammar.suggest import suggest
 from specc.grammar.values import Block, Family, Poison, Poisoned, Tensor, Value, fit, is_integer, kind, show
 from specc.ir.graph import MergeClaim
 
@@ -51,7 +52,7 @@ class Elaborator(Evaluator):
         scope = Scope(self.modules[block.module], block.definition, place)
         try:
             self._enter(scope, given, span, slot)
-            return self._run(scope)
+            return _made_at(self._run(scope), span)
         finally:
             self.active.pop()
             self._path = outer
@@ -77,12 +78,13 @@ class Elaborator(Evaluator):
         called = f"it is called as {_signature(definition)}"
         if len(positional) > len(parameters):
             extra = positional[len(parameters)]
-            message = f"`{block.name}` takes {len(parameters)} arguments, and here are {len(positional)}"
+            takes = "1 argument" if len(parameters) == 1 else f"{len(parameters)} arguments"
+            message = f"`{block.name}` takes {takes}, and here are {len(positional)}"
             raise self.session.problem("S0403", message, Label(extra.span), notes=[called])
         given = dict(zip(parameters, positional, strict=False))
         for name, argument in keywords.items():
             if name not in parameters:
-                notes = [*did_you_mean(name, parameters), called]
+                notes = [*suggest(name, parameters), called]
                 message = f"`{block.name}` has no parameter `{name}`"
                 raise self.session.problem("S0403", message, Label(argument.span), notes=notes)
             if name in given:
@@ -289,6 +291,13 @@ class Elaborator(Evaluator):
         path = self.session.graph.node(value.value.node).path
         claim = MergeClaim(path, (statement.into,), statement.span, tuple(self.session.stack))
         self.session.graph.claims.append(claim)
+
+
+def _made_at(value: Value, span: Span) -> Value:
+    """What a block returns, as made by the call of the block: that is what its caller can see."""
+    if isinstance(value, Tensor):
+        return replace(value, span=span)
+    return tuple(_made_at(item, span) for item in value) if isinstance(value, tuple) else value
 
 
 def compile_time_names(definition: s.Definition) -> frozenset[str]:

@@ -54,12 +54,12 @@ class Layout(PostLex):
         if width > levels[-1]:
             levels.append(width)
             yield Token.new_borrow_pos("_INDENT", indentation, token)
+        outer = [str(level) for level in levels]
         while width < levels[-1]:
             levels.pop()
             yield Token.new_borrow_pos("_DEDENT", indentation, token)
         if width != levels[-1]:
-            there = ", ".join(str(level) for level in (*levels, width) if level != width)
-            note = f"the lines around it are indented by {there} spaces, this one by {width}"
+            note = f"the lines above are indented by {' or '.join(outer)} spaces, this one by {width}"
             raise self._problem("S0103", "this line fits to no indentation above it", token, indentation, note)
 
     def _problem(self, code: str, message: str, token: Token, indentation: str, note: str) -> SpeccError:

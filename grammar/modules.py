@@ -120,7 +120,7 @@ class _Loader:
         places: dict[str, Span] = {}
         for definition in module.tree.definitions:
             if definition.name in places:
-                first = Label(places[definition.name], "the first one")
+                first = Label(places[definition.name], "the other one")
                 message = f"there are two definitions of `{definition.name}`"
                 self._report("S0203", message, definition.name_span, (), first)
                 continue
@@ -137,7 +137,7 @@ class _Loader:
                     notes = did_you_mean(name.name, there) or (f"it has {', '.join(sorted(there)) or 'none'}",)
                     self._report("S0201", message, name.span, notes)
                 elif name.name in places:
-                    first = Label(places[name.name], "the first one")
+                    first = Label(places[name.name], "the other one")
                     self._report("S0203", f"there are two definitions of `{name.name}`", name.span, (), first)
                 else:
                     places[name.name] = name.span

@@ -6,6 +6,7 @@ of the parameters; then the body runs, and what it returns are the outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from specc.diagnostics import Diagnostic, Frame, Label, SpeccError, did_you_mean
@@ -46,8 +47,21 @@ def elaborate(program: Program, choice: Choice) -> Graph:
     except RecursionError:
         session.diagnostics.append(Diagnostic("S0106", f"{program.root.name} nests too deeply"))
     if session.diagnostics:
-        raise SpeccError(*session.diagnostics, sources=program.sources)
+        raise SpeccError(*sorted(session.diagnostics, key=_position(program)), sources=program.sources)
     return session.graph
+
+
+def _position(program: Program) -> Callable[[Diagnostic], tuple[int, int, int]]:
+    """Orders diagnostics as their places stand in the files, those without a place first."""
+    files = {name: number for number, name in enumerate(program.modules)}
+
+    def key(diagnostic: Diagnostic) -> tuple[int, int, int]:
+        if not diagnostic.labels:
+            return -1, 0, 0
+        span = diagnostic.labels[0].span
+        return files.get(span.file, len(files)), span.line, span.column
+
+    return key
 
 
 class _Builder:

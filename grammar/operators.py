@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import cache
 
 from specc import ops
-from specc.diagnostics import Label, Span, did_you_mean
+from specc.diagnostics import Label, Span
 from specc.grammar.scope import Argument, Place, Scope, join
 from specc.grammar.session import Session
+from specc.grammar.suggest import suggest
 from specc.grammar.values import Family, Tensor, Value, is_integer, kind, show, show_shape
 from specc.ir.dims import Symbolic
 from specc.ir.graph import Value as GraphValue
@@ -49,7 +50,7 @@ def arithmetic(
     for argument in arguments:
         if not isinstance(argument.value, Tensor) and not _scalar(argument.value):
             raise _no_operand(session, argument, f"`{symbol}`")
-    return _node(session, _ARITHMETIC[symbol], arguments, {}, scope, place, span, f"`{symbol}`")
+    return _node(session, _ARITHMETIC[symbol], arguments, {}, scope, place, span, f"the operands of `{symbol}`")
 
 
 def apply(
@@ -73,7 +74,7 @@ def _operands(
 ) -> tuple[list[Argument], list[Argument]]:
     """Splits the positional arguments into operands and the rest."""
     if record.variadic:
-        flat = [item for argument in positional for item in _flattened(argument)]
+        flat = [item for argument in positional for item in _flattened(session, record, argument)]
         count = next((i for i, item in enumerate(flat) if not isinstance(item.value, Tensor)), len(flat))
         if not count:
             raise _missing_operand(session, record, flat, span)
@@ -122,7 +123,7 @@ def _bind(
     given = dict(zip(declared, rest, strict=False))
     for name, argument in keywords.items():
         if name not in declared:
-            notes = [*did_you_mean(name, declared), called]
+            notes = [*suggest(name, declared), called]
             message = f"`{record.name}` has no argument `{name}`"
             raise session.problem("S0403", message, Label(argument.span), notes=notes)
         if name in given:
@@ -160,11 +161,15 @@ def _node(
         _own(session, record, [weight.role for weight in spelling.weights], place, span)
         result = graph.call(name, values, arguments, place.path, span)
     except Illegal as illegal:
+        reason = illegal.reason if illegal.reason.startswith(spoken) else f"{spoken}: {illegal.reason}"
         if illegal.argument in given:
-            label = Label(given[illegal.argument].span)
-            raise session.problem("S0302", f"{spoken}: {illegal.reason}", label, notes=_bindings(scope)) from None
+            argument = given[illegal.argument]
+            if isinstance(argument.value, Symbolic):
+                reason = f"`{illegal.argument}` must be known now, and `{argument.value}` is fixed only when the network"
+                raise session.problem("S0405", f"{reason} is compiled", Label(argument.span)) from None
+            raise session.problem("S0302", reason, Label(argument.span), notes=_bindings(scope)) from None
         labels = _operand_labels(operands, illegal.operand, span)
-        raise session.problem("S0301", f"{spoken}: {illegal.reason}", *labels, notes=_bindings(scope)) from None
+        raise session.problem("S0301", reason, *labels, notes=_bindings(scope)) from None
     session.count_nodes(span)
     return Tensor(result, graph.type(result), span)
 
@@ -215,11 +220,15 @@ def _bindings(scope: Scope) -> list[str]:
     return [f"in this call of `{scope.definition.name}`, {', '.join(shown)}"] if shown else []
 
 
-def _flattened(argument: Argument) -> list[Argument]:
+def _flattened(session: Session, record: Operator, argument: Argument) -> list[Argument]:
     value = argument.value.listed() if isinstance(argument.value, Family) else argument.value
-    if isinstance(value, tuple) and any(isinstance(item, Tensor) for item in value):
-        return [Argument(item, argument.span) for item in value]
-    return [argument]
+    if not isinstance(value, tuple) or not any(isinstance(item, Tensor) for item in value):
+        return [argument]
+    for item in value:
+        if not isinstance(item, Tensor):
+            message = f"`{record.name}` takes tensors; in this list there is also {show(item)}, {kind(item)}"
+            raise session.problem("S0402", message, Label(argument.span))
+    return [Argument(item, argument.span) for item in value]
 
 
 def _scalar(value: Value) -> bool:

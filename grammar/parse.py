@@ -63,7 +63,7 @@ def _tree(text: str, file: str, start: str) -> Any:
     try:
         return Build(file).transform(lark.parse(text, start=start))
     except UnexpectedInput as problem:
-        raise SpeccError(explain(problem, text, file), sources={file: text}) from None
+        raise SpeccError(explain(problem, text, file, layout.inside), sources={file: text}) from None
     except VisitError as problem:
         if isinstance(problem.orig_exc, SpeccError):
             raise SpeccError(*problem.orig_exc.diagnostics, sources={file: text}) from None

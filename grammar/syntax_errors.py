@@ -63,6 +63,16 @@ class Place:
 Slip = tuple[Callable[[Place], bool], str, str]
 _SLIPS: tuple[Slip, ...] = (
     (
+        lambda p: bool(re.match(r"\s*while\b", p.line)),
+        "there is no `while`: everything ends",
+        "`for i in range(8):` repeats",
+    ),
+    (
+        lambda p: p.text[:1].isdigit() and not p.text.isdigit() and p.found == "",
+        "this is no number",
+        "numbers are written 64, 0.5, 1e-5, 8.8M; names do not begin with a digit",
+    ),
+    (
         lambda p: "SPECC" in p.expected,
         "a file begins with the version of the language",
         "write `specc 1` in the first line",
@@ -123,11 +133,6 @@ _SLIPS: tuple[Slip, ...] = (
         "a pipe is `|>`",
     ),
     (
-        lambda p: p.text == "while",
-        "there is no `while`: everything ends",
-        "`for i in range(8):` repeats",
-    ),
-    (
         lambda p: bool(re.match(r"\s*(if|elif|else|for|block|network|variants|check)\b", p.line))
         and "COLON" in p.expected
         and p.found in {"_NL", "_INDENT"},
@@ -142,11 +147,11 @@ _SLIPS: tuple[Slip, ...] = (
 )
 
 
-def explain(problem: UnexpectedInput, text: str, file: str) -> Diagnostic:
-    """The diagnostic for lark's exception."""
+def explain(problem: UnexpectedInput, text: str, file: str, inside: bool = False) -> Diagnostic:
+    """The diagnostic for lark's exception; `inside` says that the text is the inside of braces in a message."""
     place, span = _place(problem, text, file)
     labels, notes = [Label(span)], []
-    message = f"expected {_alternatives(place.expected)}, found {_found(place)}"
+    message = f"expected {_alternatives(place.expected)}, found {_found(place, inside)}"
     slip = next((slip for slip in _SLIPS if slip[0](place)), None)
     if slip is not None:
         message = slip[1]
@@ -189,7 +194,9 @@ def _place(problem: UnexpectedInput, text: str, file: str) -> tuple[Place, Span]
     return Place("", shown, expected, content[: column - 1], content), span
 
 
-def _found(place: Place) -> str:
+def _found(place: Place, inside: bool) -> str:
+    if inside and place.found == "$END":
+        return "the closing brace"
     return f"`{place.text}`" if place.text else _WORDS.get(place.found, "this")
 
 

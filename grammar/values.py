@@ -212,4 +212,6 @@ def _fit(value: Value, type_: s.Type) -> Any:
             return value
         case s.PlainType("block") if isinstance(value, (Block, Operator)):
             return value
+        case s.PlainType(name) if name not in PLAIN_TYPES:
+            return value  # the type is reported where it is declared
     return NotImplemented
