@@ -20,6 +20,7 @@ from specc.backends.torch.interface import bind, by_position
 from specc.backends.torch.judge import freeze
 from specc.backends.torch.source import forward_source, functions, input_names, place
 from specc.diagnostics import Label, error
+from specc.ir.dims import Symbolic
 from specc.ir.graph import Graph, Value, specialize
 from specc.ir.types import TensorType
 
@@ -104,6 +105,10 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
             if not persistent:
                 level._non_persistent_buffers_set.add(role)
 
+    def adopt(self, tensor: Any) -> Any:
+        """A tensor that no input and no parameter is part of, in the floating type of the module."""
+        return tensor.to(self._computation() or torch.float32) if tensor.is_floating_point() else tensor
+
     def _check(self, tensors: tuple[Any, ...]) -> None:
         nodes = [self.network.node(i) for i in self.network.inputs]
         for node, tensor in zip(nodes, tensors):
@@ -179,9 +184,14 @@ def _constants(graph: Graph) -> dict[int, str]:
     found = {}
     for identity in graph.order():
         node = graph.node(identity)
-        if "source" in node.record.traits and node.op not in ("input", "param"):
+        fixed = not any(isinstance(v, Symbolic) for part in node.attrs.values() for v in _parts(part))
+        if "source" in node.record.traits and node.op not in ("input", "param") and fixed:
             found[identity] = f"constant__{identity}"
     return found
+
+
+def _parts(attribute: Any) -> tuple[Any, ...]:
+    return attribute if isinstance(attribute, tuple) else (attribute,)
 
 
 def _exact(graph: Graph, identity: int) -> Any:

@@ -1,0 +1,16 @@
+"""Generated networks, and the relations that hold for every pass: for our own tests and for a user's pass.
+
+    @given(graphs())
+    def test_my_pass(graph):
+        check_pass(my_pass, graph)
+
+Modules: `growth` (seeds -> a legal graph), `strategies` (for hypothesis), `relations` (what a pass is held to).
+"""
+
+from __future__ import annotations
+
+from specc.testing.growth import grow
+from specc.testing.relations import check_pass, renumbered
+from specc.testing.strategies import graphs, inputs_for, operator_calls, weights_for
+
+__all__ = ["check_pass", "graphs", "grow", "inputs_for", "operator_calls", "renumbered", "weights_for"]

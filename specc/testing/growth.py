@@ -1,0 +1,243 @@
+"""Seeds -> a graph: every seed is one step that adds an operator, or a few, to what is there.
+
+Operators come from their records: a step draws an example of a record, puts values at hand in the place of the
+operands, and asks `infer`; weights are made by `spell`, as in a call of the language. So a new record is grown at once,
+and a step only adds what is legal. Some steps are motifs, because chance alone seldom finds them: sums of branches
+that can be merged, residual sums, a second use of weights.
+
+Values stay tame: the operands of operators with a domain (`sqrt`, `div`, `exp`) are brought into it first, and a value
+is multiplied by another only so often, since rounding errors grow with the power.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from specc import ops
+from specc.ir.graph import Graph, Value
+from specc.ir.types import TensorType
+from specc.ops.record import REQUIRED, Argument, Illegal, Operator
+
+_POSITIVE = {"sqrt": 0, "rsqrt": 0, "div": 1}
+"""The operand that has to be above 0."""
+_PRODUCTS = ("mul", "matmul", "div")
+_LARGEST = 4096
+"""Elements of a value, at most: small cases find the same mistakes sooner."""
+_HIGHEST = 4
+"""The highest power of an input that a value may hold."""
+
+
+def grow(seeds: Sequence[int], inputs: Sequence[TensorType], outputs: int = 1) -> Graph:
+    """The graph of these inputs that the seeds describe, with at most so many outputs.
+
+    The outputs are the latest values that nobody uses, and from the third on values that are used as well. Others that
+    nobody uses stay in it, as dead code. Every prefix of `seeds` gives a part of the same graph.
+    """
+    growth = _Growth(inputs)
+    for seed in seeds:
+        growth.step(random.Random(seed))
+    return growth.finish(outputs)
+
+
+class _Growth:
+    def __init__(self, inputs: Sequence[TensorType]) -> None:
+        self.graph = Graph("Grown")
+        self.power: dict[Value, int] = {}
+        self.values: list[Value] = []
+        self.calls: list[tuple[str, list[Value], dict[str, Any]]] = []
+        for number, type in enumerate(inputs):
+            self._know(self.graph.input(f"x{number}", type), 1)
+
+    def step(self, rng: random.Random) -> None:
+        motifs: list[Callable[[random.Random], bool]] = [
+            self._branches,
+            self._residual,
+            self._weighted,
+            self._weighted,
+            self._again,
+            *[self._any] * 5,
+        ]
+        while not rng.choice(motifs)(rng):
+            pass
+
+    def finish(self, outputs: int) -> Graph:
+        unused = [value for value in self.values if not self.graph.uses(value)]
+        used = [value for value in self.values if self.graph.uses(value)]
+        self.graph.outputs = [
+            *unused[-min(outputs, 2) :],
+            *(used[len(used) // 2 :][: outputs - 2] if outputs > 2 else []),
+        ]
+        return self.graph
+
+    # ---- steps: each says whether it added something --------------------------------------------------------------
+
+    def _any(self, rng: random.Random) -> bool:
+        """An operator that brings no weights, drawn from all records."""
+        records = [
+            r for r in ops.OPERATORS.values() if not r.weights and (r.operands or r.name in ("constant", "dirac"))
+        ]
+        return self._apply(rng, rng.choice(records))
+
+    def _apply(self, rng: random.Random, record: Operator) -> bool:
+        for _ in range(8):
+            types, attrs = record.example(rng)
+            operands: list[Value] = []
+            for _ in types:  # partners that fit are rare by chance
+                fitting = [v for v in self.values if self._legal(record, [*operands, v], attrs)] if operands else []
+                operands.append(rng.choice(fitting) if fitting else self._pick(rng))
+            if self._legal(record, operands, attrs):
+                operands = self._tame(record, operands)
+                self._add(record.name, operands, attrs)
+                return True
+        return False
+
+    def _weighted(self, rng: random.Random) -> bool:
+        """An operator with weights, drawn from all records, with arguments drawn by their kinds."""
+        record = rng.choice([record for record in ops.OPERATORS.values() if record.weights])
+        for _ in range(8):
+            x = self._pick(rng)
+            channels = [e for e in self.graph.type(x).shape if isinstance(e, int)]
+            arguments = {a.name: _argument(rng, a, channels) for a in record.signature}
+            if self._call(record.name, [x] * len(record.call_operands), arguments) is not None:
+                return True
+        return False
+
+    def _branches(self, rng: random.Random) -> bool:
+        """A sum of convolutions, batch norms and the identity on one value: what re-parameterization merges."""
+        found = self._picture(rng)
+        if found is None:
+            return False
+        x, channels = found
+        groups = rng.choice((1, 1, channels))
+        out = channels if groups > 1 or rng.random() < 0.6 else rng.choice((2, 3, 8))
+        stride = 1 if out == channels and rng.random() < 0.7 else 2
+        branches = []
+        for k in rng.sample((1, 3, 5, (1, 3)), rng.randint(1, 3)):
+            arguments = {"out": out, "k": k, "s": stride, "groups": groups, "bias": rng.random() < 0.4}
+            branch = self._call("conv2d", [x], arguments)
+            if branch is not None and rng.random() < 0.7:
+                branch = self._call("batch_norm", [branch], {"affine": rng.random() < 0.8})
+            branches += [branch] if branch is not None else []
+        if out == channels and stride == 1 and rng.random() < 0.7:
+            identity = x if rng.random() < 0.5 else self._call("batch_norm", [x], {})
+            branches += [identity] if identity is not None else []
+        if not branches:
+            return False
+        total = branches[0]
+        for branch in branches[1:]:
+            total = self._add("add", [total, branch], {})
+        if rng.random() < 0.4:
+            self._call("batch_norm", [total], {})
+        return True
+
+    def _residual(self, rng: random.Random) -> bool:
+        """The sum of two values of one shape, the later one preferably the result of the earlier."""
+        later = self._pick(rng)
+        partners = [v for v in self.values if v != later and self.graph.type(v) == self.graph.type(later)]
+        if not partners:
+            return False
+        self._add("add", [rng.choice(partners), later], {})
+        return True
+
+    def _again(self, rng: random.Random) -> bool:
+        """A call from before on another value, with the same weights."""
+        if not self.calls:
+            return False
+        op, operands, attrs = rng.choice(self.calls)
+        others = [v for v in self.values if v != operands[0] and self._legal(ops.get(op), [v, *operands[1:]], attrs)]
+        if not others:
+            return False
+        self._add(op, [rng.choice(others), *operands[1:]], attrs)
+        return True
+
+    # ---- building -------------------------------------------------------------------------------------------------
+
+    def _pick(self, rng: random.Random) -> Value:
+        """A value at hand; late ones are likelier, so that the graph becomes deep."""
+        return self.values[-1 - min(int(rng.expovariate(0.5)), len(self.values) - 1)]
+
+    def _picture(self, rng: random.Random) -> tuple[Value, int] | None:
+        """A value [n, c, h, w], and c."""
+        ranked = [value for value in self.values if self.graph.type(value).rank == 4]
+        if not ranked:
+            return None
+        value = ranked[-1 - min(int(rng.expovariate(0.5)), len(ranked) - 1)]
+        channels = self.graph.type(value).shape[1]
+        return (value, channels) if isinstance(channels, int) else None
+
+    def _legal(self, record: Operator, operands: list[Value], attrs: dict[str, Any]) -> bool:
+        try:
+            completed = ops.complete(record, attrs)
+            results = ops.infer(record, [self.graph.type(operand) for operand in operands], completed)
+        except Illegal:
+            return False
+        powers = [self.power.get(operand, 1) for operand in operands]
+        small = all(_small(type) and not type.layout for type in results)
+        return small and (record.name not in _PRODUCTS or sum(powers) <= _HIGHEST)
+
+    def _tame(self, record: Operator, operands: list[Value]) -> list[Value]:
+        operands = list(operands)
+        if record.name in _POSITIVE:
+            at = _POSITIVE[record.name]
+            dtype = self.graph.type(operands[at]).dtype
+            absolute = self.graph.apply("abs", [operands[at]])
+            operands[at] = self.graph.apply("add", [absolute, self.graph.constant(0.5, dtype=dtype)])
+        elif record.name == "exp":
+            operands[0] = self.graph.apply("tanh", [operands[0]])
+        return operands
+
+    def _call(self, op: str, operands: list[Value], arguments: dict[str, Any]) -> Value | None:
+        path = f"{op}_{len(self.graph)}"
+        try:
+            spelling = ops.spell(ops.get(op), [self.graph.type(operand) for operand in operands], arguments)
+            if not all(_small(weight.type) for weight in spelling.weights):
+                return None
+            types = [*map(self.graph.type, operands), *(weight.type for weight in spelling.weights)]
+            results = ops.infer(ops.get(op), types, ops.complete(ops.get(op), dict(spelling.attrs)))
+        except Illegal:
+            return None
+        if not all(_small(type) for type in results):
+            return None
+        value = self.graph.call(op, operands, arguments, path)
+        made = list(self.graph.operands(value.node))
+        self.calls.append((op, made, dict(self.graph.node(value.node).attrs)))
+        return self._know(value, max(self.power[operand] for operand in operands))
+
+    def _add(self, op: str, operands: list[Value], attrs: dict[str, Any]) -> Value:
+        value = self.graph.apply(op, operands, attrs)
+        powers = [self.power.get(operand, 1) for operand in operands] or [0]
+        power = sum(powers) if op in _PRODUCTS else max(powers)
+        for result in range(len(self.graph.node(value.node).types)):
+            self._know(Value(value.node, result), power)
+        return value
+
+    def _know(self, value: Value, power: int) -> Value:
+        self.values.append(value)
+        self.power[value] = power
+        return value
+
+
+def _argument(rng: random.Random, argument: Argument, channels: Sequence[int]) -> Any:
+    """A value for an argument of a call: its default, or something of its kind."""
+    if argument.default is not REQUIRED and rng.random() < 0.5:
+        return argument.default
+    match argument.kind.removesuffix("?"):
+        case "int" | "dim":
+            return rng.choice((1, 2, 3, 4, 8, *channels))
+        case "pair":
+            return (rng.choice((1, 2, 3, 5)), rng.choice((1, 1, 2, 3)))
+        case "padding":
+            return tuple(rng.choice((0, 1, 2)) for _ in range(4))
+        case "bool":
+            return rng.random() < 0.5
+        case "float":
+            return argument.default if argument.default is not REQUIRED else rng.choice((0.1, 0.5))
+        case "ints":
+            return tuple(rng.choice((1, 2, 3)) for _ in range(rng.randint(1, 4)))
+    return None if argument.default is REQUIRED else argument.default
+
+
+def _small(type: TensorType) -> bool:
+    return not isinstance(type.elements, int) or 0 < type.elements <= _LARGEST
