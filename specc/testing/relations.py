@@ -1,4 +1,4 @@
-"""What every pass is held to, whatever it does: `check_pass(my_pass, graph)` or AssertionError for the first that fails.
+"""What every pass is held to: `check_pass(my_pass, graph)` raises AssertionError for the first relation that fails.
 
 1. The verifier holds before and after.
 2. The pass leaves the graph that it is given alone.
