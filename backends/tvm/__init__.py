@@ -1,0 +1,13 @@
+"""The compiling backend: groups of the graph as TIR functions, a Relax program around them, one shared library.
+
+Modules, in the order in which they build on each other: `fastmath`, `expression` (scalars), `packing` (stored weights),
+`group` (a fused group as a program), `emitter` (writing a function), `kernels` (one template a class of groups),
+`lower` (graph -> kernels and program), `build` (-> library).
+"""
+
+from __future__ import annotations
+
+from specc.backends.tvm.build import build
+from specc.backends.tvm.lower import Lowered, lower
+
+__all__ = ["Lowered", "build", "lower"]

@@ -1,0 +1,187 @@
+"""Writing one kernel: the function's frame, loops, tensors read at logical indices, and a group's pointwise steps.
+
+Kernels are written straight into TIR (no schedule): a template knows its loops. A vector is a `vectorized` loop over lanes
+around a whole tile; what is inside is written for one lane and TVM widens it, also through serial loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm.expression import Math, Scalar
+from specc.backends.tvm.group import Group
+from specc.backends.tvm.packing import Packing, of_type
+from specc.ir.types import TensorType, block_of
+
+Index = tuple[Any, ...]
+Leaf = Callable[[int, Index], Scalar]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A group in TIR: `function(*inputs, result)`, and how each input is stored (frozen ones as they are packed)."""
+
+    function: Any
+    packings: tuple[Packing, ...]
+
+
+class Tensor:
+    """A buffer of the function, read and written at logical indices."""
+
+    def __init__(self, buffer: Any, type: TensorType, simplify: Callable[[Any], Any]) -> None:
+        self.buffer, self.type, self.simplify = buffer, type, simplify
+        self.block = block_of(type.layout)
+
+    def position(self, index: Index) -> list[Any]:
+        """The physical index of a logical one."""
+        if not self.block:
+            return [self.simplify(i) for i in index]
+        n, c, y, x = index
+        block = self.simplify(tirx.floordiv(_expr(c), self.block))
+        lane = self.simplify(tirx.floormod(_expr(c), self.block))
+        return [self.simplify(n), block, self.simplify(y), self.simplify(x), lane]
+
+    def __call__(self, *index: Any) -> Scalar:
+        return Scalar(tirx.BufferLoad(self.buffer, self.position(index)), reads=True)
+
+
+class Emitter:
+    """Writes the function of one group. Used as a context manager around the statements; then `function` is complete.
+
+    `packings` overrides how frozen inputs are stored: such an input is left to the template to read, as `buffers[i]`.
+    """
+
+    def __init__(self, group: Group, packings: dict[int, Packing] | None = None) -> None:
+        self.group = group
+        self.math = Math()
+        self.packings = tuple(
+            (packings or {}).get(i) or of_type(operand.type) for i, operand in enumerate(group.inputs)
+        )
+        self._analyzer = tvm.sym.Analyzer()
+        self.buffers: list[Any] = []
+        self.function: Any = None
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The frame of the function."""
+        with IRBuilder() as builder:
+            with T.prim_func(s_tir=True):
+                T.func_name("kernel")
+                T.func_attr({"tirx.noalias": True})
+                for i, (operand, packing) in enumerate(zip(self.group.inputs, self.packings, strict=True)):
+                    shape = packing.shape(operand.type.concrete)
+                    self.buffers.append(T.arg(f"v{i}", T.buffer(shape, operand.type.dtype)))
+                result = self.group.result
+                self.result_buffer = T.arg("result", T.buffer(result.physical, result.dtype))
+                yield
+        self.function = builder.get()
+
+    def kernel(self) -> Kernel:
+        """What has been written."""
+        return Kernel(self.function, self.packings)
+
+    # ---- loops ----------------------------------------------------------------------------------------------------
+
+    def simplify(self, index: Any) -> Any:
+        """An index in simpler terms, by the ranges of the loops around."""
+        return index if isinstance(index, int) else self._analyzer.simplify(index)
+
+    @contextmanager
+    def _loop(self, kind: Callable[..., Any], extent: Any, start: Any = 0) -> Iterator[Any]:
+        if isinstance(extent, int) and extent == 1:
+            yield start
+            return
+        with kind(0, extent) as variable:
+            self._analyzer.bind(variable, tvm.ir.Range.from_min_extent(_expr(0), _expr(extent)))
+            yield variable + start
+
+    def serial(self, extent: Any, start: Any = 0) -> Any:
+        """A loop from `start` over `extent` iterations; none at all where the extent is known to be 1.
+
+        In TIR it counts from 0: a loop from a start that itself varies came out wrong from TVM 0.27's lowering.
+        """
+        return self._loop(T.serial, extent, start)
+
+    def parallel(self, extent: int) -> Any:
+        """A loop whose iterations are dealt out to the threads in contiguous runs."""
+        return self._loop(T.parallel, extent)
+
+    def lanes(self, extent: int) -> Any:
+        """A loop that becomes vector instructions."""
+        return self._loop(T.vectorized, extent)
+
+    @contextmanager
+    def strip(self, rows: int, strips: int, number: Any) -> Iterator[Any]:
+        """A loop over the rows of strip `number` out of `strips`, as equal as they can be."""
+        size = -(-rows // strips)
+        first = number * size
+        if rows % size == 0:
+            count: Any = size
+        else:
+            count = T.Bind(tirx.max(0, tirx.min(size, rows - first)))
+        with self.serial(count, first) as row:
+            yield row
+
+    def divmod(self, value: Any, divisor: int) -> tuple[Any, Any]:
+        """value // divisor and value % divisor in simple terms."""
+        if isinstance(value, int):
+            return divmod(value, divisor)
+        return self.simplify(tirx.floordiv(value, divisor)), self.simplify(tirx.floormod(value, divisor))
+
+    # ---- memory ---------------------------------------------------------------------------------------------------
+
+    def registers(self, count: int, lanes: int, dtype: str = "float32") -> Any:
+        """A buffer [count, lanes] that lives in registers as long as its first index is known."""
+        return T.alloc_buffer((count, lanes), dtype, scope="local")
+
+    def input(self, number: int) -> Tensor:
+        """An input of the group that is stored as its type says."""
+        return Tensor(self.buffers[number], self.group.inputs[number].type, self.simplify)
+
+    def result(self) -> Tensor:
+        return Tensor(self.result_buffer, self.group.result, self.simplify)
+
+    @staticmethod
+    def store(buffer: Any, value: Any, position: Sequence[Any]) -> None:
+        """buffer[position] = value"""
+        T.buffer_store(buffer, value.expr if isinstance(value, Scalar) else value, list(position))
+
+    # ---- pointwise steps ------------------------------------------------------------------------------------------
+
+    def evaluate(self, value: int, index: Index, leaf: Leaf) -> Scalar:
+        """The element of a value at a logical index; what no pointwise step computes, `leaf` gives."""
+        group, known = self.group, {}
+
+        def at(number: int, position: Index) -> Scalar:
+            shape = group.type(number).concrete
+            own = tuple(0 if e == 1 else i for e, i in zip(shape, position[len(position) - len(shape) :], strict=True))
+            key = (number, tuple(map(id, own)))
+            if key not in known:
+                known[key] = (element(number, own), own)
+            return known[key][0]
+
+        def element(number: int, position: Index) -> Scalar:
+            step = group.step(number) if number >= len(group.inputs) else None
+            if step is None or not step.pointwise:
+                return leaf(number, position)
+            if step.op == "constant":
+                return self.math.const(step.attrs["value"], step.attrs["dtype"])
+            operands = [at(operand, position) for operand in step.operands]
+            if step.op == "convert_layout":
+                return operands[0]
+            assert step.record.scalar is not None
+            return self.math.let(step.record.scalar(self.math, *operands, **step.attrs))
+
+        return at(value, index)
+
+
+def _expr(value: Any) -> Any:
+    return tirx.const(value, "int32") if isinstance(value, int) else value

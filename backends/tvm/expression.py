@@ -1,0 +1,139 @@
+"""Scalars of TIR with the operators and functions that the operator records use (`specc.ops.record.KernelMath`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm import fastmath
+
+
+class Scalar:
+    """A TIR expression that knows its dtype and computes with its like and with Python numbers.
+
+    `reads` says that computing it reads memory: such a side of a `select` must not be computed when it is not chosen.
+    """
+
+    __slots__ = ("expr", "reads")
+
+    def __init__(self, expr: Any, reads: bool = False) -> None:
+        self.expr, self.reads = expr, reads
+
+    @property
+    def dtype(self) -> str:
+        return str(self.expr.ty)
+
+    def _binary(self, other: Any, compute: Callable[[Any, Any], Any], swapped: bool = False) -> Scalar:
+        right = other if isinstance(other, Scalar) else Scalar(tirx.const(other, self.dtype))
+        a, b = (right, self) if swapped else (self, right)
+        return Scalar(compute(a.expr, b.expr), a.reads or b.reads)
+
+    def __add__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a + b)
+
+    def __radd__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a + b, swapped=True)
+
+    def __sub__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a - b)
+
+    def __rsub__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a - b, swapped=True)
+
+    def __mul__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a * b)
+
+    def __rmul__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a * b, swapped=True)
+
+    def __truediv__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a / b)
+
+    def __rtruediv__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a / b, swapped=True)
+
+    def __neg__(self) -> Scalar:
+        return Scalar(-self.expr, self.reads)
+
+    def __lt__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a < b)
+
+    def __le__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a <= b)
+
+    def __gt__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a > b)
+
+    def __ge__(self, other: Any) -> Scalar:
+        return self._binary(other, lambda a, b: a >= b)
+
+
+def _unary(function: Callable[[Any], Any]) -> Callable[[Any, Scalar], Scalar]:
+    return lambda self, a: Scalar(function(a.expr), a.reads)
+
+
+def _float32(fast: Callable[..., Any], function: Callable[[Any], Any]) -> Callable[[Any, Scalar], Scalar]:
+    """`fast` for float32, LLVM's (that is libm's) for other types."""
+    return lambda self, a: fast(self, a) if a.dtype == "float32" else Scalar(function(a.expr), a.reads)
+
+
+class Math:
+    """The functions of `KernelMath` on scalars.
+
+    `let` writes a binding into the function that is being built. So the functions that name a value twice (erf, exp, ...) are
+    called only where statements are being emitted, and compute their argument even on the side of a `select` not chosen.
+    """
+
+    abs = _unary(tirx.abs)
+    floor = _unary(tirx.floor)
+    sqrt = _unary(tirx.sqrt)
+    log = _unary(tirx.log)
+    exp = _float32(fastmath.exp, tirx.exp)
+    erf = _float32(fastmath.erf, tirx.erf)
+    tanh = _float32(fastmath.tanh, tirx.tanh)
+    sigmoid = _float32(fastmath.sigmoid, tirx.sigmoid)
+
+    def const(self, value: Any, dtype: str) -> Scalar:
+        return Scalar(tirx.const(value, dtype))
+
+    def let(self, value: Scalar) -> Scalar:
+        """`value`, computed once here however often the result is used."""
+        if isinstance(value.expr, (tirx.Var, tirx.FloatImm, tirx.IntImm)):
+            return value
+        return Scalar(T.Bind(value.expr))
+
+    def max(self, a: Scalar, b: Scalar) -> Scalar:
+        return Scalar(tirx.max(a.expr, b.expr), a.reads or b.reads)
+
+    def min(self, a: Scalar, b: Scalar) -> Scalar:
+        return Scalar(tirx.min(a.expr, b.expr), a.reads or b.reads)
+
+    def rsqrt(self, a: Scalar) -> Scalar:
+        return self.const(1.0, a.dtype) / self.sqrt(a)
+
+    def power_of_two(self, exponent: Scalar) -> Scalar:
+        """2 to an integral float32 of -126 to 127, made of its bits; 0 at -127."""
+        biased = tirx.Cast("int32", exponent.expr) + tirx.const(127, "int32")
+        return Scalar(tirx.reinterpret("float32", biased << tirx.const(23, "int32")), exponent.reads)
+
+    def select(self, condition: Any, a: Scalar, b: Scalar) -> Scalar:
+        """`a` where `condition` holds, else `b`; memory is read only by the side that is chosen."""
+        if isinstance(condition, bool):
+            return a if condition else b
+        test = condition.expr if isinstance(condition, Scalar) else condition
+        if a.reads or b.reads:
+            return Scalar(tirx.if_then_else(test, a.expr, b.expr), True)
+        return Scalar(tirx.Select(test, a.expr, b.expr))
+
+    def all(self, *conditions: Any) -> Any:
+        """The conjunction of conditions on indices or scalars; a Python bool where it is known."""
+        unknown = []
+        for condition in conditions:
+            if condition is False:
+                return False
+            if condition is not True:
+                unknown.append(condition.expr if isinstance(condition, Scalar) else condition)
+        return True if not unknown else unknown[0] if len(unknown) == 1 else tirx.all(*unknown)

@@ -1,0 +1,212 @@
+"""Dense two-dimensional convolution, any kernel, stride, dilation and padding; 1x1 is its most frequent case.
+
+    result[n, o, y, x] = epilogue(bias[o] + sum over i, r, s of
+                                  input[n, i, y * sy + r * dy - top, x * sx + s * dx - left] * weight[o, i, r, s])
+
+The input is blocked (the channels of a block are broadcast one by one) or, with few channels as in a network's first layer, plain
+row-major. Weights are packed [o block, i block, r, s, i, o]: one step of the reduction reads one vector of them for each
+output block. The register tile (`tiles`) is some pixels of a row times some output blocks; taps outside of the input are
+left out while the kernel is written (columns) or bound the loop over taps (rows), so there is neither a padded copy nor
+a branch around the arithmetic. A 1x1 convolution with stride 1 sees height and width as one axis.
+
+Two orders of the loops. Where all weights fit half of the second-level cache, threads share out strips of rows and run through
+all output blocks for each strip. Otherwise they share out the output blocks, so that each weight is read by one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm.emitter import Emitter, Kernel
+from specc.backends.tvm.group import Group
+from specc.backends.tvm.kernels import tiles
+from specc.backends.tvm.kernels.epilogue import Epilogue, flattens, operand_packings
+from specc.backends.tvm.kernels.rows import row_taps, share
+from specc.backends.tvm.packing import Packing
+from specc.ir.types import block_of
+from specc.targets import Target
+
+_UNROLL = 2
+"""Reduction steps written out in the innermost loop: more makes LLVM slower and spills registers (measured: 2 s a kernel
+and half the speed at 16)."""
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """The extents of a convolution as its loops see them: `rows` x `columns` results a channel."""
+
+    batch: int
+    in_channels: int
+    in_height: int
+    in_width: int
+    out_channels: int
+    rows: int
+    columns: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+    flat: bool
+
+
+def lower(group: Group, target: Target, tile: tiles.Tile | None = None) -> Kernel | None:
+    """The kernel of a group whose anchor is a dense convolution; None for another group."""
+    anchor = group.anchor
+    if anchor is None or group.step(anchor).op != "conv2d" or group.result.dtype != "float32":
+        return None
+    step = group.step(anchor)
+    data, weight, *bias = step.operands
+    lanes = target.lanes
+    packings = operand_packings(group, lanes, anchor)
+    x = group.type(data)
+    if packings is None or step.attrs["groups"] != 1 or any(v >= len(group.inputs) for v in step.operands):
+        return None
+    if not all(group.inputs[v].frozen for v in (weight, *bias)) or block_of(x.layout) not in (0, lanes):
+        return None
+    inner = block_of(x.layout) or 1
+    packings[weight] = Packing("convolution", lanes, inner)
+    packings |= {value: Packing("padded", lanes) for value in bias}
+    geometry = _geometry(group, anchor, target)
+    blocks = -(-geometry.out_channels // lanes)
+    tile = tile or tiles.choose(geometry.columns, blocks, target)
+    emitter = Emitter(group, packings)
+    with emitter.open():
+        _Convolution(emitter, anchor, geometry, tile, inner, target).emit(blocks)
+    return emitter.kernel()
+
+
+def _geometry(group: Group, anchor: int, target: Target) -> _Geometry:
+    step = group.step(anchor)
+    n, c, h, w = group.type(step.operands[0]).concrete
+    _, o, oh, ow = step.type.concrete
+    kernel = group.type(step.operands[1]).concrete[2:]
+    stride, dilation, padding = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"]
+    if kernel == (1, 1) == stride and not any(padding) and flattens(group):
+        columns = _factor(h * w, target)
+        rows = h * w // columns
+        return _Geometry(n, c, rows, columns, o, rows, columns, (1, 1), (1, 1), (1, 1), (0, 0), True)
+    return _Geometry(n, c, h, w, o, oh, ow, (kernel[0], kernel[1]), stride, dilation, padding[:2], False)
+
+
+def _factor(pixels: int, target: Target) -> int:
+    """How many pixels of a flattened image make a row: a divisor of all that tiles well.
+
+    Rows are shared out among threads, so up to 64 pixels a row are as good as any; but nothing is lost by long rows
+    where only these tile well (49 = 13 + 12 + 12 + 12).
+    """
+
+    def cost(columns: int) -> float:
+        return tiles.row_cost(columns, 2, tiles.choose(columns, 2, target), target) / columns
+
+    divisors = [d for d in range(1, pixels + 1) if pixels % d == 0 and (d <= 256 or d == pixels)]
+    return min(divisors, key=lambda d: (round(cost(d), 2), d > 64, d))
+
+
+class _Convolution:
+    """Writes the loops of one convolution."""
+
+    def __init__(
+        self, emitter: Emitter, anchor: int, geometry: _Geometry, tile: tiles.Tile, inner: int, target: Target
+    ) -> None:
+        self.emitter, self.geometry, self.inner, self.lanes, self.target = emitter, geometry, inner, target.lanes, target
+        self.tile = tile
+        step = emitter.group.step(anchor)
+        self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
+        self.bias = bias[0] if bias else None
+        self.epilogue = Epilogue(emitter, anchor, self.lanes)
+        g = geometry
+        self.spans = tiles.spans(
+            g.columns, tile.pixels, g.kernel[1], g.stride[1], g.dilation[1], g.padding[1], g.in_width
+        )
+
+    def emit(self, blocks: int) -> None:
+        """All loops. `blocks` output blocks are dealt with in groups of the tile's."""
+        g, emitter = self.geometry, self.emitter
+        groups = -(-blocks // self.tile.blocks)
+        weight_bytes = 4 * blocks * self.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
+        if 2 * weight_bytes <= self.target.l2_bytes:
+            strips = self._strips()
+            with emitter.parallel(g.batch * strips) as work:
+                n, strip = emitter.divmod(work, strips)
+                with emitter.serial(groups) as group:
+                    self._group(n, group, blocks, strips, strip)
+        else:
+            strips = share(g.rows, g.batch * groups)
+            with emitter.parallel(g.batch * groups * strips) as work:
+                outer, strip = emitter.divmod(work, strips)
+                n, group = emitter.divmod(outer, groups)
+                self._group(n, group, blocks, strips, strip)
+
+    def _strips(self) -> int:
+        """Into how many strips the rows are cut: each strip's input fits a quarter of the second-level cache."""
+        g = self.geometry
+        row_bytes = 4 * g.in_channels * g.in_width * g.stride[0]
+        fitting = max(1, self.target.l2_bytes // 4 // row_bytes)
+        return share(g.rows, g.batch, max(8, -(-g.rows // fitting)))
+
+    def _group(self, n: Any, group: Any, blocks: int, strips: int, strip: Any) -> None:
+        """The output blocks of one group, over the rows of one strip."""
+        size = self.tile.blocks
+        rest = blocks % size
+        if not rest:
+            self._rows(n, [group * size + j for j in range(size)], strips, strip)
+        elif blocks < size:
+            self._rows(n, list(range(rest)), strips, strip)
+        else:
+            with T.If(group < blocks // size):
+                with T.Then():
+                    self._rows(n, [group * size + j for j in range(size)], strips, strip)
+                with T.Else():
+                    self._rows(n, [blocks - rest + j for j in range(rest)], strips, strip)
+
+    def _rows(self, n: Any, blocks: Sequence[Any], strips: int, strip: Any) -> None:
+        emitter = self.emitter
+        with emitter.strip(self.geometry.rows, strips, strip) as y:
+            for span in self.spans:
+                with emitter.serial(span.count) as i:
+                    self._tile(n, blocks, y, span.first + i * span.pixels, span)
+
+    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span) -> None:
+        """One register tile: `span.pixels` results of row y from x on, for each of `blocks`."""
+        emitter, g, count = self.emitter, self.geometry, len(blocks)
+        tile = self.epilogue.tile(span.pixels, blocks)
+        acc = tile.accumulators
+        with emitter.lanes(self.lanes) as lane:
+            for j, block in enumerate(blocks):
+                for i in range(span.pixels):
+                    start = self.bias[block * self.lanes + lane] if self.bias is not None else tirx.const(0.0, "float32")
+                    emitter.store(acc, start, [i * count + j, lane])
+            low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
+            with emitter.serial(-(-g.in_channels // self.inner)) as channel, emitter.serial(taps) as r:
+                for s, (begin, end) in enumerate(span.taps):
+                    if begin < end:
+                        self._steps(acc, n, blocks, y, x, channel, low + r, s, begin, end, lane)
+            row, column = (0, y * g.columns + x) if g.flat else (y, x)
+            tile.finish(n, row, column, lane)
+        tile.flush(n, row, column)
+
+    def _steps(
+        self, acc: Any, n: Any, blocks: Sequence[Any], y: Any, x: Any, channel: Any, r: Any, s: int, begin: int, end: int, lane: Any
+    ) -> None:
+        """Tap (r, s) of all channels of one input block, for the pixels `begin` to `end` of the tile."""
+        emitter, g, count = self.emitter, self.geometry, len(blocks)
+        unroll = _UNROLL if self.inner % _UNROLL == 0 else 1
+        with emitter.serial(self.inner // unroll) as outer:
+            for q in range(unroll):
+                i_lane = outer * unroll + q
+                for i in range(begin, end):
+                    if g.flat:
+                        at = [n, channel, 0, y * g.columns + x + i]
+                    else:
+                        row = y * g.stride[0] + r * g.dilation[0] - g.padding[0]
+                        at = [n, channel, row, (x + i) * g.stride[1] + s * g.dilation[1] - g.padding[1]]
+                    value = self.data[tuple([*at, i_lane] if self.inner > 1 else at)]
+                    for j, block in enumerate(blocks):
+                        weight = self.weight[block, channel, r, s, i_lane, lane]
+                        position = [i * count + j, lane]
+                        emitter.store(acc, acc[tuple(position)] + value * weight, position)

@@ -1,0 +1,90 @@
+"""Depthwise convolution, any kernel, stride, dilation and padding, on blocked tensors.
+
+    result[n, c, y, x] = epilogue(bias[c] + sum over r, s of
+                                  input[n, c, y * sy + r * dy - top, x * sx + s * dx - left] * weight[c, 0, r, s])
+
+A vector is one block of channels. The register tile is some pixels of a row; the taps of one row of the window are written
+out, so that a pixel of the input that several taps need is loaded once, and taps outside of the input are left out
+(columns) or bound the loop (rows). Threads share out channel blocks and, where these are few, strips of rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm.emitter import Emitter, Kernel
+from specc.backends.tvm.group import Group
+from specc.backends.tvm.kernels import tiles
+from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
+from specc.backends.tvm.kernels.rows import row_taps, share
+from specc.backends.tvm.packing import Packing
+from specc.ir.types import block_of
+from specc.targets import Target
+
+
+def lower(group: Group, target: Target) -> Kernel | None:
+    """The kernel of a group whose anchor is a depthwise convolution (one filter a channel); None for another group."""
+    anchor = group.anchor
+    if anchor is None or group.step(anchor).op != "conv2d" or group.result.dtype != "float32":
+        return None
+    step = group.step(anchor)
+    data, weight, *bias = step.operands
+    x, channels = group.type(data), group.type(weight).concrete[0]
+    packings = operand_packings(group, target.lanes, anchor)
+    depthwise = step.attrs["groups"] == channels == x.concrete[1] and channels > 1
+    if packings is None or not depthwise or any(v >= len(group.inputs) for v in step.operands):
+        return None
+    if not all(group.inputs[v].frozen for v in (weight, *bias)) or block_of(x.layout) != target.lanes:
+        return None
+    packings[weight] = Packing("depthwise", target.lanes)
+    packings |= {value: Packing("padded", target.lanes) for value in bias}
+    emitter = Emitter(group, packings)
+    with emitter.open():
+        _emit(emitter, anchor, target)
+    return emitter.kernel()
+
+
+def _emit(emitter: Emitter, anchor: int, target: Target) -> None:
+    step = emitter.group.step(anchor)
+    data, weight, *bias = (emitter.buffers[v] for v in step.operands)
+    _, _, height, width = emitter.group.type(step.operands[0]).concrete
+    kh, kw = emitter.group.type(step.operands[1]).concrete[2:]
+    batch, channels, rows, columns = step.type.concrete
+    (sy, sx), (dy, dx), (top, left) = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"][:2]
+    blocks = -(-channels // target.lanes)
+    epilogue = Epilogue(emitter, anchor, target.lanes)
+    pixels = _pixels(columns, kw, target)
+    strips = share(rows, batch * blocks)
+    with emitter.parallel(batch * blocks * strips) as work:
+        outer, strip = emitter.divmod(work, strips)
+        n, block = emitter.divmod(outer, blocks)
+        with emitter.strip(rows, strips, strip) as y:
+            for span in tiles.spans(columns, pixels, kw, sx, dx, left, width):
+                with emitter.serial(span.count) as i:
+                    x = span.first + i * span.pixels
+                    tile = epilogue.tile(span.pixels, [block])
+                    acc = tile.accumulators
+                    with emitter.lanes(target.lanes) as lane:
+                        start = bias[0][block * target.lanes + lane] if bias else tirx.const(0.0, "float32")
+                        for p in range(span.pixels):
+                            emitter.store(acc, start, [p, lane])
+                        low, taps = row_taps(y, rows, kh, sy, dy, top, height)
+                        with emitter.serial(taps) as r:
+                            row = y * sy + (low + r) * dy - top
+                            for s, (begin, end) in enumerate(span.taps):
+                                if begin == end:
+                                    continue
+                                tap: Any = T.Bind(weight[block, low + r, s, lane])
+                                for p in range(begin, end):
+                                    value = data[n, block, row, (x + p) * sx + s * dx - left, lane]
+                                    emitter.store(acc, acc[p, lane] + value * tap, [p, lane])
+                        tile.finish(n, y, x, lane)
+                    tile.flush(n, y, x)
+
+
+def _pixels(columns: int, taps: int, target: Target) -> int:
+    """The tile: balanced along the row, and with it the row's inputs and one row of weights in registers."""
+    return tiles.balanced(columns, max(1, min(14, target.vector_registers - 3 - taps)))[0]

@@ -1,0 +1,155 @@
+"""What convolution templates do with finished accumulators: the pointwise steps behind the anchor, then the store.
+
+The accumulators are one vector of channels a pixel. Lanes beyond the last channel are computed like the others, from
+zeros, and stored as zeros, so that they stay finite; the result may also be plain row-major, and then they are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+
+from specc.backends.tvm.emitter import Emitter, Index
+from specc.backends.tvm.expression import Scalar
+from specc.backends.tvm.group import Group
+from specc.backends.tvm.packing import Packing
+
+_HEAVY = {"gelu", "silu", "sigmoid", "tanh", "exp", "erf", "softplus", "mish", "div", "sqrt", "rsqrt"}
+"""Operators of some twenty instructions or a division: written once in a loop, not once an accumulator."""
+
+
+def operand_packings(group: Group, lanes: int, anchor: int) -> dict[int, Packing] | None:
+    """How the frozen operands of an epilogue with result [n, c, h, w] are stored; None where the result is none such."""
+    if group.result.rank != 4 or group.type(anchor).shape != group.result.shape:
+        return None
+    packings = {}
+    for number, operand in enumerate(group.inputs):
+        shape = operand.type.concrete
+        if not operand.frozen or operand.type.layout or any(number in (s.operands) for s in group.steps if not s.pointwise):
+            continue
+        aligned = (1,) * (4 - len(shape)) + shape
+        if aligned[0] == aligned[2] == aligned[3] == 1 and aligned[1] > 1:
+            packings[number] = Packing("padded", lanes)
+        elif len(shape) == 4 and aligned[1] > 1:
+            packings[number] = Packing("blocked", lanes)
+    return packings
+
+
+def flattens(group: Group) -> bool:
+    """Whether height and width may be run through as one axis: every operand has both of them or neither."""
+    height, width = group.result.concrete[2:]
+    for value in range(len(group.inputs) + len(group.steps)):
+        shape = (1, 1, *group.type(value).concrete)
+        follows = value not in _anchor_operands(group)
+        if follows and shape[-2:] not in ((1, 1), (height, width)) and (len(shape) > 3 or shape[-1] != 1):
+            return False
+    return True
+
+
+def _anchor_operands(group: Group) -> set[int]:
+    return {operand for step in group.steps if not step.pointwise for operand in step.operands}
+
+
+class Epilogue:
+    """Applies a group's epilogue to vectors of accumulators of its `anchor` and stores them."""
+
+    def __init__(self, emitter: Emitter, anchor: int, lanes: int) -> None:
+        self.emitter, self.anchor, self.lanes = emitter, anchor, lanes
+        group = emitter.group
+        self.channels = group.result.concrete[1]
+        self.partial = self.channels % lanes != 0
+        self.value = group.number(len(group.steps) - 1)
+        self.heavy = any(step.op in _HEAVY for step in group.steps)
+        self.result = emitter.result()
+
+    def _leaf(self, accumulator: Scalar) -> Any:
+        emitter = self.emitter
+
+        def leaf(number: int, index: Index) -> Scalar:
+            if number == self.anchor:
+                return accumulator
+            packing = emitter.packings[number]
+            if packing.kind == "padded":
+                channel = sum(index[1:], index[0])
+                return Scalar(tirx.BufferLoad(emitter.buffers[number], [emitter.simplify(channel)]), reads=True)
+            tensor = emitter.input(number)
+            if packing.kind == "blocked":
+                tensor.block = packing.block
+            elif self.partial and not tensor.block:
+                shape = tensor.type.concrete
+                axis = len(shape) - 3
+                if axis >= 0 and shape[axis] > 1:
+                    last = tirx.const(self.channels - 1, "int32")
+                    index = (*index[:axis], tirx.min(index[axis], last), *index[axis + 1 :])
+            return tensor(*index)
+
+        return leaf
+
+    def tile(self, pixels: int, blocks: Sequence[Any]) -> Tile:
+        """Accumulators for `pixels` of the channel blocks `blocks`; to be made outside of the vector loop."""
+        return Tile(self, pixels, blocks)
+
+    def value_at(self, accumulator: Scalar, index: Index) -> Scalar:
+        """The group's result at a logical index, from the anchor's."""
+        emitter = self.emitter
+        value = emitter.evaluate(self.value, index, self._leaf(accumulator))
+        if self.partial and self.result.block:
+            inside = index[1] < self.channels
+            value = emitter.math.select(inside, emitter.math.let(value), emitter.math.const(0.0, value.dtype))
+        return value
+
+
+class Tile:
+    """A register tile: `accumulators[i * len(blocks) + j, lane]` is pixel i of channel block j."""
+
+    def __init__(self, epilogue: Epilogue, pixels: int, blocks: Sequence[Any]) -> None:
+        self.epilogue, self.pixels, self.blocks = epilogue, pixels, blocks
+        emitter, count = epilogue.emitter, pixels * len(blocks)
+        self.accumulators = emitter.registers(count, epilogue.lanes)
+        self._looped = epilogue.heavy and pixels > 2
+        self._held = emitter.registers(count, epilogue.lanes) if self._looped else self.accumulators
+        plain = not epilogue.result.block
+        self._staged = emitter.registers(count, epilogue.lanes, epilogue.result.type.dtype) if plain else None
+
+    def finish(self, n: Any, y: Any, x: Any, lane: Any) -> None:
+        """Applies the epilogue to pixels (y, x), (y, x + 1), ... and stores them; inside of the vector loop over `lane`.
+
+        A heavy epilogue is a loop over copies of the accumulators: these could not stay in registers if it indexed them.
+        """
+        count = len(self.blocks)
+        if self._looped:
+            emitter = self.epilogue.emitter
+            for i in range(self.pixels * count):
+                emitter.store(self._held, self.accumulators[i, lane], [i, lane])
+            with emitter.serial(self.pixels) as i:
+                self._finish_pixel(n, y, x, i, lane)
+        else:
+            for i in range(self.pixels):
+                self._finish_pixel(n, y, x, i, lane)
+
+    def _finish_pixel(self, n: Any, y: Any, x: Any, i: Any, lane: Any) -> None:
+        epilogue, count = self.epilogue, len(self.blocks)
+        for j, block in enumerate(self.blocks):
+            index = (n, block * epilogue.lanes + lane, y, x + i)
+            value = epilogue.value_at(Scalar(self._held[i * count + j, lane]), index)
+            if self._staged is None:
+                epilogue.emitter.store(epilogue.result.buffer, value, epilogue.result.position(index))
+            else:
+                epilogue.emitter.store(self._staged, value, [i * count + j, lane])
+
+    def flush(self, n: Any, y: Any, x: Any) -> None:
+        """Behind the vector loop: where the result is plain row-major, scatters the real lanes to it."""
+        if self._staged is None:
+            return
+        epilogue, emitter = self.epilogue, self.epilogue.emitter
+        for j, block in enumerate(self.blocks):
+            left = epilogue.channels - block * epilogue.lanes
+            real = tirx.min(left, epilogue.lanes) if epilogue.partial and not isinstance(left, int) else epilogue.lanes
+            if isinstance(left, int):
+                real = min(left, epilogue.lanes)
+            with emitter.serial(real) as lane, emitter.serial(self.pixels) as i:
+                value = self._staged[i * len(self.blocks) + j, lane]
+                position = [n, block * epilogue.lanes + lane, y, x + i]
+                emitter.store(epilogue.result.buffer, value, position)

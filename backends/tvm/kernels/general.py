@@ -1,0 +1,279 @@
+"""Any group at all: the operators' own `compute`, in loops over the result's elements.
+
+Every operator but a pointwise one says by `compute` how an element of its result comes from elements of its operands, at
+logical indices; sums and maxima stand in stages (`specc.ops.record.KernelMath`). What such an operator reads is an input or
+lies in a buffer of the kernel. A stage that is only read at the element just being computed needs no buffer: it is computed
+there. Which stages these are shows when the kernel is written, so it is written again whenever one was taken for such
+wrongly; likewise for loops that cannot be vectors, because a condition differs from lane to lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm.emitter import Emitter, Index, Kernel, Leaf, Tensor
+from specc.backends.tvm.expression import Math, Scalar
+from specc.backends.tvm.group import Group
+from specc.ir.types import TensorType, block_of
+from specc.targets import Target
+
+_PARALLEL = 4096
+"""Elements (times the terms of their reductions) from which threads share a loop; below, starting them costs more."""
+
+
+class _Again(Exception):
+    """The plan was wrong, and has been corrected: write the kernel again."""
+
+
+@dataclass
+class _Plan:
+    """What is known of the kernel before it is written: grows until it is right."""
+
+    stored: set[int] = field(default_factory=set)
+    """The stages, by number, that lie in a buffer."""
+    scalar: set[int] = field(default_factory=set)
+    """The loop nests, by number, that are no vectors."""
+    sums: dict[int, int] = field(default_factory=dict)
+    """How many reductions each loop nest holds."""
+
+
+def lower(group: Group, target: Target) -> Kernel:
+    """The kernel of any group."""
+    plan = _Plan()
+    while True:
+        emitter = Emitter(group)
+        try:
+            with emitter.open():
+                _General(emitter, plan, target).emit()
+            return emitter.kernel()
+        except _Again:
+            continue
+
+
+@dataclass
+class _Nest:
+    """The loops that are open: over the elements of a stage or of the result."""
+
+    number: int
+    shape: tuple[int, ...]
+    point: Index
+    lane: Any
+    accumulators: Any
+    sums: int = 0
+    depth: int = 0
+    """How many reductions are being written around the current statement."""
+    known: dict[int, Scalar] = field(default_factory=dict)
+    """Stages already computed at this point."""
+
+
+class _StageMath(Math):
+    """`KernelMath` with stages and reductions."""
+
+    def __init__(self, general: _General) -> None:
+        self.general = general
+
+    def stage(self, shape: Sequence[int], element: Callable[..., Scalar]) -> Callable[..., Scalar]:
+        return self.general.stage(tuple(shape), element)
+
+    def sum(self, extents: Sequence[int], term: Callable[..., Scalar]) -> Scalar:
+        return self.general.reduce(tuple(extents), term, 0.0, lambda a, b: a + b)
+
+    def max_over(self, extents: Sequence[int], term: Callable[..., Scalar]) -> Scalar:
+        return self.general.reduce(tuple(extents), term, None, self.max)
+
+    def select(self, condition: Any, a: Scalar, b: Scalar) -> Scalar:
+        return super().select(self.general.check(condition), a, b)
+
+
+class _General:
+    """Writes one kernel after a plan."""
+
+    def __init__(self, emitter: Emitter, plan: _Plan, target: Target) -> None:
+        self.emitter, self.plan, self.lanes = emitter, plan, target.lanes
+        emitter.math = _StageMath(self)
+        self.stages = 0
+        self.nests = 0
+        self.nest: _Nest | None = None
+        self.dtype = "float32"
+        self.terms = 1
+
+    # ---- the group ------------------------------------------------------------------------------------------------
+
+    def emit(self) -> None:
+        group, accesses = self.emitter.group, dict[int, Callable[..., Scalar]]()
+        for number in range(len(group.inputs)):
+            accesses[number] = self.emitter.input(number)
+
+        def leaf(number: int, index: Index) -> Scalar:
+            return accesses[number](*index)
+
+        for number in group.anchors:
+            step = group.step(number)
+            for operand in step.operands:
+                if operand not in accesses or (operand in group.anchors and not isinstance(accesses[operand], Tensor)):
+                    accesses[operand] = self._store_value(operand, leaf)
+            types = [group.type(operand) for operand in step.operands]
+            self.dtype = types[0].dtype if types else step.type.dtype
+            compute = step.record.compute
+            if compute is None:
+                raise ValueError(f"`{step.op}` has no compute for kernels")
+            accesses[number] = compute(
+                self.emitter.math, types, *(accesses[operand] for operand in step.operands), **step.attrs
+            )
+        last = group.number(len(group.steps) - 1)
+        self._write(self.emitter.result(), lambda *index: self.emitter.evaluate(last, index, leaf))
+
+    def _store_value(self, number: int, leaf: Leaf) -> Tensor:
+        """A buffer that holds a value which an operator is about to read."""
+        type = self.emitter.group.type(number)
+        tensor = Tensor(T.alloc_buffer(type.physical, type.dtype), type, self.emitter.simplify)
+        self._write(tensor, lambda *index: self.emitter.evaluate(number, index, leaf))
+        return tensor
+
+    # ---- stages and reductions ------------------------------------------------------------------------------------
+
+    def stage(self, shape: tuple[int, ...], element: Callable[..., Scalar]) -> Callable[..., Scalar]:
+        number = self.stages
+        self.stages += 1
+        if number in self.plan.stored:
+            type = TensorType(shape, self.dtype)
+            tensor = Tensor(T.alloc_buffer(shape, self.dtype), type, self.emitter.simplify)
+            self._write(tensor, element)
+            return tensor
+
+        def here(*index: Any) -> Scalar:
+            nest = self.nest
+            at_point = nest is not None and nest.shape == shape and all(a is b for a, b in zip(index, nest.point))
+            if nest is None or nest.depth or not at_point:
+                self.plan.stored.add(number)
+                raise _Again
+            if number not in nest.known:
+                nest.known[number] = self.emitter.math.let(element(*index))
+            return nest.known[number]
+
+        return here
+
+    def reduce(
+        self, extents: tuple[int, ...], term: Callable[..., Scalar], start: float | None, join: Callable[[Any, Any], Any]
+    ) -> Scalar:
+        nest, emitter = self.nest, self.emitter
+        assert nest is not None and not nest.depth, "a reduction stands outermost in a stage"
+        slot = nest.sums
+        nest.sums += 1
+        if nest.sums > self.plan.sums.get(nest.number, 0):
+            self.plan.sums[nest.number] = nest.sums
+            raise _Again
+        position = [slot, 0 if nest.number in self.plan.scalar else nest.lane]
+        first = tirx.min_value(self.dtype) if start is None else tirx.const(start, self.dtype)
+        emitter.store(nest.accumulators, first, position)
+        nest.depth += 1
+        with self._nested(extents) as index:
+            value = term(*index)
+            emitter.store(nest.accumulators, join(Scalar(nest.accumulators[tuple(position)]), value), position)
+        nest.depth -= 1
+        return Scalar(nest.accumulators[tuple(position)])
+
+    @contextmanager
+    def _nested(self, extents: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+        if not extents:
+            yield ()
+            return
+        with self.emitter.serial(extents[0]) as outer, self._nested(extents[1:]) as inner:
+            yield (outer, *inner)
+
+    def check(self, condition: Any) -> Any:
+        """`condition` in simple terms; where it depends on the lane, this nest must not be vectors."""
+        if isinstance(condition, (bool, Scalar)):
+            return condition
+        simple = self.emitter.simplify(condition)
+        if isinstance(simple, tirx.IntImm):
+            return bool(int(simple))
+        nest = self.nest
+        lane = None if nest is None or isinstance(nest.lane, int) else nest.lane
+        if nest is not None and lane is not None and nest.number not in self.plan.scalar and _mentions(simple, lane):
+            self.plan.scalar.add(nest.number)
+            raise _Again
+        return simple
+
+    # ---- loops ----------------------------------------------------------------------------------------------------
+
+    def _write(self, target: Tensor, element: Callable[..., Scalar]) -> None:
+        """Loops over all elements of `target`. Lanes beyond the channels of a blocked tensor become 0."""
+        shape, block = target.type.concrete, block_of(target.type.layout)
+        if 0 in shape:
+            return
+        if block:
+            n, c, h, w = shape
+            for first, blocks, lanes in ((0, c // block, block), (c // block, 1, c % block)):
+                if blocks and lanes:
+                    self._loops(
+                        (n, blocks, h, w),
+                        lanes,
+                        lambda i, lane, first=first: (i[0], (i[1] + first) * block + lane, i[2], i[3]),
+                        target,
+                        element,
+                        fill=block - lanes,
+                    )
+        elif not shape:
+            self._loops((), 1, lambda i, lane: (), target, element)
+        else:
+            whole, rest = divmod(shape[-1], self.lanes)
+            for first, count, lanes in ((0, whole, self.lanes), (whole * self.lanes, 1, rest)):
+                if count and lanes:
+                    self._loops(
+                        (*shape[:-1], count),
+                        lanes,
+                        lambda i, lane, first=first: (*i[:-1], first + i[-1] * self.lanes + lane),
+                        target,
+                        element,
+                    )
+
+    def _loops(
+        self,
+        outer: tuple[int, ...],
+        lanes: int,
+        index_of: Callable[[tuple[Any, ...], Any], Index],
+        target: Tensor,
+        element: Callable[..., Scalar],
+        fill: int = 0,
+    ) -> None:
+        emitter, number = self.emitter, self.nests
+        self.nests += 1
+        vectors = number not in self.plan.scalar
+        shared = 0
+        if prod(outer) * lanes * self._weight(number) >= _PARALLEL:
+            while shared < len(outer) and prod(outer[:shared]) < 8:
+                shared += 1
+        with emitter.parallel(prod(outer[:shared])) as work, self._nested(outer[shared:]) as inner:
+            index: list[Any] = []
+            for extent in reversed(outer[:shared]):
+                work, rest = emitter.divmod(work, extent)
+                index.insert(0, rest)
+            position = (*index, *inner)
+            sums = self.plan.sums.get(number, 0)
+            accumulators = emitter.registers(sums, lanes if vectors else 1, self.dtype) if sums else None
+            with emitter.lanes(lanes) if vectors else emitter.serial(lanes) as lane:
+                point = index_of(position, lane)
+                self.nest = _Nest(number, target.type.concrete, point, lane, accumulators)
+                value = element(*point)
+                emitter.store(target.buffer, value, target.position(point))
+                self.nest = None
+            if fill:
+                with emitter.serial(fill, lanes) as lane:
+                    point = index_of(position, lane)
+                    emitter.store(target.buffer, tirx.const(0, target.type.dtype), target.position(point))
+
+    def _weight(self, number: int) -> int:
+        """A guess at the work of an element: a reduction is long."""
+        return 64 if self.plan.sums.get(number) else 1
+
+
+def _mentions(expr: Any, variable: Any) -> bool:
+    return any(variable.same_as(free) for free in tirx.analysis.undefined_vars(expr))

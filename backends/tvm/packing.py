@@ -1,0 +1,74 @@
+"""How a frozen operand is stored for a kernel: a function of its logical array, run once when a network is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specc.ir.types import TensorType, block_of
+
+
+@dataclass(frozen=True)
+class Packing:
+    """One of
+
+    plain               as it is, row-major
+    blocked             [n, c, h, w] -> [n, ceil(c / block), h, w, block], zeros beyond c
+    padded              [..., c, ...] -> [ceil(c / block) * block], every other extent being 1, zeros beyond c
+    convolution         [o, i, kh, kw] -> [ceil(o / block), ceil(i / inner), kh, kw, inner, block], zeros beyond
+    depthwise           [c, 1, kh, kw] -> [ceil(c / block), kh, kw, block], zeros beyond
+    matrix              [o, i] -> [ceil(o / block), i, block], zeros beyond
+    """
+
+    kind: str
+    block: int = 1
+    inner: int = 1
+
+    def shape(self, logical: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the packed array."""
+        return self.apply(np.empty(logical, np.int8)).shape
+
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The packed array, contiguous, of the same dtype."""
+        packed: NDArray[Any] = getattr(self, f"_{self.kind}")(array)
+        return packed.copy(order="C")
+
+    def _plain(self, a: NDArray[Any]) -> NDArray[Any]:
+        return a
+
+    def _blocked(self, a: NDArray[Any]) -> NDArray[Any]:
+        n, _, h, w = a.shape
+        return _grown(a, 1, self.block).reshape(n, -1, self.block, h, w).transpose(0, 1, 3, 4, 2)
+
+    def _padded(self, a: NDArray[Any]) -> NDArray[Any]:
+        return _grown(a.reshape(-1), 0, self.block)
+
+    def _convolution(self, a: NDArray[Any]) -> NDArray[Any]:
+        a = _grown(_grown(a, 0, self.block), 1, self.inner)
+        o, i, kh, kw = a.shape
+        blocks = a.reshape(o // self.block, self.block, i // self.inner, self.inner, kh, kw)
+        return blocks.transpose(0, 2, 4, 5, 3, 1)
+
+    def _depthwise(self, a: NDArray[Any]) -> NDArray[Any]:
+        a = _grown(a, 0, self.block)
+        c, _, kh, kw = a.shape
+        return a.reshape(c // self.block, self.block, kh, kw).transpose(0, 2, 3, 1)
+
+    def _matrix(self, a: NDArray[Any]) -> NDArray[Any]:
+        a = _grown(a, 0, self.block)
+        return a.reshape(a.shape[0] // self.block, self.block, a.shape[1]).transpose(0, 2, 1)
+
+
+def of_type(type: TensorType) -> Packing:
+    """The packing that stores a logical array as `type` says."""
+    block = block_of(type.layout)
+    return Packing("blocked", block) if block else Packing("plain")
+
+
+def _grown(a: NDArray[Any], axis: int, multiple: int) -> NDArray[Any]:
+    """`a` with zeros behind it on `axis` up to a multiple of `multiple`."""
+    missing = -a.shape[axis] % multiple
+    return np.pad(a, [(0, missing if i == axis else 0) for i in range(a.ndim)]) if missing else a
