@@ -36,7 +36,7 @@ def layout(graph: Graph, block: int) -> Graph:
 
     block   channels in a block: the float32 lanes of the target's vectors
     """
-    graph = graph.copy()
+    graph = _plain(graph)
     blocked = choose(graph, block)
     name = f"NCHW{block}c"
     live = graph.live()
@@ -60,6 +60,17 @@ def layout(graph: Graph, block: int) -> Graph:
     for position, value in enumerate(graph.outputs):
         if graph.type(value).layout:
             graph.outputs[position] = converted_to(value, "", graph.node(value.node))
+    return graph
+
+
+def _plain(graph: Graph) -> Graph:
+    """A copy in which everything lies plainly: what was chosen before is no reason for the choice now."""
+    graph = graph.copy()
+    for identity in graph.order():
+        if graph.node(identity).op == "convert_layout":
+            graph.replace(Value(identity), graph.operands(identity)[0])
+    graph.prune()
+    graph.infer()
     return graph
 
 

@@ -1,0 +1,106 @@
+"""Fusion: which nodes share a kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from specc.diagnostics import SpeccError
+from specc.ir.graph import Graph
+from specc.ir.text import parse_graph
+from specc.ir.verify import verify
+from specc.passes.fusion import fuse
+from specc.testing import check_pass
+
+
+def groups(graph: Graph) -> list[list[str]]:
+    members: dict[int, list[str]] = {}
+    for identity in graph.live():
+        node = graph.node(identity)
+        if node.group is not None:
+            members.setdefault(node.group, []).append(node.op)
+    return list(members.values())
+
+
+def net(*lines: str, source: str = "float32[1, 8, 4, 4]") -> Graph:
+    weight = "param w: float32[8, 8, 1, 1] kaiming"
+    return parse_graph("\n".join(["graph Net", f"input x: {source}", weight, *lines]))
+
+
+def test_an_epilogue_joins_its_convolution() -> None:
+    graph = net(
+        "%0: float32[1, 8, 4, 4] = conv2d(x, @w)",
+        "%1: float32[1, 8, 4, 4] = gelu(%0)",
+        "%2: float32[1, 8, 4, 4] = add(%1, x)",
+        "return %2",
+    )
+    check_pass(fuse, graph)
+    assert groups(fuse(graph)) == [["conv2d", "gelu", "add"]]
+    assert groups(fuse(graph, epilogues=False)) == [["conv2d"], ["gelu"], ["add"]]
+
+
+def test_a_value_that_others_need_ends_a_group() -> None:
+    graph = net(
+        "%0: float32[1, 8, 4, 4] = conv2d(x, @w)",
+        "%1: float32[1, 8, 4, 4] = gelu(%0)",
+        "%2: float32[1, 8, 4, 4] = add(%1, %0)",
+        "return %2",
+    )
+    assert groups(fuse(graph)) == [["conv2d"], ["gelu", "add"]]
+
+
+def test_a_sum_joins_the_branch_that_is_computed_last() -> None:
+    graph = net(
+        "%0: float32[1, 8, 4, 4] = conv2d(x, @w)",
+        "%1: float32[1, 8, 4, 4] = relu(x)",
+        "%2: float32[1, 8, 4, 4] = conv2d(%1, @w)",
+        "%3: float32[1, 8, 4, 4] = add(%0, %2)",
+        "return %3",
+    )
+    check_pass(fuse, graph)
+    assert groups(fuse(graph)) == [["conv2d"], ["relu"], ["conv2d", "add"]]
+
+
+def test_a_broadcast_result_does_not_join_the_small_operand() -> None:
+    graph = net(
+        "%0: float32[1, 8, 1, 1] = mean(x) {axes=(2, 3); keep=True}",
+        "%1: float32[1, 8, 1, 1] = sigmoid(%0)",
+        "%2: float32[1, 8, 4, 4] = mul(x, %1)",
+        "return %2",
+    )
+    check_pass(fuse, graph)
+    assert groups(fuse(graph)) == [["mean", "sigmoid"], ["mul"]]
+
+
+def test_squeeze_excite_is_one_kernel_up_to_its_gate() -> None:
+    graph = net(
+        "%0: float32[1, 8, 1, 1] = mean(x) {axes=(2, 3); keep=True}",
+        "%1: float32[1, 8, 1, 1] = conv2d(%0, @w)",
+        "%2: float32[1, 8, 1, 1] = relu(%1)",
+        "%3: float32[1, 8, 1, 1] = conv2d(%2, @w)",
+        "%4: float32[1, 8, 1, 1] = sigmoid(%3)",
+        "%5: float32[1, 8, 4, 4] = mul(x, %4)",
+        "return %5",
+    )
+    check_pass(fuse, graph)
+    assert groups(fuse(graph)) == [["mean", "conv2d", "relu", "conv2d", "sigmoid"], ["mul"]]
+
+
+def test_a_view_has_no_kernel() -> None:
+    graph = net(
+        "%0: float32[1, 8, 4, 4] = relu(x)",
+        "%1: float32[1, 128] = reshape(%0) {shape=(1, 128)}",
+        "%2: float32[1, 128] = tanh(%1)",
+        "return %2",
+    )
+    assert groups(fuse(graph)) == [["relu"], ["tanh"]]
+
+
+def test_the_verifier_refuses_a_group_that_is_left_and_entered_again() -> None:
+    graph = net(
+        "%0: float32[1, 8, 4, 4] = relu(x) group 0",
+        "%1: float32[1, 8, 4, 4] = tanh(%0) group 1",
+        "%2: float32[1, 8, 4, 4] = add(%0, %1) group 0",
+        "return %2",
+    )
+    with pytest.raises(SpeccError, match="groups 0, 1 are not convex"):
+        verify(graph)

@@ -1,0 +1,289 @@
+"""Re-parameterization: what must merge, what must not and why, always equal in float64."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from specc.ir.graph import Graph, Value
+from specc.ir.types import TensorType
+from specc.passes.canonicalize import canonicalize
+from specc.passes.reparam import reparam
+from specc.passes.rewrite import Journal
+from specc.testing import check_pass
+
+Build = Callable[[Graph, Value], Value]
+
+
+def network(build: Build, *shape: int) -> Graph:
+    graph = Graph("Net")
+    x = graph.input("x", TensorType(shape))
+    graph.outputs = [build(graph, x)]
+    return graph
+
+
+def live_operators(graph: Graph) -> Counter[str]:
+    return Counter(graph.node(identity).op for identity in graph.live())
+
+
+def conv(graph: Graph, x: Value, out: int, path: str, **arguments: object) -> Value:
+    return graph.call("conv2d", [x], {"out": out, "bias": False, **arguments}, path)
+
+
+def conv_bn(graph: Graph, x: Value, out: int, path: str, **arguments: object) -> Value:
+    return graph.call("batch_norm", [conv(graph, x, out, f"{path}.c", **arguments)], {}, f"{path}.bn")
+
+
+def total(graph: Graph, *terms: Value) -> Value:
+    result = terms[0]
+    for term in terms[1:]:
+        result = graph.apply("add", [result, term])
+    return result
+
+
+def bn(graph: Graph, x: Value, path: str, **arguments: object) -> Value:
+    return graph.call("batch_norm", [x], arguments, path)
+
+
+def scale(graph: Graph, x: Value, *shape: int) -> Value:
+    return graph.apply("mul", [x, graph.parameter("gamma", TensorType(shape), "ones")])
+
+
+def linear(graph: Graph, x: Value, out: int, path: str, **arguments: object) -> Value:
+    return graph.call("linear", [x], {"out": out, **arguments}, path)
+
+
+IMAGE, VECTOR = (2, 6, 7, 5), (3, 6)
+ONE_CONV, ONE_LINEAR = {"conv2d": 1}, {"linear": 1}
+
+MERGES: dict[str, tuple[Build, tuple[int, ...], dict[str, int]]] = {
+    "batch norm behind a convolution": (lambda g, x: conv_bn(g, x, 4, "a", k=3), IMAGE, ONE_CONV),
+    "batch norm without weights": (lambda g, x: bn(g, conv(g, x, 4, "a", k=3), "b", affine=False), IMAGE, ONE_CONV),
+    "batch norm behind a convolution with bias": (
+        lambda g, x: bn(g, conv(g, x, 4, "a", k=3, bias=True), "b"),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "batch norm behind a linear": (lambda g, x: bn(g, linear(g, x, 4, "a"), "b"), VECTOR, ONE_LINEAR),
+    "batch norm before a linear": (lambda g, x: linear(g, bn(g, x, "b"), 4, "a", bias=False), VECTOR, ONE_LINEAR),
+    "batch norm before an unpadded convolution": (
+        lambda g, x: conv(g, bn(g, x, "b"), 4, "a", k=3, p=0),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "batch norm before a grouped convolution": (
+        lambda g, x: conv(g, bn(g, x, "b"), 9, "a", k=3, p=0, groups=3),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "two batch norms in a row": (lambda g, x: bn(g, conv_bn(g, x, 4, "a", k=3), "b"), IMAGE, ONE_CONV),
+    "RepVGG, stride 1": (
+        lambda g, x: total(g, conv_bn(g, x, 6, "a", k=3), conv_bn(g, x, 6, "b", k=1), bn(g, x, "c")),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "RepVGG, identity first": (
+        lambda g, x: total(g, bn(g, x, "c"), conv_bn(g, x, 6, "b", k=1), conv_bn(g, x, 6, "a", k=3)),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "RepVGG, stride 2": (
+        lambda g, x: total(g, conv_bn(g, x, 8, "a", k=3, s=2), conv_bn(g, x, 8, "b", k=1, s=2)),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "a 1x1 beside a 5x5": (
+        lambda g, x: total(g, conv_bn(g, x, 4, "a", k=1), conv_bn(g, x, 4, "b", k=5)),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "RepViT's token mixer": (
+        lambda g, x: bn(
+            g,
+            total(g, conv_bn(g, x, 6, "a", k=3, groups=6), conv(g, x, 6, "b", k=1, groups=6, bias=True), x),
+            "c",
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "ACNet's asymmetric kernels": (
+        lambda g, x: total(
+            g, conv_bn(g, x, 4, "a", k=[1, 3]), conv_bn(g, x, 4, "b", k=[3, 1]), conv_bn(g, x, 4, "c", k=3)
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "dilated branches into a large kernel": (
+        lambda g, x: total(
+            g,
+            conv_bn(g, x, 6, "a", k=7, groups=6),
+            conv_bn(g, x, 6, "b", k=3, d=3, groups=6),
+            conv_bn(g, x, 6, "c", k=3, d=[1, 2], groups=6),
+        ),
+        (1, 6, 9, 8),
+        ONE_CONV,
+    ),
+    "two kernels of one dilation": (
+        lambda g, x: total(g, conv_bn(g, x, 4, "a", k=3, d=2), conv_bn(g, x, 4, "b", k=1)),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "an even kernel with the identity": (
+        lambda g, x: total(g, conv(g, x, 6, "a", k=2, p=[0, 1, 1, 0]), x),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "stride 2 with padding that not every branch reads": (
+        lambda g, x: total(g, conv(g, x, 4, "a", k=3, s=2, p=[1, 1, 0, 0]), conv(g, x, 4, "b", k=1, s=2, p=0)),
+        (1, 6, 8, 6),
+        ONE_CONV,
+    ),
+    "a grouped convolution and the identity": (
+        lambda g, x: total(g, x, conv_bn(g, x, 6, "a", k=3, groups=3)),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "layer scale": (lambda g, x: scale(g, conv(g, x, 4, "a", k=3, bias=True), 4, 1, 1), IMAGE, ONE_CONV),
+    "a number as scale": (lambda g, x: scale(g, conv_bn(g, x, 4, "a", k=3), 1), IMAGE, ONE_CONV),
+    "a number as shift": (
+        lambda g, x: g.apply("add", [conv(g, x, 4, "a", k=3), g.constant(0.5)]),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "the same branch twice": (lambda g, x: (lambda y: g.apply("add", [y, y]))(conv(g, x, 4, "a")), IMAGE, ONE_CONV),
+    "half the sum of two heads": (
+        lambda g, x: g.apply(
+            "div",
+            [
+                total(g, linear(g, bn(g, x, "a"), 4, "b"), linear(g, bn(g, x, "c"), 4, "d", bias=False)),
+                g.constant(2.0),
+            ],
+        ),
+        VECTOR,
+        ONE_LINEAR,
+    ),
+    "a linear and the identity, scaled": (
+        lambda g, x: total(g, linear(g, x, 6, "a"), scale(g, x, 6)),
+        VECTOR,
+        ONE_LINEAR,
+    ),
+    "RepBN: a batch norm and its scaled input, into the next linear": (
+        lambda g, x: linear(g, total(g, bn(g, x, "b"), scale(g, x, 1)), 4, "a"),
+        VECTOR,
+        ONE_LINEAR,
+    ),
+    "the identity of another sum stays": (
+        lambda g, x: (lambda y: total(g, y, conv_bn(g, y, 6, "a", k=3)))(g.apply("relu", [x])),
+        IMAGE,
+        {"relu": 1, "conv2d": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_merges(name: str) -> None:
+    build, shape, expected = MERGES[name]
+    graph = network(build, *shape)
+    check_pass(reparam, graph)
+    merged = reparam(canonicalize(graph))
+    assert live_operators(merged) == expected
+
+
+def _twice_used(g: Graph, x: Value) -> Value:
+    y = conv(g, x, 6, "a", k=3)
+    return total(g, bn(g, y, "b"), g.apply("relu", [y]))
+
+
+REFUSALS: dict[str, tuple[Build, dict[str, int], str]] = {
+    "a result that others need": (
+        _twice_used,
+        {"conv2d": 1, "mul": 1, "add": 2, "relu": 1},
+        "the result of `conv2d` is used 2 times",
+    ),
+    "zero padding behind a shift": (
+        lambda g, x: conv(g, bn(g, x, "b"), 4, "a", k=3),
+        {"mul": 1, "add": 1, "conv2d": 1},
+        "at the border",
+    ),
+    "different strides": (
+        lambda g, x: total(g, conv(g, x, 4, "a", k=3, s=2, p=[4, 3, 4, 3]), conv(g, x, 4, "b", k=1)),
+        {"conv2d": 2, "add": 1},
+        "differ in stride",
+    ),
+    "different groups": (
+        lambda g, x: total(g, conv(g, x, 6, "a", k=3, groups=6), conv(g, x, 6, "b", k=3)),
+        {"conv2d": 2, "add": 1},
+        "differ in groups",
+    ),
+    "a sum that costs more than its parts": (
+        lambda g, x: total(g, conv(g, x, 4, "a", k=[1, 5]), conv(g, x, 4, "b", k=[5, 1])),
+        {"conv2d": 2, "add": 1},
+        "would cost",
+    ),
+    "the identity beside a change of channels": (
+        lambda g, x: total(g, conv(g, x, 1, "a", k=1), x),
+        {"conv2d": 1, "add": 1},
+        "the convolution changes",
+    ),
+    "a scale that differs within a channel": (
+        lambda g, x: scale(g, conv(g, x, 4, "a", k=3), 7, 5),
+        {"conv2d": 1, "mul": 1},
+        "differs within a channel",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refuses_with_the_reason(name: str) -> None:
+    build, expected, reason = REFUSALS[name]
+    graph = network(build, *IMAGE)
+    check_pass(reparam, graph)
+    journal = Journal()
+    assert live_operators(reparam(graph, journal)) == expected
+    assert any(reason in (event.reason or "") for event in journal.refused), journal.refused
+
+
+NEAR_MISSES: dict[str, tuple[Build, dict[str, int]]] = {
+    "a relu between": (
+        lambda g, x: bn(g, g.apply("relu", [conv(g, x, 6, "a", k=3)]), "b"),
+        {"conv2d": 1, "relu": 1, "mul": 1, "add": 1},
+    ),
+    "branches of different inputs": (
+        lambda g, x: total(g, conv(g, x, 6, "a", k=3), conv(g, g.apply("relu", [x]), 6, "b", k=3)),
+        {"conv2d": 2, "relu": 1, "add": 1},
+    ),
+    "a kernel that depends on the input": (
+        lambda g, x: g.apply(
+            "mul", [g.apply("conv2d", [x, g.apply("reshape", [x], {"shape": (14, 6, 5, 1)})]), g.constant(2.0)]
+        ),
+        {"conv2d": 1, "reshape": 1, "mul": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_leaves_what_is_not_linear(name: str) -> None:
+    build, expected = NEAR_MISSES[name]
+    graph = network(build, *((1, 6, 14, 5) if "kernel" in name else IMAGE))
+    check_pass(reparam, graph)
+    assert live_operators(reparam(graph)) == expected
+
+
+def test_merged_nodes_keep_the_name_of_the_sum() -> None:
+    build, shape, _ = MERGES["RepViT's token mixer"]
+    graph = reparam(network(build, *shape))
+    assert [graph.node(i).path for i in graph.live()] == ["c"]
+
+
+def test_shared_weights_stay_shared() -> None:
+    """One kernel used twice, each time with a batch norm of its own: two kernels after folding, both right."""
+    graph = Graph("Net")
+    x = graph.input("x", TensorType(IMAGE))
+    first = conv(graph, x, 6, "a", k=3)
+    _, weight = graph.operands(first.node)
+    second = graph.apply("conv2d", [graph.apply("relu", [first]), weight], graph.node(first.node).attrs)
+    graph.outputs = [bn(graph, second, "b"), first]
+    check_pass(reparam, graph)
+    assert live_operators(reparam(graph)) == {"conv2d": 2, "relu": 1}
