@@ -1,1 +1,48 @@
-"""specc: a declarative graph compiler."""
+"""A declarative graph compiler: a network's text --> a verified artifact. See docs/architecture.md.
+
+    net = specc.load("examples/repvit.specc", variant="m1_1")
+    artifact = specc.compile(net, weights="w.safetensors", shapes={"n": 1})
+    (logits,) = artifact(image)
+    artifact.save("repvit.artifact")
+
+Importing this package imports nothing else; each name below is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specc.diagnostics import Diagnostic as Diagnostic
+    from specc.diagnostics import SpeccError as SpeccError
+    from specc.driver import compile as compile
+    from specc.driver import load as load
+    from specc.driver import to_torch as to_torch
+    from specc.ir.graph import Graph as Graph
+    from specc.runtime import Artifact as Artifact
+    from specc.runtime import open as open
+
+__version__ = "0.1.0"
+__all__ = ["Artifact", "Diagnostic", "Graph", "SpeccError", "compile", "load", "open", "to_torch"]
+
+_HOMES = {
+    "Artifact": "specc.runtime",
+    "Diagnostic": "specc.diagnostics",
+    "Graph": "specc.ir.graph",
+    "SpeccError": "specc.diagnostics",
+    "compile": "specc.driver",
+    "load": "specc.driver",
+    "open": "specc.runtime",
+    "to_torch": "specc.driver",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module `specc` has no attribute `{name}`")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

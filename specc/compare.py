@@ -32,3 +32,8 @@ def difference(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> 
         return 0.0
     apart, scale = float(np.abs(a - b).max()), float(np.abs(b).max())
     return apart / scale if scale else (math.inf if apart else 0.0)
+
+
+def finite(value: float) -> float | None:
+    """The value for JSON, which has no infinities."""
+    return value if math.isfinite(value) else None

@@ -79,7 +79,7 @@ class Artifact:
                 self._main = _load_library(ffi, self.contents.library)
                 self._weights = [ffi.from_dlpack(_aligned(weight)) for weight in self.contents.weights]
 
-    def __call__(self, *arrays: Array, **named: Array) -> list[Array]:
+    def __call__(self, /, *arrays: Array, **named: Array) -> list[Array]:
         inputs = self._inputs(arrays, named)
         self.load()
         assert self._main is not None

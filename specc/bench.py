@@ -1,0 +1,190 @@
+"""Latency of an artifact beside the peers that a user would take instead: one process, equal numbers of threads.
+
+How it is measured, and why so:
+
+- Every peer gets its best form: the *re-parameterized* graph with its weights already merged, not the trained one;
+  torch in the memory format that is faster here; ONNX Runtime from that torch module, with all its optimizations and
+  with its threads spinning as they do by default.
+- The contenders take turns in short blocks, round after round, in changing order: what else happens on the machine,
+  and how its clock moves, then meets all alike. One long run after the other would compare different machines.
+- A pool's threads spin for a while after its last call and take a core from the next contender. So a pause stands
+  before each block, and the first calls in a block are not counted: they wake the pool and fill the caches.
+- Medians, with the 10th and 90th percentile as spread; the ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specc.artifact import Array
+from specc.compare import difference, finite
+from specc.diagnostics import did_you_mean, error
+from specc.ir.graph import Graph
+from specc.runtime import Artifact
+
+PEERS = ("torch", "onnxruntime")
+OURS = "specc"
+BLOCK, WARM_UP, PAUSE = 10, 3, 0.05
+"""Counted calls in a block, uncounted ones before them, and seconds of rest before these."""
+
+Call = Callable[[], Sequence[Array]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The latency of one contender. `form` says what exactly ran; `apart` is how far it is from the first's results."""
+
+    name: str
+    form: str
+    milliseconds: tuple[float, ...]
+    apart: float
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.milliseconds))
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The 10th and the 90th percentile."""
+        low, high = np.percentile(self.milliseconds, (10, 90))
+        return float(low), float(high)
+
+    def to_json(self, ours: float, compared: bool = True) -> dict[str, Any]:
+        """A plain dictionary for `--json`; `ours` is the artifact's median."""
+        low, high = self.spread
+        return {
+            "name": self.name,
+            "form": self.form,
+            "calls": len(self.milliseconds),
+            "median_ms": self.median,
+            "p10_ms": low,
+            "p90_ms": high,
+            "ratio": self.median / ours,
+            "difference": finite(self.apart) if compared else None,
+        }
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to be measured: it makes its inputs ready once and is then called without arguments."""
+
+    name: str
+    form: str
+    call: Call
+
+
+def bench(contenders: Sequence[Contender], seconds: float = 5.0) -> list[Timing]:
+    """Measures all contenders in turns for about `seconds` each; the first one's results are the expected ones."""
+    expected = contenders[0].call()
+    apart = [max(map(difference, contender.call(), expected), default=0.0) for contender in contenders]
+    times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    spent = dict.fromkeys(times, 0.0)
+    turn = 0
+    while min(spent.values()) < seconds:
+        for contender in [*contenders[turn % len(contenders) :], *contenders[: turn % len(contenders)]]:
+            time.sleep(PAUSE)
+            begin = time.perf_counter()
+            for _ in range(WARM_UP):
+                contender.call()
+            for _ in range(BLOCK):
+                start = time.perf_counter()
+                contender.call()
+                times[contender.name].append((time.perf_counter() - start) * 1e3)
+            spent[contender.name] += time.perf_counter() - begin
+        turn += 1
+    return [Timing(c.name, c.form, tuple(times[c.name]), distance) for c, distance in zip(contenders, apart)]
+
+
+def ours(artifact: Artifact, inputs: Sequence[Array]) -> Contender:
+    """The artifact itself."""
+    return Contender(OURS, artifact.manifest.machine.target, lambda: artifact(*inputs))
+
+
+def check_peers(names: Sequence[str]) -> None:
+    """Raises S1001 for a name that is no peer's, S1005 for a peer that is not installed."""
+    for name in names:
+        if name not in PEERS:
+            raise error(
+                "S1001", f"there is no peer `{name}`; there are {', '.join(PEERS)}", notes=did_you_mean(name, PEERS)
+            )
+        if importlib.util.find_spec(name) is None:
+            raise error("S1005", f"{name} is not installed", notes=('`pip install "specc[peers]"` brings the peers',))
+
+
+def peers(
+    names: Sequence[str],
+    graph: Graph,
+    weights: Mapping[str, Array],
+    inputs: Sequence[Array],
+    threads: int,
+) -> list[Contender]:
+    """The contenders called `names`, each running the merged form of `graph` (specialized) with `weights`."""
+    from specc.backends.torch import to_inference
+    from specc.passes.canonicalize import canonicalize
+    from specc.passes.reparam import reparam
+
+    module = to_inference(canonicalize(reparam(canonicalize(graph))), weights)
+    makers = {"torch": _torch, "onnxruntime": _onnxruntime}
+    return [makers[name](module, inputs, threads) for name in names]
+
+
+def _torch(module: Any, inputs: Sequence[Array], threads: int) -> Contender:
+    """Eager PyTorch, with activations and weights in the memory format in which it is faster."""
+    import copy
+
+    import torch
+
+    torch.set_num_threads(threads)
+    forms = {"eager, contiguous": (module, [torch.from_numpy(array) for array in inputs])}
+    if any(array.ndim == 4 for array in inputs):
+        tensors = [t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in map(torch.from_numpy, inputs)]
+        last = copy.deepcopy(module).to(memory_format=torch.channels_last)
+        forms["eager, channels last"] = (last, tensors)
+
+    def caller(run: Any, tensors: Sequence[Any]) -> Call:
+        def call() -> list[Array]:
+            with torch.inference_mode():
+                results = run.forward(*tensors)  # past the module's own checks of its inputs
+            return [r.numpy() for r in (results if isinstance(results, tuple) else (results,))]
+
+        return call
+
+    calls = {form: caller(*parts) for form, parts in forms.items()}
+    return Contender("torch", *min(calls.items(), key=lambda item: _quick_median(item[1])))
+
+
+def _quick_median(call: Call) -> float:
+    samples = []
+    for _ in range(WARM_UP + BLOCK):
+        start = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - start)
+    return float(np.median(samples[WARM_UP:]))
+
+
+def _onnxruntime(module: Any, inputs: Sequence[Array], threads: int) -> Contender:
+    """ONNX Runtime on the CPU, from the torch module by PyTorch's own exporter."""
+    import io
+    import warnings
+
+    import onnxruntime
+    import torch
+
+    names = [f"input{number}" for number in range(len(inputs))]
+    file = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the exporter that writes without onnxscript says that it is the older one
+        tensors = tuple(torch.from_numpy(array) for array in inputs)
+        torch.onnx.export(module, tensors, file, input_names=names, dynamo=False, opset_version=18)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    given = {i.name: array for i, array in zip(session.get_inputs(), inputs, strict=True)}
+    return Contender("onnxruntime", onnxruntime.__version__, lambda: list(session.run(None, given)))

@@ -1,0 +1,40 @@
+"""The command line: words --> a call of the driver --> data on stdout, messages on stderr, an exit code.
+
+A module for each command. They import what they need when they run, so that `specc --help` costs no more than click.
+See `specc.terminal` for the exit codes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from specc import __version__, terminal
+from specc.cli.bench import bench
+from specc.cli.check import check
+from specc.cli.compile import compile
+from specc.cli.run import run
+from specc.cli.show import show
+from specc.cli.verify import verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="specc")
+def cli() -> None:
+    """Compile neural networks written as text to verified artifacts."""
+
+
+for command in (check, show, compile, run, verify, bench):
+    cli.add_command(command)
+
+
+def execute(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line; the exit code."""
+    return terminal.guarded(lambda: cli.main(arguments, prog_name="specc", standalone_mode=False))
+
+
+def main() -> None:
+    """The entry point of `specc`."""
+    sys.exit(execute())

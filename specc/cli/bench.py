@@ -1,0 +1,76 @@
+"""`specc bench`: latency beside the peers'."""
+
+from __future__ import annotations
+
+import click
+
+from specc.cli.options import compilation, compiling_options, json_option, load_spec, print_json, threads_option
+from specc.diagnostics import error
+from specc.terminal import say
+
+
+@click.command()
+@click.argument("spec", metavar="FILE[:VARIANT]|ARTIFACT")
+@click.option("--against", default="torch,onnxruntime", show_default=True, help="Peers, separated by commas.")
+@compiling_options
+@threads_option
+@click.option("--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="For each contender.")
+@json_option
+def bench(
+    spec: str,
+    against: str,
+    weights: str | None,
+    target: str,
+    shapes: dict[str, int] | None,
+    level: int,
+    threads: int | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Measure an artifact's latency beside its peers', in turns and with equal threads."""
+    from specc import bench as stopwatch
+    from specc import driver, report, runtime, sample
+    from specc.artifact import is_artifact
+    from specc.ir.graph import specialize
+    from specc.ir.text import parse_graph
+
+    names = [name.strip() for name in against.split(",") if name.strip()]
+    stopwatch.check_peers(names)
+    if is_artifact(spec):
+        if shapes:
+            raise error("S1006", f"{spec} is compiled: its shapes cannot be chosen any more")
+        artifact = runtime.open(spec, threads)
+        graph = parse_graph(artifact.manifest.facts["spec"]["graph"], spec)
+        same = weights is not None or "seed" in artifact.manifest.facts["weights"]
+    else:
+        graph, same = specialize(load_spec(spec), shapes), True
+        with compilation(graph.name) as observe:
+            compiled = driver.compile(graph, target, weights, level=level, progress=observe)
+        artifact = runtime.Artifact(compiled.contents, threads)
+    if weights is None:
+        say("no --weights: the peers run with random ones" + ("" if same else ", so results are not compared"))
+    values, _ = driver.find_weights(graph, weights)
+    inputs = sample.draw(artifact.manifest.inputs)
+    contenders = [stopwatch.ours(artifact, inputs)]
+    contenders += stopwatch.peers(names, graph, values, inputs, artifact.threads)
+    timings = stopwatch.bench(contenders, seconds)
+    best = timings[0].median
+    if as_json:
+        found = [timing.to_json(best, same) for timing in timings]
+        print_json({"network": artifact.manifest.network, "threads": artifact.threads, "timings": found})
+        return
+    click.echo(f"{artifact.manifest.network}, {artifact.threads} threads, milliseconds")
+    rows = [
+        {
+            "": timing.name,
+            "median": f"{timing.median:.2f}",
+            "p10": f"{timing.spread[0]:.2f}",
+            "p90": f"{timing.spread[1]:.2f}",
+            "ratio": f"{timing.median / best:.2f}",
+            "difference": f"{timing.apart:.1e}" if same else "-",
+            "calls": str(len(timing.milliseconds)),
+            "form": timing.form,
+        }
+        for timing in timings
+    ]
+    click.echo(report.table(rows, right=("median", "p10", "p90", "ratio", "difference", "calls")))

@@ -1,0 +1,56 @@
+"""`specc compile`: a spec --> an artifact."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from specc.cli.options import (
+    compilation,
+    compiling_options,
+    json_option,
+    load_spec,
+    mention_weights,
+    print_json,
+    spec_argument,
+    split_spec,
+)
+from specc.terminal import say
+
+
+@click.command()
+@spec_argument
+@compiling_options
+@click.option("-o", "--output", type=click.Path(), required=True, help="The file to write.")
+@click.option("--dump", type=click.Path(), metavar="DIR", help="Write the graph's text after every pass here.")
+@json_option
+def compile(
+    spec: str,
+    weights: str | None,
+    target: str,
+    shapes: dict[str, int] | None,
+    level: int,
+    output: str,
+    dump: str | None,
+    as_json: bool,
+) -> None:
+    """Compile a network to one file."""
+    from specc import driver
+
+    start = time.perf_counter()
+    path, _ = split_spec(spec)
+    graph = load_spec(spec)
+    mention_weights(weights)
+    with compilation(graph.name, tell=True) as observe:
+        artifact = driver.compile(
+            graph, target, weights, shapes, level, dump, progress=observe, sources=driver.spec_sources(path)
+        )
+    size = artifact.save(output)
+    manifest = artifact.manifest
+    seconds = time.perf_counter() - start
+    kernels = len(manifest.facts["kernels"])
+    say(f"{kernels} kernels for {manifest.machine.target}, {size / 1e6:.1f} MB in {output}, {seconds:.1f} s")
+    if as_json:
+        facts = {"output": output, "bytes": size, "seconds": seconds, "kernels": kernels}
+        print_json({**facts, "manifest": manifest.to_json()})

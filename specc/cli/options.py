@@ -1,0 +1,110 @@
+"""What several commands share: their options, `FILE[:VARIANT]`, and how they tell of a compilation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from specc import terminal
+from specc.terminal import say
+
+if TYPE_CHECKING:
+    from specc.driver import Observer, Progress
+    from specc.ir.graph import Graph
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _shapes(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, int] | None:
+    """`n=1,h=224,w=224` --> {"n": 1, "h": 224, "w": 224}."""
+    if value is None:
+        return None
+    shapes: dict[str, int] = {}
+    for part in value.split(","):
+        name, equals, extent = (text.strip() for text in part.partition("="))
+        if not equals or not name.isidentifier() or not extent.isdecimal():
+            raise click.BadParameter(f"`{part}` is not `name=number`, as in --shapes n=1,h=224,w=224")
+        if name in shapes:
+            raise click.BadParameter(f"`{name}` stands twice")
+        shapes[name] = int(extent)
+    return shapes
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+shapes_option = click.option("--shapes", callback=_shapes, metavar="n=1,h=224", help="Values of symbolic dimensions.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+target_option = click.option("--target", default="native", show_default=True, help="The machine to compile for.")
+level_option = click.option(
+    "-O", "level", type=click.IntRange(0, 2), default=2, show_default=True, help="Optimize: -O0..-O2."
+)
+weights_option = click.option("--weights", type=click.Path(), help="A checkpoint; without one, weights are drawn.")
+threads_option = click.option("--threads", type=int, help="Threads for a call; all cores without it.")
+tolerance_option = click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=1e-4,
+    show_default=True,
+    help="Of max |difference| / max |output|.",
+)
+compiling_options = _options(weights_option, target_option, shapes_option, level_option)
+spec_argument = click.argument("spec", metavar="FILE[:VARIANT]")
+artifact_argument = click.argument("path", metavar="ARTIFACT", type=click.Path())
+
+
+def split_spec(spec: str) -> tuple[str, str | None]:
+    """`FILE:VARIANT` in two; a file whose own name has a colon is taken as it is."""
+    path, colon, variant = spec.rpartition(":")
+    if not colon or Path(spec).exists():
+        return spec, None
+    return path, variant
+
+
+def load_spec(spec: str) -> Graph:
+    """The graph of `FILE[:VARIANT]`."""
+    from specc import driver
+
+    path, variant = split_spec(spec)
+    return driver.load(path, None, variant)
+
+
+def mention_weights(weights: str | None) -> None:
+    """Says so where weights are drawn."""
+    if weights is None:
+        say("no --weights: they are drawn from seed 0")
+
+
+class compilation:
+    """A progress bar; with `tell`, a line on stderr for every pass besides."""
+
+    def __init__(self, title: str, tell: bool = False) -> None:
+        self._bar, self._tell = terminal.progress(title), tell
+
+    def __enter__(self) -> Observer:
+        advance = self._bar.__enter__()
+
+        def observe(now: Progress) -> None:
+            if now.step and self._tell:
+                say(f"{now.step.name}: {now.step.summary} ({now.step.seconds:.2f} s)")
+            advance(now)
+
+        return observe
+
+    def __exit__(self, *problem: Any) -> None:
+        self._bar.__exit__(*problem)
+
+
+def print_json(value: Any) -> None:
+    """Writes a plain value to stdout."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -1,0 +1,56 @@
+"""`specc verify`: whether what a spec is compiled to computes what the spec says."""
+
+from __future__ import annotations
+
+import click
+
+from specc import terminal
+from specc.cli.options import (
+    compilation,
+    compiling_options,
+    json_option,
+    load_spec,
+    mention_weights,
+    print_json,
+    spec_argument,
+    tolerance_option,
+)
+from specc.diagnostics import SpeccError
+from specc.terminal import FAILED, FINE
+
+
+@click.command()
+@spec_argument
+@compiling_options
+@click.option("--per-pass", is_flag=True, help="Judge the graph after every pass too; name the first wrong node.")
+@tolerance_option
+@json_option
+def verify(
+    spec: str,
+    weights: str | None,
+    target: str,
+    shapes: dict[str, int] | None,
+    level: int,
+    per_pass: bool,
+    tolerance: float,
+    as_json: bool,
+) -> int:
+    """Compare what a network compiles to with its spec in float64; exit 1 if they differ."""
+    from specc import verify as judge
+
+    graph = load_spec(spec)
+    mention_weights(weights)
+    with compilation(graph.name) as observe:
+        verdicts = judge.verify(graph, target, weights, shapes, level, per_pass, tolerance, observe)
+    holds = all(verdict.holds for verdict in verdicts)
+    if as_json:
+        print_json({"holds": holds, "verdicts": [verdict.to_json() for verdict in verdicts]})
+    else:
+        for verdict in verdicts:
+            word = "equal" if verdict.holds else "DIFFERENT"
+            apart = ", ".join(f"{name} {distance:.3g}" for name, distance in verdict.differences.items())
+            click.echo(f"{verdict.subject}: {word} (max |difference| / max |output|: {apart})")
+    found = [verdict.diagnostic for verdict in verdicts if verdict.diagnostic]
+    if found:
+        terminal.complain(SpeccError(*found))
+    return FINE if holds else FAILED

@@ -1,0 +1,167 @@
+"""The journey of a network: text --load--> graph --compile--> artifact.
+
+graph --specialize--> dimensions are numbers
+      --passes------> fewer nodes, groups, layouts
+      --freeze------> everything that depends on no input is an array
+      --lower-------> one function for a group, and the program that calls them
+      --build-------> a shared library
+      --judge-------> a sample with the outputs that the spec itself, not the optimized graph, gives in float64
+      --> artifact
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specc import __version__, runtime, sample, targets
+from specc.artifact import Array, Contents, Machine, Manifest, TensorSpec
+from specc.ir.graph import Graph, specialize
+from specc.ir.text import print_graph
+from specc.optimize import Step, run_passes
+from specc.runtime import Artifact
+from specc.targets import Target
+
+Weights = str | Path | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a compilation is: `done` of `total` units of a stage; `step` is the pass that was just done."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    step: Step | None = None
+
+
+Observer = Callable[[Progress], None]
+
+
+def load(path: str | Path, network: str | None = None, variant: str | None = None) -> Graph:
+    """The graph of a network of the file `path`; a file with several networks or variants needs a choice."""
+    from specc import grammar
+
+    return grammar.load(path, network, variant)
+
+
+def to_torch(graph: Graph, dtype: Any = None) -> Any:
+    """A trainable `nn.Module` of the graph, whose state_dict has the spec's names."""
+    from specc.backends import torch as backend
+
+    return backend.to_torch(graph, dtype)
+
+
+def compile(
+    graph: Graph,
+    target: str | Target = "native",
+    weights: Weights | None = None,
+    shapes: Mapping[str, int] | None = None,
+    level: int = 2,
+    dump: str | Path | None = None,
+    progress: Observer | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> Artifact:
+    """The artifact of `graph` for `target`.
+
+    weights   a checkpoint file, or arrays or tensors by key; None: random ones, from a fixed seed
+    shapes    values of symbolic dimensions; those that are not named have the spec's defaults
+    level     how much the passes do, 0 to 2
+    dump      a folder for the text of the graph after every pass
+    progress  is told of stages as they go on
+    sources   texts of the spec by file name, whose digest goes into the manifest (see `spec_sources`)
+    """
+    runtime.prepare()
+    from specc.backends import tvm as backend
+    from specc.backends.torch import evaluate, freeze
+    from specc.passes.registry import pipeline
+
+    told = progress or (lambda _: None)
+    machine = targets.find(target) if isinstance(target, str) else target
+    spec = specialize(graph, shapes)
+    values, origin = find_weights(graph, weights)
+    passes = pipeline(level, machine)
+    optimized, steps = run_passes(
+        spec,
+        passes,
+        Path(dump) if dump is not None else None,
+        observe=lambda step: told(Progress("passes", passes.index(step.transformation) + 1, len(passes), step)),
+    )
+    told(Progress("weights"))
+    frozen = freeze(optimized, values)
+    lowered = backend.lower(optimized, machine, frozen)
+    del frozen
+    library = backend.build(lowered, machine, lambda done, total: told(Progress("kernels", done, total)))
+    told(Progress("sample"))
+    inputs, outputs = interface(spec)
+    given = sample.draw(inputs)
+    expected = evaluate(spec, values, {i.name: array for i, array in zip(inputs, given)})
+    manifest = Manifest(
+        network=graph.name,
+        inputs=inputs,
+        outputs=outputs,
+        machine=Machine(machine.name, machine.architecture, machine.requires),
+        specc=__version__,
+        runtime=runtime.installed_runtime(),
+        facts={
+            "level": level,
+            "spec": {"graph": print_graph(spec), "files": digests(sources or {})},
+            "weights": origin,
+            "passes": [step.to_json() for step in steps],
+            "kernels": list(lowered.kernels),
+            "tuning": [],
+        },
+    )
+    outcome = [array.astype(o.dtype, copy=False) for o, array in zip(outputs, expected)]
+    return Artifact(Contents(manifest, library, lowered.weights, given, outcome))
+
+
+def interface(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """What a caller gives and gets: inputs by their names, outputs as `output`, or `output0`, `output1`, ..."""
+    nodes = [graph.node(i) for i in graph.inputs]
+    inputs = tuple(TensorSpec(n.attrs["name"], n.types[0].concrete, n.types[0].dtype) for n in nodes)
+    types = [graph.type(value) for value in graph.outputs]
+    names = ["output"] if len(types) == 1 else [f"output{number}" for number in range(len(types))]
+    return inputs, tuple(TensorSpec(name, type.concrete, type.dtype) for name, type in zip(names, types))
+
+
+def find_weights(graph: Graph, weights: Weights | None) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The values of the graph's parameters, and where they come from for the manifest; see `compile`."""
+    from specc.weights import match, random_weights, read_checkpoint
+
+    if weights is None:
+        return random_weights(graph), {"seed": 0}
+    checkpoint = read_checkpoint(weights) if isinstance(weights, (str, Path)) else _arrays(weights)
+    values = match(graph, checkpoint)
+    state = hashlib.blake2b(digest_size=32)
+    for key in sorted(graph.parameters):
+        array = np.ascontiguousarray(values[key])
+        state.update(f"{key} {array.dtype.name} {array.shape}\n".encode())
+        state.update(array.reshape(-1).view(np.uint8).data)
+    return values, {"digest": state.hexdigest()}
+
+
+def _arrays(weights: Mapping[str, Any]) -> dict[str, Array]:
+    """A state_dict's tensors as arrays."""
+    return {key: np.asarray(w.detach().cpu() if hasattr(w, "detach") else w) for key, w in weights.items()}
+
+
+def spec_sources(path: str | Path) -> dict[str, str]:
+    """The text of the spec at `path` and of all files that it uses, by name."""
+    from specc import grammar
+
+    return {file.name: file.read_text(encoding="utf-8") for file in grammar.spec_closure(path)}
+
+
+def digests(sources: Mapping[str, str]) -> dict[str, str]:
+    """The digest of each text, by name."""
+    return {name: _text_digest(text) for name, text in sorted(sources.items())}
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()

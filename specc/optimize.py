@@ -1,0 +1,140 @@
+"""Running passes: graph --each pass--> graph, with a record of what each one did, the text after it, and the claims.
+
+A claim (`ensure bn merges into conv2d`) is asked once re-parameterization has run; one that does not hold is an error
+at its place in the spec, with the reasons that the pass gave for refusing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specc.diagnostics import Diagnostic, Label, SpeccError
+from specc.files import replacing
+from specc.ir.graph import Graph, MergeClaim
+from specc.ir.text import print_graph
+from specc.ir.verify import verify
+from specc.passes.registry import Pass
+from specc.passes.rewrite import Journal
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pass that ran: what it was given and gave, and what its rules did and refused."""
+
+    transformation: Pass
+    before: Graph
+    after: Graph
+    journal: Journal
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The pass with its options."""
+        return str(self.transformation)
+
+    @property
+    def summary(self) -> str:
+        """What the pass did, in a line: `348 nodes into 182, 116 convolutions into 95, 119 batch norms into 0`."""
+        changes = []
+        for what, op in (("nodes", None), ("convolutions", "conv2d"), ("batch norms", "batch_norm")):
+            old, new = count_live(self.before, op), count_live(self.after, op)
+            if old != new:
+                changes.append(f"{old} {what} into {new}")
+        groups = count_groups(self.after)
+        if groups != count_groups(self.before):
+            changes.append(f"{count_live(self.after)} nodes into {groups} groups")
+        return ", ".join(changes) or "nothing to do"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record for a manifest; times are not in it, as they differ from run to run."""
+        fired: dict[str, int] = {}
+        for event in self.journal.events:
+            if event.fired:
+                fired[event.rule] = fired.get(event.rule, 0) + 1
+        return {"pass": self.name, "summary": self.summary, "rules": fired}
+
+
+def count_live(graph: Graph, op: str | None = None) -> int:
+    """How many nodes run with every inference; those that apply `op`, where it is given."""
+    return sum(op is None or graph.node(i).op == op for i in graph.live())
+
+
+def count_groups(graph: Graph) -> int:
+    """How many groups the fusion pass made."""
+    return len({graph.node(i).group for i in graph.structure} - {None})
+
+
+def run_passes(
+    graph: Graph,
+    passes: Sequence[Pass],
+    dump: Path | None = None,
+    verify_each: bool = False,
+    observe: Callable[[Step], None] | None = None,
+) -> tuple[Graph, list[Step]]:
+    """The graph after all `passes`, and what each did.
+
+    dump          a folder that gets the text of the graph before and after every pass
+    verify_each   holds every graph to the invariants of the IR
+    observe       is told of every step as it is done
+    Raises S0507 for claims that do not hold.
+    """
+    if dump is not None:
+        _dump(dump, 0, "spec", graph)
+    steps = []
+    for number, transformation in enumerate(passes, 1):
+        journal = Journal()
+        start = time.perf_counter()
+        after = transformation(graph, journal)
+        step = Step(transformation, graph, after, journal, time.perf_counter() - start)
+        if dump is not None:
+            _dump(dump, number, transformation.name, after)
+        if verify_each:
+            verify(after)
+        if transformation.name == "reparam":
+            check_claims(step)
+        steps.append(step)
+        if observe:
+            observe(step)
+        graph = after
+    return graph, steps
+
+
+def _dump(folder: Path, number: int, name: str, graph: Graph) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise SpeccError(Diagnostic("S0002", f"{folder} is no folder to write to: {problem.strerror}")) from None
+    with replacing(folder / f"{number:02}-{name}.txt") as file:
+        file.write(print_graph(graph).encode())
+
+
+def check_claims(step: Step) -> None:
+    """Raises `SpeccError` with one S0507 for every merge claim that does not hold in the graph after the step."""
+    at: dict[str, list[int]] = {}
+    for identity in step.after.live():
+        at.setdefault(step.after.node(identity).path, []).append(identity)
+    found: dict[tuple[object, str], Diagnostic] = {}
+    for claim in step.before.claims:
+        others = sorted({step.after.node(i).op for i in at.get(claim.path, [])} - set(claim.operators))
+        if others:
+            diagnostic = _broken_claim(step, claim, others)
+            found.setdefault((claim.span, diagnostic.message), diagnostic)  # once for all instances of a block
+    if found:
+        raise SpeccError(*found.values())
+
+
+def _broken_claim(step: Step, claim: MergeClaim, others: Sequence[str]) -> Diagnostic:
+    wanted, left = " or ".join(f"`{op}`" for op in claim.operators), ", ".join(f"`{op}`" for op in others)
+    refusals = [event for event in step.journal.events if not event.fired and event.path == claim.path]
+    notes = list(dict.fromkeys(f"{event.rule}: {event.reason}" for event in refusals))
+    return Diagnostic(
+        "S0507",
+        f"this does not merge into {wanted}: {left} is left",
+        (Label(claim.span),),
+        tuple(notes or ["no rule of the pass `reparam` matches it"]),
+        claim.stack,
+    )

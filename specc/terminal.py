@@ -1,0 +1,86 @@
+"""What a person sees beside the data: messages on stderr, in colour on a terminal; progress; and the end of a command.
+
+Exit codes: 0 fine, 1 a diagnostic or a failed check, 2 a wrong command line, 3 a mistake of specc's own, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from specc.diagnostics import SpeccError
+
+if TYPE_CHECKING:
+    from specc.driver import Progress
+
+FINE, FAILED, USAGE, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def say(text: str) -> None:
+    """A message to the person, on stderr."""
+    click.echo(text, err=True)
+
+
+def complain(problem: SpeccError) -> None:
+    """The diagnostics on stderr; in colour where that is a terminal and NO_COLOR does not forbid it."""
+    text = problem.render()
+    if not sys.stderr.isatty():
+        say(text)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    rendered = Text(text)
+    rendered.highlight_regex(r"(?m)^error\[\w+\]", "bold red")
+    rendered.highlight_regex(r"(?m)^ *(-->|\d* \||=)", "blue")
+    rendered.highlight_regex(r"(?m)^ *\| *\^[\^ ]*", "red")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(rendered)
+
+
+def guarded(action: Callable[[], int | None]) -> int:
+    """Runs a command to its exit code; whatever happens, the person sees a message and never a traceback."""
+    try:
+        return action() or FINE
+    except SpeccError as problem:
+        complain(problem)
+        return FAILED
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as problem:
+        problem.show()
+        return problem.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output has gone. What is still buffered must not raise once more at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as problem:
+        if os.environ.get("SPECC_DEBUG"):
+            traceback.print_exc()
+        say(f"error[S1099]: specc made a mistake: {type(problem).__name__}: {problem}")
+        if not os.environ.get("SPECC_DEBUG"):
+            say("  = this is a bug in specc, not in your file; SPECC_DEBUG=1 shows where it happened")
+        return OUR_FAULT
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[Progress], None]]:
+    """An observer of a compilation: a bar on stderr where that is a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda now: bar.update(task, description=now.stage, completed=now.done, total=now.total or None)

@@ -1,0 +1,155 @@
+"""The judge: whether what a network was compiled to still computes what its spec says.
+
+The spec's graph, before any pass, is evaluated by the reference in float64. Against it stand the graph after each pass,
+in float64 too (passes may change the order of sums, nothing else), and the artifact, in float32. The measure is
+`specc.compare.difference`.
+
+Where a pass is at fault, the node is looked for from the results upwards: a value of the new graph that the old graph
+computes as well is sound, so the first node on which nothing sound depends is where the two part. Values are compared
+by fingerprints (their size, their norm and their products with two random vectors), so that one graph's values
+need to be held at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from specc import sample, targets
+from specc.artifact import Array
+from specc.compare import TOLERANCE, difference, finite
+from specc.diagnostics import Diagnostic, Label
+from specc.driver import Observer, Progress, Weights, compile, find_weights, interface
+from specc.ir.graph import Graph, specialize
+
+PASS_TOLERANCE = 1e-8
+"""What float64 may differ when sums are taken in another order and batch norms are folded."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One comparison with the spec: after a pass, or of the artifact. `differences` has one number an output."""
+
+    subject: str
+    differences: Mapping[str, float]
+    tolerance: float
+    diagnostic: Diagnostic | None = None
+
+    @property
+    def holds(self) -> bool:
+        return all(apart <= self.tolerance for apart in self.differences.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary for `--json`."""
+        return {
+            "subject": self.subject,
+            "holds": self.holds,
+            "differences": {name: finite(apart) for name, apart in self.differences.items()},
+            "tolerance": self.tolerance,
+            "diagnostic": self.diagnostic.to_json() if self.diagnostic else None,
+        }
+
+
+def verify(
+    graph: Graph,
+    target: str = "native",
+    weights: Weights | None = None,
+    shapes: Mapping[str, int] | None = None,
+    level: int = 2,
+    per_pass: bool = False,
+    tolerance: float = TOLERANCE,
+    progress: Observer | None = None,
+) -> list[Verdict]:
+    """One verdict for each pass (with `per_pass`) and one for the artifact; the first that does not hold ends it."""
+    from specc.backends.torch import evaluate
+
+    told = progress or (lambda _: None)
+    machine = targets.find(target)
+    spec = specialize(graph, shapes)
+    values, _ = find_weights(graph, weights)
+    inputs, outputs = interface(spec)
+    given = {spec_.name: array for spec_, array in zip(inputs, sample.draw(inputs))}
+    names = [output.name for output in outputs]
+    expected = evaluate(spec, values, given)
+    verdicts: list[Verdict] = []
+    if per_pass:
+        from specc.passes.registry import pipeline
+
+        before, passes = spec, pipeline(level, machine)
+        for number, transformation in enumerate(passes, 1):
+            after = transformation(before)
+            results = evaluate(after, values, given)
+            apart = {name: difference(a, b) for name, a, b in zip(names, results, expected)}
+            verdict = Verdict(str(transformation), apart, PASS_TOLERANCE)
+            if not verdict.holds:
+                blamed = blame(str(transformation), before, after, values, given)
+                return [*verdicts, Verdict(verdict.subject, apart, PASS_TOLERANCE, blamed)]
+            verdicts.append(verdict)
+            before = after
+            told(Progress("verify", number, len(passes)))
+    artifact = compile(graph, machine, values, shapes, level, progress=progress)
+    results = artifact(**given)
+    apart = {name: difference(a, b) for name, a, b in zip(names, results, expected)}
+    verdict = Verdict(f"artifact for {machine.name}", apart, tolerance)
+    if not verdict.holds:
+        worst = max(apart, key=lambda name: apart[name])
+        message = f"the artifact's `{worst}` differs by {apart[worst]:.3g} from the spec's, at most {tolerance:.3g}"
+        verdict = Verdict(verdict.subject, apart, tolerance, Diagnostic("S0706", message))
+    return [*verdicts, verdict]
+
+
+@dataclass
+class _Fingerprints:
+    """Values -> a few numbers each, by which equal values are known again up to rounding."""
+
+    vectors: dict[int, Array] = field(default_factory=dict)
+
+    def __call__(self, value: Array) -> Array:
+        flat = value.astype(np.float64).reshape(-1)
+        if flat.size not in self.vectors:
+            self.vectors[flat.size] = np.random.default_rng(flat.size).standard_normal((2, flat.size))
+        norm = float(np.sqrt(flat @ flat))
+        return np.array([norm, *(self.vectors[flat.size] @ flat)])
+
+
+def blame(
+    name: str, before: Graph, after: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Array]
+) -> Diagnostic:
+    """The message that names the node of `after` where it parts from `before`, which is known to be right."""
+    from specc.backends.torch import intermediates
+
+    fingerprint = _Fingerprints()
+    sound: dict[int, list[Array]] = {}
+    for value in intermediates(before, weights, inputs).values():
+        sound.setdefault(value.size, []).append(fingerprint(value))
+    table = {size: np.stack(prints) for size, prints in sound.items()}
+    known = {
+        value.node
+        for value, array in intermediates(after, weights, inputs).items()
+        if _contains(table.get(array.size), fingerprint(array))
+    }
+    live = nx.DiGraph(after.structure.subgraph(after.live()))
+    upstream = set(known)
+    for identity in known & set(live):
+        upstream |= nx.ancestors(live, identity)
+    outputs = {value.node for value in after.outputs}
+    reaching = set(outputs).union(*(nx.ancestors(live, identity) for identity in outputs if identity in live))
+    parted = [i for i in after.live() if i not in upstream and i in reaching]
+    if not parted:
+        return Diagnostic("S0705", f"the pass `{name}` changes what the network computes")
+    node = after.node(parted[0])
+    where = f" at `{node.path}`" if node.path else ""
+    labels = (Label(node.span),) if node.span else ()
+    message = f"the pass `{name}` changes what the network computes, first in `{node.op}`{where}"
+    return Diagnostic("S0705", message, labels)
+
+
+def _contains(table: Array | None, wanted: Array) -> bool:
+    """Whether a row of `table` is `wanted`, up to rounding relative to the norm (the first column)."""
+    if table is None:
+        return False
+    return bool((np.abs(table - wanted).max(axis=1) <= 1e-6 * wanted[0]).any())
