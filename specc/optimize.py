@@ -7,8 +7,10 @@ at its place in the spec, with the reasons that the pass gave for refusing.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +38,17 @@ class Step:
         """The pass with its options."""
         return str(self.transformation)
 
-    @property
+    @cached_property
     def summary(self) -> str:
-        """What the pass did, in a line: `348 nodes into 182, 116 convolutions into 95, 119 batch norms into 0`."""
-        changes = []
-        for what, op in (("nodes", None), ("convolutions", "conv2d"), ("batch norms", "batch_norm")):
-            old, new = count_live(self.before, op), count_live(self.after, op)
-            if old != new:
-                changes.append(f"{old} {what} into {new}")
+        """What the pass did, in a line: `348 nodes into 182, 116 convolutions into 95, 100 batch norms into 0`."""
+        old, new = (Counter(graph.node(i).op for i in graph.live()) for graph in (self.before, self.after))
+        changes = [f"{old.total()} nodes into {new.total()}"] if old.total() != new.total() else []
+        for what, op in (("convolutions", "conv2d"), ("batch norms", "batch_norm")):
+            changes += [f"{old[op]} {what} into {new[op]}"] if old[op] != new[op] else []
         groups = count_groups(self.after)
-        if groups != count_groups(self.before):
-            changes.append(f"{count_live(self.after)} nodes into {groups} groups")
-        return ", ".join(changes) or "nothing to do"
+        changes += [f"{new.total()} nodes into {groups} groups"] if groups != count_groups(self.before) else []
+        rewrites = sum(event.fired for event in self.journal.events)
+        return ", ".join(changes) or (f"{rewrites} rewrites" if rewrites else "nothing to do")
 
     def to_json(self) -> dict[str, Any]:
         """The record for a manifest; times are not in it, as they differ from run to run."""
@@ -56,11 +57,6 @@ class Step:
             if event.fired:
                 fired[event.rule] = fired.get(event.rule, 0) + 1
         return {"pass": self.name, "summary": self.summary, "rules": fired}
-
-
-def count_live(graph: Graph, op: str | None = None) -> int:
-    """How many nodes run with every inference; those that apply `op`, where it is given."""
-    return sum(op is None or graph.node(i).op == op for i in graph.live())
 
 
 def count_groups(graph: Graph) -> int:
