@@ -2,12 +2,12 @@
 
 Modules, in the order in which they build on each other: `fastmath`, `expression` (scalars), `packing` (stored weights),
 `group` (a fused group as a program), `emitter` (writing a function), `kernels` (one template a class of groups),
-`lower` (graph -> kernels and program), `build` (-> library).
+`lowering` (graph -> kernels and program), `library` (-> shared library).
 """
 
 from __future__ import annotations
 
-from specc.backends.tvm.build import build
-from specc.backends.tvm.lower import Lowered, lower
+from specc.backends.tvm.library import build
+from specc.backends.tvm.lowering import Lowered, lower
 
 __all__ = ["Lowered", "build", "lower"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from specc.backends.tvm.emitter import Kernel
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels import convolution, depthwise, general, linear
+from specc.backends.tvm.kernels import convolution, depthwise, general, linear, squeeze
 from specc.targets import Target
 
-TEMPLATES = (convolution.lower, depthwise.lower, linear.lower)
+TEMPLATES = (convolution.lower, depthwise.lower, linear.lower, squeeze.lower)
 """Each takes a group and a target, and gives a kernel, or None for a group that is not of its class."""
 
 

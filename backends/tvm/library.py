@@ -28,7 +28,7 @@ import tvm
 from tvm import relax
 from tvm.relax.vm_build import _vmcodegen, _vmlink
 
-from specc.backends.tvm.lower import Lowered
+from specc.backends.tvm.lowering import Lowered
 from specc.diagnostics import error
 from specc.files import replacing
 from specc.targets import Target

@@ -1,0 +1,171 @@
+"""Squeeze-excite in one kernel: the mean over height and width, then products of weights with one vector of channels.
+
+    [n, c, h, w] --mean--> [n, c, 1, 1] --(1x1 convolution, pointwise steps)*--> [n, o, 1, 1]
+
+The mean reads the tensor once, threads sharing out channel blocks; the products are too small to share out unless their
+weights fill a good part of the second-level cache. What one product leaves for the next lies in a buffer of the kernel.
+
+One core, Cascade Lake, [1, 256, 14, 14] -> 64 -> 256 channels: 0.166 ms by the general template, whose vectors gather weights.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm.emitter import Emitter, Index, Kernel, Tensor
+from specc.backends.tvm.expression import Scalar
+from specc.backends.tvm.group import Group, Step
+from specc.backends.tvm.packing import Packing
+from specc.ir.types import TensorType
+from specc.targets import Target
+
+_CHAINS = 4
+"""Partial sums side by side: an addition starts every cycle and takes four."""
+
+
+def lower(group: Group, target: Target) -> Kernel | None:
+    """The kernel of a group that is a mean over the image followed by 1x1 convolutions; None for another group."""
+    lanes, anchors = target.lanes, group.anchors
+    if len(anchors) < 2 or not _is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
+        return None
+    source = group.step(anchors[0]).operands[0]
+    if source >= len(group.inputs) or group.inputs[source].type.layout != target.blocked_layout:
+        return None
+    packings: dict[int, Packing] = {}
+    reached = anchors[0]
+    for number in anchors[1:]:
+        step = group.step(number)
+        data, weight, *bias = step.operands
+        frozen = all(v < len(group.inputs) and group.inputs[v].frozen for v in (weight, *bias))
+        if not _is_product(group, step) or not frozen or _sources(group, data) - {reached}:
+            return None
+        packings[weight] = Packing("convolution", lanes, lanes)
+        packings |= {value: Packing("padded", lanes) for value in bias}
+        reached = number
+    last = group.number(len(group.steps) - 1)
+    if _sources(group, last) - {reached}:
+        return None
+    emitter = Emitter(group, packings)
+    with emitter.open():
+        _Squeeze(emitter, target).emit()
+    return emitter.kernel()
+
+
+def _is_mean(step: Step) -> bool:
+    if step.type.dtype != "float32" or step.type.rank != 4:
+        return False
+    attrs = step.attrs
+    return attrs.get("keep", False) and (
+        step.op == "global_avg_pool" or step.op == "mean" and tuple(sorted(a % 4 for a in attrs["axes"])) == (2, 3)
+    )
+
+
+def _is_product(group: Group, step: Step) -> bool:
+    if step.op != "conv2d" or step.attrs["groups"] != 1 or any(step.attrs["padding"]):
+        return False
+    return group.type(step.operands[1]).concrete[2:] == (1, 1) and step.type.concrete[2:] == (1, 1)
+
+
+def _sources(group: Group, value: int) -> set[int]:
+    """The anchors and the inputs of the whole group that a value is computed from by pointwise steps."""
+    if value < len(group.inputs):
+        return {value}
+    step = group.step(value)
+    if not step.pointwise:
+        return {value}
+    return set[int]().union(*(_sources(group, operand) for operand in step.operands))
+
+
+class _Squeeze:
+    """Writes the kernel."""
+
+    def __init__(self, emitter: Emitter, target: Target) -> None:
+        self.emitter, self.lanes, self.target = emitter, target.lanes, target
+
+    def emit(self) -> None:
+        group = self.emitter.group
+        anchors = group.anchors
+        # What is stored after each anchor: the operand of the next one, at the end the result.
+        values = [group.step(number).operands[0] for number in anchors[1:]] + [group.number(len(group.steps) - 1)]
+        stored: Tensor | None = None
+        for anchor, value in zip(anchors, values, strict=True):
+            goal = self._goal(value)
+            if stored is None:
+                self._mean(anchor, value, goal)
+            else:
+                self._product(anchor, value, stored, goal)
+            stored = goal
+
+    def _goal(self, value: int) -> Tensor:
+        emitter = self.emitter
+        if value == emitter.group.number(len(emitter.group.steps) - 1):
+            return emitter.result()
+        type = TensorType(emitter.group.type(value).shape, "float32", self.target.blocked_layout)
+        return Tensor(T.alloc_buffer(type.physical, "float32"), type, emitter.simplify)
+
+    def _mean(self, anchor: int, value: int, goal: Tensor) -> None:
+        emitter, source = self.emitter, self.emitter.group.step(anchor).operands[0]
+        n, blocks, height, width, lanes = emitter.group.type(source).physical
+        pixels, data = height * width, emitter.buffers[source]
+        chains = _CHAINS if pixels % _CHAINS == 0 else 1
+        with emitter.parallel(n * blocks) as work:
+            batch, block = emitter.divmod(work, blocks)
+            acc = emitter.registers(_CHAINS, lanes)
+            with emitter.lanes(lanes) as lane:
+                for i in range(chains):
+                    emitter.store(acc, tirx.const(0.0, "float32"), [i, lane])
+                with emitter.serial(pixels // chains) as p:
+                    for i in range(chains):
+                        emitter.store(acc, acc[i, lane] + data[batch, block, 0, p * chains + i, lane], [i, lane])
+                total = sum((acc[i, lane] for i in range(1, chains)), acc[0, lane])
+                mean = Scalar(total * tirx.const(1.0 / pixels, "float32"))
+                self._store(anchor, value, goal, mean, batch, block, lane)
+
+    def _product(self, anchor: int, value: int, source: Tensor, goal: Tensor) -> None:
+        emitter, step = self.emitter, self.emitter.group.step(anchor)
+        weight, *bias = (emitter.buffers[v] for v in step.operands[1:])
+        n, blocks, _, _, lanes = goal.type.physical
+        inputs = source.type.physical[1]
+        # Several blocks side by side hide the latency; for a single one, several partial sums do.
+        width = next(w for w in (4, 3, 2, 1) if blocks % w == 0)
+        chains = _CHAINS if width == 1 else 2 if width < 4 else 1
+        shared = 4 * prod(emitter.group.type(step.operands[1]).concrete) * 4 > self.target.l2_bytes
+        loop: Any = emitter.parallel if shared else emitter.serial
+        with loop(n * (blocks // width)) as work:
+            batch, group = emitter.divmod(work, blocks // width)
+            acc = emitter.registers(width * chains, lanes)
+            with emitter.lanes(lanes) as lane:
+                for j in range(width):
+                    first = bias[0][(group * width + j) * lanes + lane] if bias else tirx.const(0.0, "float32")
+                    for i in range(chains):
+                        emitter.store(acc, tirx.const(0.0, "float32") if i else first, [j * chains + i, lane])
+                with emitter.serial(inputs) as k, emitter.serial(lanes // chains) as q:
+                    for i in range(chains):
+                        x = source.buffer[batch, k, 0, 0, q * chains + i]
+                        for j in range(width):
+                            w = weight[group * width + j, k, 0, 0, q * chains + i, lane]
+                            at = [j * chains + i, lane]
+                            emitter.store(acc, acc[tuple(at)] + x * w, at)
+                for j in range(width):
+                    total = sum((acc[j * chains + i, lane] for i in range(1, chains)), acc[j * chains, lane])
+                    self._store(anchor, value, goal, Scalar(total), batch, group * width + j, lane)
+
+    def _store(self, anchor: int, value: int, goal: Tensor, accumulator: Scalar, n: Any, block: Any, lane: Any) -> None:
+        """`value` computed from its anchor's, one vector. Lanes beyond the channels of the result become 0."""
+        emitter = self.emitter
+
+        def leaf(number: int, index: Index) -> Scalar:
+            assert number == anchor
+            return accumulator
+
+        channel = block * self.lanes + lane
+        result = emitter.evaluate(value, (n, channel, 0, 0), leaf)
+        channels = goal.type.concrete[1]
+        if channels % self.lanes:
+            zero = emitter.math.const(0.0, "float32")
+            result = emitter.math.select(channel < channels, emitter.math.let(result), zero)
+        emitter.store(goal.buffer, result, [n, block, 0, 0, lane])
