@@ -165,8 +165,9 @@ def _node(
         if illegal.argument in given:
             argument = given[illegal.argument]
             if isinstance(argument.value, Symbolic):
-                reason = f"`{illegal.argument}` must be known now, and `{argument.value}` is fixed only when the network"
-                raise session.problem("S0405", f"{reason} is compiled", Label(argument.span)) from None
+                unknown = f"`{argument.value}` is fixed only when the network is compiled"
+                reason = f"`{illegal.argument}` must be known now, and {unknown}"
+                raise session.problem("S0405", reason, Label(argument.span)) from None
             raise session.problem("S0302", reason, Label(argument.span), notes=_bindings(scope)) from None
         labels = _operand_labels(operands, illegal.operand, span)
         raise session.problem("S0301", reason, *labels, notes=_bindings(scope)) from None

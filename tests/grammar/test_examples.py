@@ -1,0 +1,88 @@
+"""The specs in examples/: their checks hold, and RepViT is timm's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specc import grammar
+from specc.ir.verify import verify
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.specc")), ids=lambda path: path.stem)
+def test_every_example_elaborates_and_its_checks_hold(path: Path) -> None:
+    reports = grammar.check(path)
+    assert reports
+    for report in reports:
+        report.raise_failures()
+        assert report.graph is not None and report.expected, "every variant is checked"
+        verify(report.graph)
+
+
+@pytest.fixture(scope="module")
+def timm() -> Any:
+    """timm, importable beside a CPU build of torch: torchvision wants two operators to exist."""
+    torch = pytest.importorskip("torch")
+    if not hasattr(torch.ops.torchvision, "nms"):
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        timm_library.append(library)
+    return pytest.importorskip("timm")
+
+
+timm_library: list[Any] = []
+"""Keeps the library alive: its operators go when it does."""
+
+
+@pytest.mark.parametrize("variant", ["m0_9", "m1_0", "m1_1", "m1_5", "m2_3"])
+def test_repvit_has_the_names_and_shapes_of_timm(timm: Any, variant: str) -> None:
+    model = timm.create_model(f"repvit_{variant}")
+    graph = grammar.load(EXAMPLES / "repvit.specc", variant=variant)
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    assert {key: type_.shape for key, type_ in graph.checkpoint.items()} == expected
+
+
+def test_repvit_computes_what_timm_computes(timm: Any) -> None:
+    import torch
+
+    from specc.backends.torch import to_torch
+
+    torch.manual_seed(3)
+    model = timm.create_model("repvit_m0_9").double().eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) + 0.5 if "var" in name else torch.randn_like(tensor) * 0.1)
+        module = to_torch(grammar.load(EXAMPLES / "repvit.specc", variant="m0_9")).double().eval()
+        module.load_state_dict(model.state_dict())
+        image = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+        wanted, got = model(image), module(image)
+    assert (wanted - got).abs().max() <= 1e-9 * wanted.abs().max()
+
+
+def test_digits_trains() -> None:
+    torch = pytest.importorskip("torch")
+    datasets = pytest.importorskip("sklearn.datasets")
+    from specc.backends.torch import to_torch
+
+    torch.manual_seed(0)
+    data = datasets.load_digits()
+    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
+    labels = torch.tensor(data.target)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    train, held_out = order[:1437], order[1437:]
+    module = to_torch(grammar.load(EXAMPLES / "digits.specc")).train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    for _ in range(12):
+        for batch in train[torch.randperm(len(train))].split(64):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(module(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        right = (module.eval()(images[held_out]).argmax(1) == labels[held_out]).double().mean()
+    assert right > 0.97

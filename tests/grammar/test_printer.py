@@ -1,0 +1,61 @@
+"""parse(print(tree)) == tree, for any tree and for all specs that there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from trees import expressions, files
+
+from specc.grammar import syntax as s
+from specc.grammar.parse import parse, parse_expression
+from specc.grammar.printer import print_expression, print_file
+
+ROOT = Path(__file__).parents[2]
+SPECS = sorted([*ROOT.glob("examples/*.specc"), *ROOT.glob("grammar/std/*.specc")])
+
+
+@settings(max_examples=300, deadline=None)
+@given(files)
+def test_a_printed_file_parses_to_the_same_tree(file: s.File) -> None:
+    assert parse(print_file(file)) == file
+
+
+@settings(max_examples=300, deadline=None)
+@given(expressions)
+def test_a_printed_expression_parses_to_the_same_tree(expression: s.Expression) -> None:
+    assert parse_expression(print_expression(expression)) == expression
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_the_specs_of_the_house_survive_printing(path: Path) -> None:
+    tree = parse(path.read_text())
+    printed = print_file(tree)
+    assert parse(printed) == tree
+    assert print_file(parse(printed)) == printed
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("(a+b)*c", "(a + b) * c"),
+        ("a+(b*c)", "a + b * c"),
+        ("a-(b-c)", "a - (b - c)"),
+        ("(a - b) - c", "a - b - c"),
+        ("-(a**2)", "-a ** 2"),
+        ("(-a)**2", "(-a) ** 2"),
+        ("a**(b**c)", "a ** b ** c"),
+        ("not (a and b)", "not (a and b)"),
+        ("(x |> f) + 1", "(x |> f) + 1"),
+        ("x + 1 |> f", "x + 1 |> f"),
+        ("(a if b else c) if d else e", "(a if b else c) if d else e"),
+        ("a if b else (c if d else e)", "a if b else c if d else e"),
+        ("f(x,k = 3,)", "f(x, k=3)"),
+        ("[ k for k in ks if k>1 ]", "[k for k in ks if k > 1]"),
+        ("((a))", "a"),
+        ("f(x)[0][1]", "f(x)[0][1]"),
+    ],
+)
+def test_canonical_text(text: str, canonical: str) -> None:
+    assert print_expression(parse_expression(text)) == canonical
