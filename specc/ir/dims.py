@@ -78,7 +78,8 @@ class Symbolic:
         text = ""
         for monomial, coefficient in self.terms:
             magnitude = abs(coefficient)
-            alone = magnitude == 1 and len(monomial) == 1
+            # a sign in front binds tighter than //: -(h//2) is not (-h)//2
+            alone = magnitude == 1 and len(monomial) == 1 and bool(text or coefficient > 0)
             factors = "*".join(str(a) if alone or isinstance(a, str) else f"({a})" for a in monomial)
             term = str(magnitude) if not factors else factors if magnitude == 1 else f"{magnitude}*{factors}"
             sign = "-" if coefficient < 0 else "+"

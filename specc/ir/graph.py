@@ -53,8 +53,12 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class MergeClaim:
-    """`ensure value merges into operators`: in the optimized graph, the nodes at `path` are one of `operators`."""
+    """`ensure value merges into operators`: after re-parameterization, one of `operators` makes `value`, or none needs it.
 
+    `value` follows what replaces it; `path` is where it was made.
+    """
+
+    value: Value
     path: str
     operators: tuple[str, ...]
     span: Span
@@ -254,6 +258,7 @@ class Graph:
             if user != new.node:
                 self.set_operand(user, position, new)
         self.outputs = [new if value == old else value for value in self.outputs]
+        self.claims = [replace(claim, value=new) if claim.value == old else claim for claim in self.claims]
 
     def set_operand(self, identity: int, position: int, value: Value) -> None:
         """Operand number `position` of a node becomes `value`; the types of what follows are left alone."""

@@ -68,7 +68,7 @@ def _attributes(node: Node) -> str:
 
 def _literal(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"({', '.join(map(_literal, value))})"
+        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
     return str(value) if isinstance(value, Symbolic) else repr(value)
 
 

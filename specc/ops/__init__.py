@@ -7,7 +7,7 @@ from typing import Any
 from specc.ir.dims import Symbolic
 from specc.ir.types import TensorType
 from specc.ops import conv, elementwise, linear, norm, pool, reduce, shape, source
-from specc.ops.record import REQUIRED, Argument, Illegal, Operator, Spelling, Types
+from specc.ops.record import ELEMENTS, REQUIRED, Argument, Illegal, Operator, Spelling, Types
 
 OPERATORS: dict[str, Operator] = {
     record.name: record
@@ -33,6 +33,12 @@ def infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[Tensor
     if len(types) < least or (most is not None and len(types) > most):
         expected = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
         raise Illegal(f"`{record.name}` takes {expected} operands ({', '.join(record.operands)}), not {len(types)}")
+    for position, t in enumerate(types):
+        if t.dtype not in ELEMENTS[record.elements]:
+            taken = " or ".join(ELEMENTS[record.elements])
+            raise Illegal(f"`{record.name}` takes elements of type {taken}, not {t.dtype}", operand=position)
+    if len(dtypes := {t.dtype for t in types}) > 1:
+        raise Illegal(f"the operands are of different element types: {' and '.join(sorted(dtypes))}")
     return record.infer(types, attrs)
 
 

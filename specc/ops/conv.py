@@ -55,6 +55,8 @@ def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     if bias and bias[0].shape != (out,):
         raise Illegal(f"the bias is [{out}], not {bias[0]}", operand=2)
     top, left, bottom, right = attrs["padding"]
+    if min(top, left, bottom, right) < 0:
+        raise Illegal(f"`padding` is at least 0, not {attrs['padding']}", argument="padding")
     (sy, sx), (dy, dx) = attrs["stride"], attrs["dilation"]
     height = window_extent(x.shape[2], _integer(kh), sy, top, bottom, dy)
     width = window_extent(x.shape[3], _integer(kw), sx, left, right, dx)

@@ -32,9 +32,6 @@ def broadcast(types: Types) -> tuple[Dim, ...]:
 
 
 def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    dtypes = {t.dtype for t in types}
-    if len(dtypes) > 1:
-        raise Illegal(f"the operands are of different element types: {' and '.join(sorted(dtypes))}")
     layouts = {t.layout for t in types if t.layout}
     if len(layouts) > 1:
         raise Illegal(f"the operands lie in different layouts: {' and '.join(sorted(layouts))}")
@@ -72,8 +69,10 @@ def _unary(
     return Operator(name, summary, ("x",), _infer, torch, _unary_example, attributes=attributes, scalar=scalar, **more)
 
 
-def _binary(name: str, summary: str, torch: Callable[..., Any], scalar: Callable[..., Any]) -> Operator:
-    return Operator(name, summary, ("a", "b"), _infer, torch, _binary_example, scalar=scalar)
+def _binary(
+    name: str, summary: str, torch: Callable[..., Any], scalar: Callable[..., Any], elements: str = "number"
+) -> Operator:
+    return Operator(name, summary, ("a", "b"), _infer, torch, _binary_example, scalar=scalar, elements=elements)
 
 
 def _functional(name: str, *positional: Any) -> Callable[..., Any]:
@@ -159,8 +158,8 @@ RECORDS = (
     _unary("erf", "the error function", _torch("erf"), lambda k, x: k.erf(x)),
     _unary("sqrt", "square root", _torch("sqrt"), lambda k, x: k.sqrt(x)),
     _unary("rsqrt", "1 / sqrt(x)", _torch("rsqrt"), lambda k, x: k.rsqrt(x)),
-    _unary("abs", "absolute value", _torch("abs"), lambda k, x: k.abs(x)),
-    _unary("neg", "-x", _torch("neg"), lambda k, x: k.const(0.0, x.dtype) - x),
+    _unary("abs", "absolute value", _torch("abs"), lambda k, x: k.abs(x), elements="number"),
+    _unary("neg", "-x", _torch("neg"), lambda k, x: k.const(0.0, x.dtype) - x, elements="number"),
     Operator(
         "dropout",
         "In training, zeroes an element with probability p and divides the rest by 1 - p; at inference, x.",
@@ -175,7 +174,7 @@ RECORDS = (
     _binary("add", "a + b", _torch("add"), lambda k, a, b: a + b),
     _binary("sub", "a - b", _torch("sub"), lambda k, a, b: a - b),
     _binary("mul", "a * b", _torch("mul"), lambda k, a, b: a * b),
-    _binary("div", "a / b", _torch("div"), lambda k, a, b: a / b),
+    _binary("div", "a / b", _torch("div"), lambda k, a, b: a / b, "float"),
     _binary("maximum", "the greater of a and b", _torch("maximum"), lambda k, a, b: k.max(a, b)),
     _binary("minimum", "the lesser of a and b", _torch("minimum"), lambda k, a, b: k.min(a, b)),
 )

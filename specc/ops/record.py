@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from specc.ir.dims import Dim
-from specc.ir.types import TensorType
+from specc.ir.types import DTYPES, TensorType
 
 Attributes = Mapping[str, Any]
 Types = Sequence[TensorType]
@@ -48,7 +48,7 @@ class Argument:
 class Weight:
     """A tensor that a call brings with it: its role is the last part of its checkpoint key.
 
-    `init` names how it begins: "kaiming", "linear_bias", "ones", "zeros", "normal(0.02)". A weight that is not
+    `init` names how it begins: "kaiming", "fan_in_bias", "ones", "zeros", "normal(0.02)". A weight that is not
     trainable is a buffer in PyTorch's words.
     """
 
@@ -98,6 +98,7 @@ class Operator:
     compute    all others: `compute(k, types, *operands' accesses, **attributes)` is the access of the result
     macs       multiply-accumulate operations, counted for convolutions and matrix products
     example    a random legal call: operand types and attributes
+    elements   the element types that it takes, a key of `ELEMENTS`; all operands have the same one
     traits     what the passes may rely on, see `TRAITS`
     """
 
@@ -116,6 +117,7 @@ class Operator:
     scalar: Callable[..., Any] | None = None
     compute: Callable[..., Access] | None = None
     macs: Callable[[Types, Attributes], Dim] | None = None
+    elements: str = "float"
     traits: frozenset[str] = frozenset()
 
     @property
@@ -143,6 +145,13 @@ class Operator:
         """The operands that a call in the language is given: those that are not weights."""
         return self.operands[: len(self.operands) - self.weights]
 
+
+ELEMENTS: dict[str, tuple[str, ...]] = {
+    "float": ("float64", "float32"),
+    "number": ("float64", "float32", "int64", "int32"),
+    "any": tuple(DTYPES),
+}
+"""Element types by the names under which a record says which it takes."""
 
 TRAITS: dict[str, str] = {
     "view": "the result holds the operand's elements in the same row-major order",

@@ -158,6 +158,7 @@ RECORDS = (
         _example,
         attributes=_ATTRIBUTES,
         compute=_max_compute,
+        elements="number",
     ),
     Operator(
         "global_avg_pool",

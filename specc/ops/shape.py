@@ -23,9 +23,11 @@ def _reshape_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     shape: tuple[Dim, ...] = attrs["shape"]
     if shape.count(-1) > 1:
         raise Illegal("at most one extent is -1", argument="shape")
+    if any(isinstance(e, int) and e < 1 and e != -1 for e in shape):
+        raise Illegal(f"an extent is at least 1, or -1 for the rest, unlike in {_list(shape)}", argument="shape")
     if -1 in shape:
         known = product(e for e in shape if e != -1)
-        rest = 0 if known == 0 else floordiv(x.elements, known)
+        rest = floordiv(x.elements, known)
         shape = tuple(rest if e == -1 else e for e in shape)
     if product(shape) != x.elements:
         raise Illegal(f"{x} has {x.elements} elements, and {_list(shape)} has {product(shape)}", argument="shape")
@@ -84,8 +86,6 @@ def _concat_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     (axis,) = normal_axes((attrs["axis"],), x.rank, "axis")
     total: Dim = 0
     for position, t in enumerate(types):
-        if t.dtype != x.dtype:
-            raise Illegal(f"{x.dtype} and {t.dtype} do not join", operand=position)
         if t.rank != x.rank or any(a != b for i, (a, b) in enumerate(zip(x.shape, t.shape)) if i != axis):
             raise Illegal(f"{x} and {t} differ beside dimension {axis}", operand=position)
         total = total + t.shape[axis]
@@ -228,6 +228,7 @@ RECORDS = (
         _reshape_example,
         attributes=(Argument("shape", "ints"),),
         compute=_reshape_compute,
+        elements="any",
         traits=frozenset({"view"}),
     ),
     Operator(
@@ -239,6 +240,7 @@ RECORDS = (
         _flatten_example,
         attributes=(Argument("start", "int", 1), Argument("end", "int", -1)),
         compute=lambda k, types, x, **attrs: _reindexed(types, x, _flatten_infer(types, attrs)[0]),
+        elements="any",
         traits=frozenset({"view"}),
     ),
     Operator(
@@ -250,6 +252,7 @@ RECORDS = (
         _permute_example,
         attributes=(Argument("order", "ints"),),
         compute=_permute_compute,
+        elements="any",
     ),
     Operator(
         "concat",
@@ -260,6 +263,7 @@ RECORDS = (
         _concat_example,
         attributes=(Argument("axis", "int", 1),),
         compute=_concat_compute,
+        elements="any",
     ),
     Operator(
         "slice",
@@ -275,6 +279,7 @@ RECORDS = (
             Argument("step", "int", 1),
         ),
         compute=_slice_compute,
+        elements="any",
     ),
     Operator(
         "pad",
@@ -285,6 +290,7 @@ RECORDS = (
         _pad_example,
         attributes=(Argument("before", "ints"), Argument("after", "ints"), Argument("value", "float", 0.0)),
         compute=_pad_compute,
+        elements="any",
     ),
     Operator(
         "convert_layout",
@@ -298,5 +304,6 @@ RECORDS = (
         ),
         attributes=(Argument("layout", "str"),),
         compute=lambda k, types, x, layout: x,
+        elements="any",
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from specc.ir.types import TensorType
+from specc.ir.types import DTYPES, TensorType
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
 
 
@@ -17,6 +17,17 @@ def _no_reference(*_: Any, **__: Any) -> Any:
     raise AssertionError("inputs and parameters are given, not computed")
 
 
+def _constant_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+    shape, dtype, value = attrs["shape"], attrs["dtype"], attrs["value"]
+    if dtype not in DTYPES:
+        raise Illegal(f"there is no element type `{dtype}`; there are {', '.join(DTYPES)}", argument="dtype")
+    if any(isinstance(extent, int) and extent < 1 for extent in shape):
+        raise Illegal(f"the extents of a constant are at least 1, not {list(shape)}", argument="shape")
+    if not dtype.startswith("float") and not value.is_integer():
+        raise Illegal(f"{value} is no {dtype}", argument="value")
+    return (TensorType(shape, dtype),)
+
+
 def _constant(value: float, shape: tuple[int, ...], dtype: str) -> Any:
     import torch
 
@@ -25,7 +36,8 @@ def _constant(value: float, shape: tuple[int, ...], dtype: str) -> Any:
 
 def _dirac_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     shape, groups = attrs["shape"], attrs["groups"]
-    if len(shape) != 4 or groups < 1 or shape[0] != shape[1] * groups or shape[2] % 2 == 0 or shape[3] % 2 == 0:
+    numbers = len(shape) == 4 and all(isinstance(e, int) and e > 0 for e in shape) and groups > 0
+    if not numbers or shape[0] != shape[1] * groups or shape[2] % 2 == 0 or shape[3] % 2 == 0:
         raise Illegal(f"no identity kernel has the shape {list(shape)} in {groups} groups")
     return (TensorType(shape),)
 
@@ -70,7 +82,7 @@ RECORDS = (
         "constant",
         "A number, in every element of a tensor of `shape`.",
         (),
-        infer=lambda types, attrs: (TensorType(attrs["shape"], attrs["dtype"]),),
+        infer=_constant_type,
         torch=_constant,
         attributes=(Argument("value", "float"), Argument("shape", "ints", ()), Argument("dtype", "str", "float32")),
         compute=lambda k, types, value, shape, dtype: lambda *i: k.const(value, dtype),
