@@ -165,8 +165,8 @@ def parse_dim(text: str) -> Dim:
     """The inverse of `str`: integers, names, `+ - * //` and parentheses; `ValueError` for anything else."""
     try:
         return _from_expression(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, RecursionError) as problem:
-        raise ValueError(f"`{text}` is not a dimension") from problem
+    except (SyntaxError, RecursionError, ZeroDivisionError) as problem:
+        raise ValueError(f"`{text.strip()}` is not a dimension") from problem
 
 
 def _from_expression(tree: ast.expr) -> Dim:

@@ -172,6 +172,9 @@ class _Reader:
         name, _, result = text.rpartition(".")
         if name not in self.values or not result.isdigit():
             raise ValueError(f"`{text}` is not defined above")
+        assert self.graph is not None
+        if int(result) >= len(self.graph.node(self.values[name]).types):
+            raise ValueError(f"the result `{text}` does not exist")
         return Value(self.values[name], int(result))
 
 

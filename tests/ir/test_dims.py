@@ -1,4 +1,4 @@
-"""Dimensions against plain integers: an expression built of symbols, then given numbers, is the expression of numbers."""
+"""Dimensions against plain integers: an expression of symbols, then given numbers, is the expression of numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every operator record against its PyTorch reference: found by walking the table, so a new record is tested at once."""
+"""Every operator record against its PyTorch reference. The table is walked: a new record is tested at once."""
 
 from __future__ import annotations
 
