@@ -289,7 +289,7 @@ class Elaborator(Evaluator):
             message = f"`ensure` speaks of a tensor; this is {show(value)}, {kind(value)}"
             raise self.session.problem("S0402", message, Label(target.span))
         path = self.session.graph.node(value.value.node).path
-        claim = MergeClaim(path, (statement.into,), statement.span, tuple(self.session.stack))
+        claim = MergeClaim(value.value, path, (statement.into,), statement.span, tuple(self.session.stack))
         self.session.graph.claims.append(claim)
 
 

@@ -12,6 +12,7 @@ graph --specialize--> dimensions are numbers
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,10 +153,15 @@ def _arrays(weights: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def spec_sources(path: str | Path) -> dict[str, str]:
-    """The text of the spec at `path` and of all files that it uses, by name."""
+    """The text of the spec at `path` and of all files that it uses, by name as seen from its folder."""
     from specc import grammar
+    from specc.grammar.modules import STANDARD
 
-    return {file.name: file.read_text(encoding="utf-8") for file in grammar.spec_closure(path)}
+    folder = Path(path).parent
+    return {
+        os.path.relpath(file, STANDARD.parent if file.is_relative_to(STANDARD) else folder): file.read_text("utf-8")
+        for file in grammar.spec_closure(path)
+    }
 
 
 def digests(sources: Mapping[str, str]) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class MergeClaim:
-    """`ensure value merges into operators`: after re-parameterization, one of `operators` makes `value`, or none needs it.
+    """`ensure value merges into operators`: after re-parameterization one of them makes `value`, or nobody needs it.
 
     `value` follows what replaces it; `path` is where it was made.
     """

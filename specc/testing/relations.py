@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -71,13 +72,15 @@ def renumbered(graph: Graph, rng: random.Random) -> Graph:
     for identity in free:
         order.insert(rng.randint(0, len(order)), identity)
     number = {identity: position for position, identity in enumerate(order)}
-    result = Graph(graph.name, defaults=dict(graph.defaults), claims=list(graph.claims), _next=len(order))
+    result = Graph(graph.name, defaults=dict(graph.defaults), _next=len(order))
     for identity in rng.sample(order, len(order)):
         result.structure.add_node(number[identity], node=graph.node(identity))
     edges = list(graph.structure.edges(keys=True, data=True))
     for source, user, key, data in rng.sample(edges, len(edges)):
         result.structure.add_edge(number[source], number[user], key=key, **data)
     result.outputs = [Value(number[value.node], value.result) for value in graph.outputs]
+    kept = [claim for claim in graph.claims if claim.value.node in number]
+    result.claims = [replace(c, value=Value(number[c.value.node], c.value.result)) for c in kept]
     return result
 
 

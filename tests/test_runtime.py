@@ -1,0 +1,212 @@
+"""Running artifacts: arrays in, arrays out, and nothing but the runtime for it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from specc import artifact as container
+from specc import runtime
+from specc.artifact import Contents
+from specc.diagnostics import SpeccError
+from specc.runtime import Artifact
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runtime") / "tiny.artifact"
+    tiny.artifact().save(path)
+    return path
+
+
+@pytest.fixture
+def contents(path: Path) -> Contents:
+    return container.read(path)
+
+
+def code_of(action: object) -> str:
+    with pytest.raises(SpeccError) as caught:
+        action()  # type: ignore[operator]
+    return caught.value.diagnostics[0].code
+
+
+def test_it_passes_its_own_test(path: Path) -> None:
+    (apart,) = runtime.open(path).self_test()
+    assert apart < 1e-5
+
+
+def test_a_wrong_expectation_is_noticed(contents: Contents) -> None:
+    wrong = replace(contents, sample_outputs=[contents.sample_outputs[0] * np.float32(1.001)])
+    assert code_of(Artifact(wrong).self_test) == "S0908"
+
+
+def test_wrong_weights_are_noticed(contents: Contents) -> None:
+    wrong = replace(contents, weights=[weight * np.float32(1.1) for weight in contents.weights])
+    assert code_of(Artifact(wrong).self_test) == "S0908"
+
+
+def test_inputs_by_position_and_by_name_are_the_same(path: Path) -> None:
+    artifact, image = runtime.open(path), tiny.image()
+    assert np.array_equal(artifact(image)[0], artifact(image=image)[0])
+
+
+def test_inputs_of_any_alignment_and_order_in_memory(path: Path) -> None:
+    artifact, image = runtime.open(path), tiny.image()
+    expected = artifact(image)[0]
+    shifted = np.empty(image.nbytes + 4, np.uint8)[4:].view("float32").reshape(image.shape)
+    shifted[...] = image
+    frozen = image.copy()
+    frozen.flags.writeable = False
+    for same in (shifted, np.asfortranarray(image), image[:, ::-1].copy()[:, ::-1], frozen):
+        assert np.array_equal(artifact(same)[0], expected)
+
+
+def test_results_belong_to_the_caller(path: Path) -> None:
+    artifact = runtime.open(path)
+    first = artifact(tiny.image(1))[0]
+    kept = first.copy()
+    artifact(tiny.image(2))
+    assert np.array_equal(first, kept)
+    first[:] = 0
+    assert np.array_equal(artifact(tiny.image(1))[0], kept)
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        (lambda a: a(), "S0910"),
+        (lambda a: a(tiny.image(), tiny.image()), "S0910"),
+        (lambda a: a(imag=tiny.image()), "S0910"),
+        (lambda a: a(tiny.image(), image=tiny.image()), "S0910"),
+        (lambda a: a(self=tiny.image()), "S0910"),
+        (lambda a: a(tiny.image()[0]), "S0911"),
+        (lambda a: a(tiny.image()[..., :4]), "S0911"),
+        (lambda a: a(tiny.image().astype("float64")), "S0912"),
+        (lambda a: a(tiny.image().astype(">f4")), "S0912"),
+        (lambda a: a(tiny.image().tolist()), "S0912"),
+        (lambda a: a("image.png"), "S0912"),
+        (lambda a: a(None), "S0912"),
+    ],
+)
+def test_wrong_inputs(path: Path, call: object, code: str) -> None:
+    assert code_of(lambda: call(runtime.open(path))) == code  # type: ignore[operator]
+
+
+def test_a_misspelt_input_gets_a_hint(path: Path) -> None:
+    with pytest.raises(SpeccError, match="did you mean `image`"):
+        runtime.open(path)(imag=tiny.image())
+
+
+def test_several_artifacts_live_side_by_side(path: Path, contents: Contents) -> None:
+    doubled = replace(contents, weights=[weight * np.float32(2) for weight in contents.weights])
+    one, two, other = runtime.open(path), runtime.open(path), Artifact(doubled)
+    image = tiny.image()
+    expected = one(image)[0]
+    assert not np.allclose(other(image)[0], expected)
+    assert np.array_equal(two(image)[0], expected)
+    del two
+    gc.collect()
+    assert np.array_equal(one(image)[0], expected)
+
+
+def test_an_artifact_outlives_its_file(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy").write_bytes(path.read_bytes())
+    artifact = runtime.open(tmp_path / "copy")
+    (tmp_path / "copy").unlink()
+    artifact.self_test()
+
+
+def test_nothing_stays_in_the_temporary_folder(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    runtime.open(path).self_test()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calls_from_several_threads(path: Path) -> None:
+    artifact = runtime.open(path)
+    images = [tiny.image(seed) for seed in range(4)]
+    expected = [artifact(image)[0] for image in images]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            if not np.array_equal(artifact(images[number])[0], expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_numbers_of_threads(path: Path) -> None:
+    most = runtime.open(path).threads
+    assert code_of(lambda: runtime.open(path, threads=0)) == "S0909"
+    assert code_of(lambda: runtime.open(path, threads=most + 1)) == "S0909"
+    runtime.open(path, threads=1).self_test()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_threads_are_used_as_said_and_stay_on_no_core(path: Path) -> None:
+    import tvm_ffi
+
+    before = os.sched_getaffinity(0)
+    for count in (2, 1, 2):
+        runtime.open(path, threads=count).self_test()
+        assert tvm_ffi.get_global_func("runtime.NumThreads")() == count
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize("library", [b"", b"no library", b"\x7fELF" + bytes(60)])
+def test_a_library_that_is_none(contents: Contents, library: bytes) -> None:
+    assert code_of(Artifact(replace(contents, library=library)).load) == "S0905"
+
+
+def test_an_opened_artifact_saves_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    runtime.open(path).save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+ALONE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {refused}:
+            raise ImportError(name + " is refused")
+
+sys.meta_path.insert(0, Refuse())
+from specc.cli import execute
+
+code = execute(["run", {path!r}, "--self-test"])
+loaded = {{"tvm", "torch", "networkx", "lark"}} & set(sys.modules)
+assert not loaded, loaded
+sys.exit(code)
+"""
+
+
+def test_it_runs_where_torch_and_the_compiler_cannot_be_imported(path: Path) -> None:
+    program = ALONE.format(path=str(path), refused='("torch", "networkx", "lark", "safetensors")')
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "differs by" in done.stdout
+
+
+def test_without_the_runtime_there_is_a_message(path: Path) -> None:
+    program = ALONE.format(path=str(path), refused='("tvm_ffi",)')
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error[S0906]" in done.stderr
+    assert "Traceback" not in done.stderr
