@@ -117,8 +117,8 @@ def test_symbols_and_defaults_of_the_inputs() -> None:
 
 
 def test_parameters_may_be_dimensions_of_an_input() -> None:
-    text = "specc 1\nnetwork N(x: [n, channels, 2 * channels], channels: int = 4) -> [n, channels, 2 * channels]:\n    return relu(x)\n"
-    made = grammar.loads(text)
+    head = "network N(x: [n, channels, 2 * channels], channels: int = 4) -> [n, channels, 2 * channels]:"
+    made = grammar.loads(f"specc 1\n{head}\n    return relu(x)\n")
     assert str(made.type(made.outputs[0])) == "float32[n, 4, 8]"
 
 
@@ -134,7 +134,10 @@ block Wide(x: [n, c, h, w], expand: int = 2, out: int = c * expand) -> [n, c * e
 
 
 def test_equal_expressions_of_dimensions_agree() -> None:
-    made = graph("y = conv2d(x, 3, k=3, s=2)\nz = conv2d(x, 3, s=2)\nreturn y + z", "[n, 3, (h - 1) // 2 + 1, (2 * w - w - 1) // 2 + 1]")
+    made = graph(
+        "y = conv2d(x, 3, k=3, s=2)\nz = conv2d(x, 3, s=2)\nreturn y + z",
+        "[n, 3, (h - 1) // 2 + 1, (2 * w - w - 1) // 2 + 1]",
+    )
     assert made.count("add") == 1
 
 
@@ -161,18 +164,18 @@ def test_what_is_known_of_symbolic_dimensions_decides() -> None:
         ("sum([i * j for i, j in zip([1, 2], [3, 4])])", 11),
         ("sum([i for i in range(10) if i % 2 == 0])", 20),
         ("sum(range(1, 10, 3)) + range(5)[-1]", 16),
-        ("sum([i * len(name) for i, name in enumerate([\"a\", \"bb\"], 1)])", 5),
+        ('sum([i * len(name) for i, name in enumerate(["a", "bb"], 1)])', 5),
         ("reversed([1, 2])[0]", 2),
         ("round_channels(30)", 32),
         ("round_channels(10 * 1.0)", 16),
         ("round_channels(17, 8, 0.0)", 16),
-        ("1 if \"a\" + \"b\" == \"ab\" else 0", 1),
+        ('1 if "a" + "b" == "ab" else 0', 1),
         ("1 if 3 in [1, 2, 3] and not 4 in [1, 2] else 0", 1),
         ("1 if [1, 2] == (1, 2) and none == none and 1 != true else 0", 1),
         ("1 if false and 1 / 0 == 1 else 2", 2),
         ("1 if true or 1 / 0 == 1 else 2", 1),
         ("[[1, 2], [3, 4]][1][0]", 3),
-        ("1 if \"abc\" < \"abd\" else 0", 1),
+        ('1 if "abc" < "abd" else 0', 1),
     ],
 )
 def test_compile_time_arithmetic(expression: str, value: int) -> None:
@@ -192,11 +195,14 @@ def test_numbers_beside_tensors_become_constants() -> None:
 
 
 def test_blocks_and_operators_are_values() -> None:
-    block = BLOCK + """
+    block = (
+        BLOCK
+        + """
 block Apply(x: [n, c, h, w], act: block, layer: block) -> [n, c, h, w]:
     inner = layer(x, c)
     return act(inner)
 """
+    )
     made = graph("y = Apply(x, silu, layer=Conv)\nreturn y", blocks=block)
     assert list(made.parameters) == ["y.inner.c1.weight"] and made.count("silu") == 1
 

@@ -71,12 +71,20 @@ def test_files_may_use_each_other(spec: Path) -> None:
 
 def test_what_a_file_offers() -> None:
     examples = Path(__file__).parents[2] / "examples"
-    assert [offer.variant for offer in grammar.offers(examples / "repvit.specc")] == ["m0_9", "m1_0", "m1_1", "m1_5", "m2_3"]
+    assert [offer.variant for offer in grammar.offers(examples / "repvit.specc")] == [
+        "m0_9",
+        "m1_0",
+        "m1_1",
+        "m1_5",
+        "m2_3",
+    ]
     assert grammar.offers(examples / "digits.specc") == [grammar.Offer("Digits", None)]
 
 
 def test_reading_a_spec_imports_neither_torch_nor_tvm() -> None:
-    program = "import sys; from specc import grammar; grammar.load(sys.argv[1]); print({'torch', 'tvm'} & set(sys.modules))"
+    program = (
+        "import sys; from specc import grammar; grammar.load(sys.argv[1]); print({'torch', 'tvm'} & set(sys.modules))"
+    )
     digits = Path(__file__).parents[2] / "examples" / "digits.specc"
     done = subprocess.run([sys.executable, "-c", program, digits], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""A spec with one token deleted, doubled, swapped or replaced gives a located message or a graph: no traceback, no hang."""
+"""A spec with a token deleted, doubled, swapped or replaced: a located message or a graph, no traceback, no hang."""
 
 from __future__ import annotations
 
@@ -19,8 +19,30 @@ SEEDS = [
     (HERE.parents[1] / "examples" / "digits.specc").read_text(),
     *(path.read_text() for path in sorted((HERE.parent / "errors").glob("*.specc")) if "endless" not in path.stem),
 ]
-TOKEN = re.compile(r'"""[\s\S]*?"""|"(?:[^"\\\n]|\\.)*"|#[^\n]*|\n[ \t]*|[A-Za-z_]\w*|[\d.]+\w*|->|\|>|\*\*|//|[=!<>]=|\S')
-FOREIGN = ("(", ")", "[", "]", ":", "=", ",", "|>", "x", "0", "-1", "1e400", "99999999999", "for", "in", "\n", "\n    ", '"', "none")
+TOKEN = re.compile(
+    r'"""[\s\S]*?"""|"(?:[^"\\\n]|\\.)*"|#[^\n]*|\n[ \t]*|[A-Za-z_]\w*|[\d.]+\w*|->|\|>|\*\*|//|[=!<>]=|\S'
+)
+FOREIGN = (
+    "(",
+    ")",
+    "[",
+    "]",
+    ":",
+    "=",
+    ",",
+    "|>",
+    "x",
+    "0",
+    "-1",
+    "1e400",
+    "99999999999",
+    "for",
+    "in",
+    "\n",
+    "\n    ",
+    '"',
+    "none",
+)
 
 
 def mutated(text: str, kind: str, at: int, other: int) -> str:
@@ -35,7 +57,9 @@ def mutated(text: str, kind: str, at: int, other: int) -> str:
             return text[: first.end()] + " " + first[0] + text[first.end() :]
         case "swap" if i + 1 < len(found):
             second = found[i + 1]
-            return "".join([text[: first.start()], second[0], text[first.end() : second.start()], first[0], text[second.end() :]])
+            return "".join(
+                [text[: first.start()], second[0], text[first.end() : second.start()], first[0], text[second.end() :]]
+            )
         case "copy":
             return text[: first.start()] + found[other % len(found)][0] + text[first.end() :]
     return text[: first.start()] + FOREIGN[other % len(FOREIGN)] + text[first.end() :]

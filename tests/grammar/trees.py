@@ -9,10 +9,27 @@ from hypothesis import strategies as st
 from specc.grammar import syntax as s
 
 RESERVED = {"if", "elif", "else", "for", "in", "and", "or", "not", "true", "false", "none", "return"}
-WORDS = ("a", "b", "x", "conv1", "dims", "block", "use", "check", "into", "merges", "variants", "Mixer", "with_", "_y", "n2")
+WORDS = (
+    "a",
+    "b",
+    "x",
+    "conv1",
+    "dims",
+    "block",
+    "use",
+    "check",
+    "into",
+    "merges",
+    "variants",
+    "Mixer",
+    "with_",
+    "_y",
+    "n2",
+)
 
 names = st.one_of(
-    st.sampled_from(WORDS), st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True).filter(lambda n: n not in RESERVED)
+    st.sampled_from(WORDS),
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True).filter(lambda n: n not in RESERVED),
 )
 # `require` and `ensure` begin statements of their own, so no line begins with them as a name
 line_names = names.filter(lambda n: n not in {"require", "ensure"})
