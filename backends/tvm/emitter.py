@@ -1,7 +1,7 @@
 """Writing one kernel: the function's frame, loops, tensors read at logical indices, and a group's pointwise steps.
 
-Kernels are written straight into TIR (no schedule): a template knows its loops. A vector is a `vectorized` loop over lanes
-around a whole tile; what is inside is written for one lane and TVM widens it, also through serial loops.
+Kernels are written straight into TIR (no schedule): a template knows its loops. A vector is a `vectorized` loop over
+lanes around a whole tile; what is inside is written for one lane and TVM widens it, also through serial loops.
 """
 
 from __future__ import annotations
@@ -72,16 +72,15 @@ class Emitter:
     @contextmanager
     def open(self) -> Iterator[None]:
         """The frame of the function."""
-        with IRBuilder() as builder:
-            with T.prim_func(s_tir=True):
-                T.func_name("kernel")
-                T.func_attr({"tirx.noalias": True})
-                for i, (operand, packing) in enumerate(zip(self.group.inputs, self.packings, strict=True)):
-                    shape = packing.shape(operand.type.concrete)
-                    self.buffers.append(T.arg(f"v{i}", T.buffer(shape, operand.type.dtype)))
-                result = self.group.result
-                self.result_buffer = T.arg("result", T.buffer(result.physical, result.dtype))
-                yield
+        with IRBuilder() as builder, T.prim_func(s_tir=True):
+            T.func_name("kernel")
+            T.func_attr({"tirx.noalias": True})
+            for i, (operand, packing) in enumerate(zip(self.group.inputs, self.packings, strict=True)):
+                shape = packing.shape(operand.type.concrete)
+                self.buffers.append(T.arg(f"v{i}", T.buffer(shape, operand.type.dtype)))
+            result = self.group.result
+            self.result_buffer = T.arg("result", T.buffer(result.physical, result.dtype))
+            yield
         self.function = builder.get()
 
     def kernel(self) -> Kernel:
@@ -131,7 +130,7 @@ class Emitter:
             yield row
 
     def divmod(self, value: Any, divisor: int) -> tuple[Any, Any]:
-        """value // divisor and value % divisor in simple terms."""
+        """Quotient and remainder, rounded down, in simple terms."""
         if isinstance(value, int):
             return divmod(value, divisor)
         return self.simplify(tirx.floordiv(value, divisor)), self.simplify(tirx.floormod(value, divisor))
@@ -151,7 +150,7 @@ class Emitter:
 
     @staticmethod
     def store(buffer: Any, value: Any, position: Sequence[Any]) -> None:
-        """buffer[position] = value"""
+        """Writes `value` to `buffer` at `position`."""
         T.buffer_store(buffer, value.expr if isinstance(value, Scalar) else value, list(position))
 
     # ---- pointwise steps ------------------------------------------------------------------------------------------

@@ -83,8 +83,9 @@ def _float32(fast: Callable[..., Any], function: Callable[[Any], Any]) -> Callab
 class Math:
     """The functions of `KernelMath` on scalars.
 
-    `let` writes a binding into the function that is being built. So the functions that name a value twice (erf, exp, ...) are
-    called only where statements are being emitted, and compute their argument even on the side of a `select` not chosen.
+    `let` writes a binding into the function that is being built. So the functions that name a value twice (erf, exp,
+    ...) are called only where statements are being emitted, and compute their argument even on the side of a `select`
+    that is not chosen.
     """
 
     abs = _unary(tirx.abs)
@@ -120,13 +121,17 @@ class Math:
         return Scalar(tirx.reinterpret("float32", biased << tirx.const(23, "int32")), exponent.reads)
 
     def select(self, condition: Any, a: Scalar, b: Scalar) -> Scalar:
-        """`a` where `condition` holds, else `b`; memory is read only by the side that is chosen."""
+        """`a` where `condition` holds, else `b`.
+
+        A condition on indices guards memory: only the side that is chosen reads it. One on data guards nothing, both
+        sides are computed.
+        """
         if isinstance(condition, bool):
             return a if condition else b
-        test = condition.expr if isinstance(condition, Scalar) else condition
-        if a.reads or b.reads:
-            return Scalar(tirx.if_then_else(test, a.expr, b.expr), True)
-        return Scalar(tirx.Select(test, a.expr, b.expr))
+        reads = a.reads or b.reads
+        if isinstance(condition, Scalar):
+            return Scalar(tirx.Select(condition.expr, a.expr, b.expr), reads or condition.reads)
+        return Scalar((tirx.if_then_else if reads else tirx.Select)(condition, a.expr, b.expr), reads)
 
     def all(self, *conditions: Any) -> Any:
         """The conjunction of conditions on indices or scalars; a Python bool where it is known."""

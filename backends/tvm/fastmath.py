@@ -4,11 +4,11 @@ erf and tanh are odd and saturate, so each is x * P(x^2) / Q(x^2) on [-limit, li
 coefficients are our own fit: least squares of the relative error, linearized in Q and reweighted until the error is
 level (Sanathanan and Koerner 1963; Lawson 1961), on 4000 Chebyshev nodes.
 
-exp(x) = 2^n * exp(r) with n = round(x / ln 2) and |r| <= ln(2) / 2; exp(r) is its Taylor polynomial of degree 6, and ln 2
-is split in two so that n * ln 2 loses no bits (Cody and Waite 1980).
+exp(x) = 2^n * exp(r) with n = round(x / ln 2) and |r| <= ln(2) / 2; exp(r) is its Taylor polynomial of degree 6, and
+ln 2 is split in two so that n * ln 2 loses no bits (Cody and Waite 1980).
 
-The errors stated below are the greatest found on 2 million points against float64; `tests/backends/tvm/test_fastmath.py`
-holds them.
+The errors stated below are the greatest found on 2 million points against float64;
+`tests/backends/tvm/test_fastmath.py` holds them.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def tanh(k: Primitives[Number], x: Number) -> Number:
 
 
 def exp(k: Primitives[Number], x: Number) -> Number:
-    """e to the power of x. 2^n is applied as 2 * 2^(n - 1), because 2^128 is no float32."""
+    """The exponential. 2^n is applied as 2 * 2^(n - 1), because 2^128 is no float32."""
 
     def const(value: float) -> Number:
         return k.const(value, "float32")

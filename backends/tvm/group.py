@@ -19,6 +19,7 @@ from typing import Any
 from specc import ops
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
+from specc.ops.record import Operator
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Step:
     type: TensorType
 
     @property
-    def record(self) -> ops.Operator:
+    def record(self) -> Operator:
         return ops.get(self.op)
 
     @property
@@ -92,7 +93,8 @@ class Group:
     @property
     def title(self) -> str:
         """The operators, in order, for a name or a message."""
-        return "_".join(step.op for step in self.steps if step.op not in ("constant", "convert_layout")) or "convert_layout"
+        names = [step.op for step in self.steps if step.op not in ("constant", "convert_layout")]
+        return "_".join(names) or "convert_layout"
 
 
 def extract(graph: Graph, members: Sequence[int], frozen: frozenset[int]) -> tuple[Group, list[Value], Value]:

@@ -6,9 +6,9 @@
 
 Kernels are compiled by threads: TVM gives up Python's lock for as long as LLVM works.
 
-The cache is the folder `SPECC_CACHE_DIR` (default: ~/.cache/specc). A file's name is the digest of the kernel's text, the
-target and TVM's version; files appear whole or not at all, so that several compilers can share the folder. It may be
-deleted at any time.
+The cache is the folder `SPECC_CACHE_DIR` (default: ~/.cache/specc). A file's name is the digest of the kernel's text,
+the target and TVM's version; files appear whole or not at all, so that several compilers can share the folder. It may
+be deleted at any time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None) ->
     total = len(lowered.kernels)
     told(0, total)
     objects: dict[str, Path] = {}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, tempfile.TemporaryDirectory(prefix="specc-") as folder:
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        tempfile.TemporaryDirectory(prefix="specc-") as folder,
+    ):
         pending = {
             pool.submit(compile_kernel, kernel.function, name, target, Path(folder)): name
             for name, kernel in lowered.kernels.items()
@@ -117,7 +120,9 @@ def _linker(target: Target) -> Callable[..., None]:
 
     def link(output: str, files: Sequence[str], options: Sequence[str] | None = None, **_: Any) -> None:
         assert command is not None
-        done = subprocess.run([*command, "-shared", "-o", output, *files, *(options or ())], capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, "-shared", "-o", output, *files, *(options or ())], capture_output=True, text=True
+        )
         if done.returncode:
             raise error("S0803", f"the linker {command[0]} fails: {done.stderr.strip()[-500:]}")
 

@@ -1,7 +1,9 @@
-"""Lowering: a graph after its passes -> kernels, packed weights, and the Relax program that calls the one with the other.
+"""Lowering: a graph after its passes -> kernels, packed weights, and the Relax program that calls the one with the
+other.
 
-Every group of the graph becomes a kernel, every node outside of a group one of its own; equal groups share one. A view of a
-plainly stored tensor is no kernel but a Relax reshape, which the memory planner turns into an alias. The program is
+Every group of the graph becomes a kernel, every node outside of a group one of its own; equal groups share one. A view
+of a plainly stored tensor is no kernel but a Relax reshape, which the memory planner turns into an alias. The program
+is
 
     main(inputs..., packed weights...) -> outputs
 
@@ -33,7 +35,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Lowered:
-    """`program` is a Relax module whose `main` takes the inputs and then `weights`; `kernels` are the functions that it calls."""
+    """`program` is a Relax module whose `main` takes the inputs and then `weights`; `kernels` are the functions that
+    it calls."""
 
     program: Any
     kernels: Mapping[str, Kernel]
@@ -41,7 +44,7 @@ class Lowered:
 
 
 def lower(graph: Graph, target: Target, frozen: Mapping[Value, Array]) -> Lowered:
-    """The kernels and the program of a graph whose dimensions are numbers; `frozen` holds what needs no input, logically."""
+    """The kernels and the program of a graph with fixed dimensions; `frozen` holds what needs no input, logically."""
     return _Lowering(graph, target, frozen).run()
 
 
@@ -78,9 +81,7 @@ class _Lowering:
             for value, packing in zip(outside, self.kernels[name].packings, strict=True):
                 operands.append(self._weight(value, packing) if value.node in self.frozen else value)
             calls.append((result, name, operands, program.result))
-        outputs = [
-            self._weight(v, of_type(graph.type(v))) if v.node in self.frozen else v for v in graph.outputs
-        ]
+        outputs = [self._weight(v, of_type(graph.type(v))) if v.node in self.frozen else v for v in graph.outputs]
         module = self._program(inputs, calls, outputs)
         return Lowered(module, self.kernels, [array for _, array in self.weights.values()])
 

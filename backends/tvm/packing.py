@@ -13,7 +13,7 @@ from specc.ir.types import TensorType, block_of
 
 @dataclass(frozen=True)
 class Packing:
-    """One of
+    """How an array is stored.
 
     plain               as it is, row-major
     blocked             [n, c, h, w] -> [n, ceil(c / block), h, w, block], zeros beyond c

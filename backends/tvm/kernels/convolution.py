@@ -3,14 +3,16 @@
     result[n, o, y, x] = epilogue(bias[o] + sum over i, r, s of
                                   input[n, i, y * sy + r * dy - top, x * sx + s * dx - left] * weight[o, i, r, s])
 
-The input is blocked (the channels of a block are broadcast one by one) or, with few channels as in a network's first layer, plain
-row-major. Weights are packed [o block, i block, r, s, i, o]: one step of the reduction reads one vector of them for each
-output block. The register tile (`tiles`) is some pixels of a row times some output blocks; taps outside of the input are
-left out while the kernel is written (columns) or bound the loop over taps (rows), so there is neither a padded copy nor
-a branch around the arithmetic. A 1x1 convolution with stride 1 sees height and width as one axis.
+The input is blocked (the channels of a block are broadcast one by one) or, with few channels as in a network's first
+layer, plain row-major. Weights are packed [o block, i block, r, s, i, o]: one step of the reduction reads one vector
+of them for each output block. The register tile (`tiles`) is some pixels of a row times some output blocks; taps
+outside of the input are left out while the kernel is written (columns) or bound the loop over taps (rows), so there is
+neither a padded copy nor a branch around the arithmetic. A 1x1 convolution with stride 1 sees height and width as one
+axis.
 
-Two orders of the loops. Where all weights fit half of the second-level cache, threads share out strips of rows and run through
-all output blocks for each strip. Otherwise they share out the output blocks, so that each weight is read by one core.
+Two orders of the loops. Where all weights fit half of the second-level cache, threads share out strips of rows and run
+through all output blocks for each strip. Otherwise they share out the output blocks, so that each weight is read by one
+core.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from specc.ir.types import block_of
 from specc.targets import Target
 
 _UNROLL = 2
-"""Reduction steps written out in the innermost loop: more makes LLVM slower and spills registers (measured: 2 s a kernel
-and half the speed at 16)."""
+"""Reduction steps written out in the innermost loop: more makes LLVM slower and spills registers (measured at 16: 2 s a
+kernel, half the speed)."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,8 @@ class _Convolution:
     def __init__(
         self, emitter: Emitter, anchor: int, geometry: _Geometry, tile: tiles.Tile, inner: int, target: Target
     ) -> None:
-        self.emitter, self.geometry, self.inner, self.lanes, self.target = emitter, geometry, inner, target.lanes, target
-        self.tile = tile
+        self.emitter, self.geometry, self.tile, self.inner = emitter, geometry, tile, inner
+        self.lanes, self.target = target.lanes, target
         step = emitter.group.step(anchor)
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
@@ -179,27 +181,37 @@ class _Convolution:
         with emitter.lanes(self.lanes) as lane:
             for j, block in enumerate(blocks):
                 for i in range(span.pixels):
-                    start = self.bias[block * self.lanes + lane] if self.bias is not None else tirx.const(0.0, "float32")
+                    zero = tirx.const(0.0, "float32")
+                    start = zero if self.bias is None else self.bias[block * self.lanes + lane]
                     emitter.store(acc, start, [i * count + j, lane])
             low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
             with emitter.serial(-(-g.in_channels // self.inner)) as channel, emitter.serial(taps) as r:
-                for s, (begin, end) in enumerate(span.taps):
-                    if begin < end:
-                        self._steps(acc, n, blocks, y, x, channel, low + r, s, begin, end, lane)
+                for s, pixels in enumerate(span.taps):
+                    if pixels[0] < pixels[1]:
+                        self._steps(acc, n, blocks, (y, x), channel, (low + r, s), pixels, lane)
             row, column = (0, y * g.columns + x) if g.flat else (y, x)
             tile.finish(n, row, column, lane)
         tile.flush(n, row, column)
 
     def _steps(
-        self, acc: Any, n: Any, blocks: Sequence[Any], y: Any, x: Any, channel: Any, r: Any, s: int, begin: int, end: int, lane: Any
+        self,
+        acc: Any,
+        n: Any,
+        blocks: Sequence[Any],
+        place: tuple[Any, Any],
+        channel: Any,
+        tap: tuple[Any, int],
+        pixels: tuple[int, int],
+        lane: Any,
     ) -> None:
-        """Tap (r, s) of all channels of one input block, for the pixels `begin` to `end` of the tile."""
+        """One tap of all channels of one input block, for a range of the pixels of the tile at `place`."""
         emitter, g, count = self.emitter, self.geometry, len(blocks)
+        (y, x), (r, s) = place, tap
         unroll = _UNROLL if self.inner % _UNROLL == 0 else 1
         with emitter.serial(self.inner // unroll) as outer:
             for q in range(unroll):
                 i_lane = outer * unroll + q
-                for i in range(begin, end):
+                for i in range(*pixels):
                     if g.flat:
                         at = [n, channel, 0, y * g.columns + x + i]
                     else:

@@ -3,9 +3,9 @@
     result[n, c, y, x] = epilogue(bias[c] + sum over r, s of
                                   input[n, c, y * sy + r * dy - top, x * sx + s * dx - left] * weight[c, 0, r, s])
 
-A vector is one block of channels. The register tile is some pixels of a row; the taps of one row of the window are written
-out, so that a pixel of the input that several taps need is loaded once, and taps outside of the input are left out
-(columns) or bound the loop (rows). Threads share out channel blocks and, where these are few, strips of rows.
+A vector is one block of channels. The register tile is some pixels of a row; the taps of one row of the window are
+written out, so that a pixel of the input that several taps need is loaded once, and taps outside of the input are left
+out (columns) or bound the loop (rows). Threads share out channel blocks and, where these are few, strips of rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What convolution templates do with finished accumulators: the pointwise steps behind the anchor, then the store.
 
 The accumulators are one vector of channels a pixel. Lanes beyond the last channel are computed like the others, from
-zeros, and stored as zeros, so that they stay finite; the result may also be plain row-major, and then they are left out.
+zeros, and stored as zeros, so that they stay finite; the result may also be plain row-major, and then they are left
+out.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ _HEAVY = {"gelu", "silu", "sigmoid", "tanh", "exp", "erf", "softplus", "mish", "
 
 
 def operand_packings(group: Group, lanes: int, anchor: int) -> dict[int, Packing] | None:
-    """How the frozen operands of an epilogue with result [n, c, h, w] are stored; None where the result is none such."""
+    """How the frozen operands of an epilogue with result [n, c, h, w] are stored; None for another result."""
     if group.result.rank != 4 or group.type(anchor).shape != group.result.shape:
         return None
     packings = {}
     for number, operand in enumerate(group.inputs):
         shape = operand.type.concrete
-        if not operand.frozen or operand.type.layout or any(number in (s.operands) for s in group.steps if not s.pointwise):
+        if (
+            not operand.frozen
+            or operand.type.layout
+            or any(number in (s.operands) for s in group.steps if not s.pointwise)
+        ):
             continue
         aligned = (1,) * (4 - len(shape)) + shape
         if aligned[0] == aligned[2] == aligned[3] == 1 and aligned[1] > 1:
@@ -114,9 +119,10 @@ class Tile:
         self._staged = emitter.registers(count, epilogue.lanes, epilogue.result.type.dtype) if plain else None
 
     def finish(self, n: Any, y: Any, x: Any, lane: Any) -> None:
-        """Applies the epilogue to pixels (y, x), (y, x + 1), ... and stores them; inside of the vector loop over `lane`.
+        """Applies the epilogue to pixels (y, x), (y, x + 1), ... and stores them; inside of the vector loop over
+        `lane`.
 
-        A heavy epilogue is a loop over copies of the accumulators: these could not stay in registers if it indexed them.
+        A heavy epilogue is a loop over copies of the accumulators: they could not stay in registers if it indexed them.
         """
         count = len(self.blocks)
         if self._looped:

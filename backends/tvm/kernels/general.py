@@ -1,10 +1,10 @@
 """Any group at all: the operators' own `compute`, in loops over the result's elements.
 
-Every operator but a pointwise one says by `compute` how an element of its result comes from elements of its operands, at
-logical indices; sums and maxima stand in stages (`specc.ops.record.KernelMath`). What such an operator reads is an input or
-lies in a buffer of the kernel. A stage that is only read at the element just being computed needs no buffer: it is computed
-there. Which stages these are shows when the kernel is written, so it is written again whenever one was taken for such
-wrongly; likewise for loops that cannot be vectors, because a condition differs from lane to lane.
+Every operator but a pointwise one says by `compute` how an element of its result comes from elements of its operands,
+at logical indices; sums and maxima stand in stages (`specc.ops.record.KernelMath`). What such an operator reads is an
+input or lies in a buffer of the kernel. A stage that is only read at the element just being computed needs no buffer:
+it is computed there. Which stages these are shows when the kernel is written, so it is written again whenever one was
+taken for such wrongly; likewise for loops that cannot be vectors, because a condition differs from lane to lane.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -161,7 +162,11 @@ class _General:
         return here
 
     def reduce(
-        self, extents: tuple[int, ...], term: Callable[..., Scalar], start: float | None, join: Callable[[Any, Any], Any]
+        self,
+        extents: tuple[int, ...],
+        term: Callable[..., Scalar],
+        start: float | None,
+        join: Callable[[Any, Any], Any],
     ) -> Scalar:
         nest, emitter = self.nest, self.emitter
         assert nest is not None and not nest.depth, "a reduction stands outermost in a stage"
@@ -197,7 +202,7 @@ class _General:
             return bool(int(simple))
         nest = self.nest
         lane = None if nest is None or isinstance(nest.lane, int) else nest.lane
-        if nest is not None and lane is not None and nest.number not in self.plan.scalar and _mentions(simple, lane):
+        if nest and lane is not None and nest.number not in self.plan.scalar and _mentions(simple, lane):
             self.plan.scalar.add(nest.number)
             raise _Again
         return simple
@@ -213,27 +218,16 @@ class _General:
             n, c, h, w = shape
             for first, blocks, lanes in ((0, c // block, block), (c // block, 1, c % block)):
                 if blocks and lanes:
-                    self._loops(
-                        (n, blocks, h, w),
-                        lanes,
-                        lambda i, lane, first=first: (i[0], (i[1] + first) * block + lane, i[2], i[3]),
-                        target,
-                        element,
-                        fill=block - lanes,
-                    )
+                    channels = partial(_blocked_index, first, block)
+                    self._loops((n, blocks, h, w), lanes, channels, target, element, fill=block - lanes)
         elif not shape:
-            self._loops((), 1, lambda i, lane: (), target, element)
+            self._loops((), 1, lambda _, lane: (), target, element)
         else:
             whole, rest = divmod(shape[-1], self.lanes)
             for first, count, lanes in ((0, whole, self.lanes), (whole * self.lanes, 1, rest)):
                 if count and lanes:
-                    self._loops(
-                        (*shape[:-1], count),
-                        lanes,
-                        lambda i, lane, first=first: (*i[:-1], first + i[-1] * self.lanes + lane),
-                        target,
-                        element,
-                    )
+                    columns = partial(_plain_index, first, self.lanes)
+                    self._loops((*shape[:-1], count), lanes, columns, target, element)
 
     def _loops(
         self,
@@ -273,6 +267,17 @@ class _General:
     def _weight(self, number: int) -> int:
         """A guess at the work of an element: a reduction is long."""
         return 64 if self.plan.sums.get(number) else 1
+
+
+def _blocked_index(first: int, block: int, place: tuple[Any, ...], lane: Any) -> Index:
+    """The logical index of a lane: `place` is [n, channel block behind `first`, h, w]."""
+    n, b, y, x = place
+    return n, (b + first) * block + lane, y, x
+
+
+def _plain_index(first: int, lanes: int, place: tuple[Any, ...], lane: Any) -> Index:
+    """The logical index of a lane: the last of `place` counts vectors behind `first`."""
+    return (*place[:-1], first + place[-1] * lanes + lane)
 
 
 def _mentions(expr: Any, variable: Any) -> bool:

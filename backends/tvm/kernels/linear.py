@@ -1,8 +1,8 @@
 """Linear layers: result[..., o] = epilogue(bias[o] + sum over i of input[..., i] * weight[o, i]).
 
-All dimensions but the last are one axis of rows. Weights are packed [o block, i, o]: one step of the reduction reads one
-vector of them for each output block and broadcasts one input a row. With a single row (a classifier at batch 1) the kernel is
-bound by reading the weights; eight blocks side by side then hide the latency of the multiply-adds.
+All dimensions but the last are one axis of rows. Weights are packed [o block, i, o]: one step of the reduction reads
+one vector of them for each output block and broadcasts one input a row. With a single row (a classifier at batch 1)
+the kernel is bound by reading the weights; eight blocks side by side then hide the latency of the multiply-adds.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class _Linear:
         with emitter.lanes(self.lanes) as lane:
             for j, block in enumerate(blocks):
                 for i in range(rows):
-                    start = self.bias[block * self.lanes + lane] if self.bias is not None else tirx.const(0.0, "float32")
+                    start = (
+                        self.bias[block * self.lanes + lane] if self.bias is not None else tirx.const(0.0, "float32")
+                    )
                     emitter.store(acc, start, [i * width + j, lane])
             unroll = 4 if self.inputs % 4 == 0 and rows * width <= 8 else 1
             with emitter.serial(self.inputs // unroll) as outer:

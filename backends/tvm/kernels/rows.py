@@ -1,4 +1,5 @@
-"""What convolutions and pooling share: the rows of a window that lie inside the input, and rows shared out to threads."""
+"""What convolutions and pooling share: the rows of a window that lie inside the input, and rows shared out to
+threads."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def share(rows: int, others: int, least: int = 8) -> int:
 
     The number of pieces that results is a multiple of 4 where it can be, so that two or four threads get equal parts.
     """
-    if others >= least and others % 4 == 0 or others >= 4 * least:
+    if (others >= least and others % 4 == 0) or others >= 4 * least:
         return 1
     wanted = -(-least // others)
     candidates = [s for s in range(1, rows + 1) if rows % s == 0 and s >= wanted and others * s % 4 == 0]

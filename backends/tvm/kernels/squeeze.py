@@ -5,7 +5,8 @@
 The mean reads the tensor once, threads sharing out channel blocks; the products are too small to share out unless their
 weights fill a good part of the second-level cache. What one product leaves for the next lies in a buffer of the kernel.
 
-One core, Cascade Lake, [1, 256, 14, 14] -> 64 -> 256 channels: 0.166 ms by the general template, whose vectors gather weights.
+One core, Cascade Lake, [1, 256, 14, 14] -> 64 -> 256 channels: 0.166 ms by the general template, whose vectors gather
+weights.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _is_mean(step: Step) -> bool:
         return False
     attrs = step.attrs
     return attrs.get("keep", False) and (
-        step.op == "global_avg_pool" or step.op == "mean" and tuple(sorted(a % 4 for a in attrs["axes"])) == (2, 3)
+        step.op == "global_avg_pool" or (step.op == "mean" and tuple(sorted(a % 4 for a in attrs["axes"])) == (2, 3))
     )
 
 

@@ -1,7 +1,8 @@
 """Which register tile a convolution computes at a time, and how the tiles lie along a row.
 
-A tile is `pixels` x `blocks` accumulators, each a vector of one channel block. One step of the reduction loads `blocks` vectors of
-weights, broadcasts `pixels` inputs, and starts pixels * blocks multiply-adds. Its cost in cycles is the greatest of
+A tile is `pixels` x `blocks` accumulators, each a vector of one channel block. One step of the reduction loads
+`blocks` vectors of weights, broadcasts `pixels` inputs, and starts pixels * blocks multiply-adds. Its cost in cycles
+is the greatest of
 
     pixels * blocks / 2       two multiply-adds start in a cycle
     (pixels + blocks) / 2     two loads in a cycle
@@ -39,7 +40,7 @@ class Span:
 
 
 def balanced(length: int, pixels: int) -> list[int]:
-    """The sizes of the fewest tiles of at most `pixels` that cover `length`, as equal as they can be, great ones first."""
+    """The sizes of the fewest tiles of at most `pixels` that cover `length`, as equal as can be, great ones first."""
     count = -(-length // pixels)
     small, more = divmod(length, count)
     return [small + 1] * more + [small] * (count - more)
@@ -84,7 +85,7 @@ def row_cost(length: int, blocks: int, tile: Tile, target: Target) -> float:
 
 
 def choose(length: int, blocks: int, target: Target, widest: int = 4) -> Tile:
-    """The tile of at most `widest` blocks with which a row takes the fewest cycles; among equals, that with more pixels.
+    """The tile of at most `widest` blocks that takes the fewest cycles for a row; among equals, that of more pixels.
 
     Measured on Cascade Lake, one core, 1x1 convolutions of 256 to 1024 channels: the choices made so reach 110 to 131
     GFLOP/s, the worst tiles that fit the registers (7 x 4, 5 x 4) 40 to 90.

@@ -1,0 +1,30 @@
+"""Depthwise convolutions against PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kernel_programs import TARGETS, check, program, tensor, weight
+
+from specc.backends.tvm.kernels import depthwise
+from specc.targets import Target
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    ("shape", "k", "attrs"),
+    [
+        ((1, 32, 14, 14), (3, 3), {"padding": 1}),
+        ((2, 20, 9, 13), (5, 5), {"padding": 2, "stride": 2}),
+        ((1, 33, 12, 30), (7, 7), {"padding": 3}),
+        ((1, 16, 12, 31), (3, 3), {"padding": 2, "dilation": 2}),
+        ((1, 16, 8, 5), (2, 3), {"padding": [0, 1, 2, 0], "stride": [1, 3]}),
+        ((3, 8, 1, 1), (3, 3), {"padding": 1}),
+    ],
+)
+def test_equals_torch(target: Target, shape: tuple[int, ...], k: tuple[int, int], attrs: dict[str, Any]) -> None:
+    channels = shape[1]
+    inputs = [tensor(*shape, layout=target.blocked_layout), weight(channels, 1, *k), weight(channels)]
+    steps = ("conv2d", (0, 1, 2), {**attrs, "groups": channels}), ("hard_swish", (3,), {})
+    check(program(inputs, *steps), depthwise.lower, target)

@@ -1,0 +1,62 @@
+"""The general template takes every operator, in every layout that the operator takes, and groups of several."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from kernel_programs import NATIVE, check, program, tensor, weight
+
+from specc import ops
+from specc.backends.tvm.group import Group, Input, Step
+from specc.backends.tvm.kernels import general
+from specc.ir.types import TensorType
+
+COMPUTED = [name for name, record in ops.OPERATORS.items() if record.scalar or (record.compute and record.operands)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("layout", ["", NATIVE.blocked_layout])
+@pytest.mark.parametrize("name", COMPUTED)
+def test_every_operator(name: str, layout: str, seed: int) -> None:
+    record = ops.get(name)
+    rng = random.Random(f"{name} {seed}")
+    types, given = record.example(rng)
+    attrs = ops.complete(record, given)
+    first_weight = len(record.call_operands) if record.weights else len(types)
+    if layout:
+        types = [
+            TensorType(t.shape, t.dtype, layout) if t.rank == 4 and i < first_weight else t for i, t in enumerate(types)
+        ]
+    try:
+        (result,) = ops.infer(record, types, attrs)
+    except ops.Illegal:
+        return  # the operator does not take this layout
+    inputs = tuple(Input(t, frozen=i >= first_weight) for i, t in enumerate(types))
+    group = Group(inputs, (Step(name, tuple(sorted(attrs.items())), tuple(range(len(inputs))), result),))
+    check(group, general.lower, positive=name in ("sqrt", "rsqrt", "div", "batch_norm"))
+
+
+def test_pointwise_steps_before_and_between_anchors() -> None:
+    inputs = [tensor(2, 5, 6), weight(6, 6)]
+    check(
+        program(
+            inputs,
+            ("silu", (0,), {}),
+            ("softmax", (2,), {"axis": 1}),
+            ("exp", (3,), {}),
+            ("matmul", (4, 1), {}),
+            ("add", (5, 0), {}),
+        ),
+        general.lower,
+    )
+
+
+def test_padding_of_a_computed_operand_reads_nothing_outside() -> None:
+    inputs = [tensor(1, 3, 5, 5), weight(4, 3, 3, 3)]
+    check(program(inputs, ("gelu", (0,), {}), ("conv2d", (2, 1), {"padding": 1})), general.lower)
+
+
+@pytest.mark.parametrize("shape", [(3,), (16,), (37,), (2, 3, 50)])
+def test_long_and_short_last_dimensions(shape: tuple[int, ...]) -> None:
+    check(program([tensor(*shape), tensor(*shape[-1:])], ("mul", (0, 1), {}), ("tanh", (2,), {})), general.lower)

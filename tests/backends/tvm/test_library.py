@@ -1,0 +1,146 @@
+"""A graph becomes a library: kernels shared and cached, weights packed, views without a kernel, progress told."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_programs import NATIVE
+
+from specc import runtime
+from specc.backends.torch import evaluate, freeze
+from specc.backends.tvm import build, lower
+from specc.backends.tvm.group import extract
+from specc.diagnostics import SpeccError
+from specc.ir.graph import Graph, Value
+from specc.ir.types import TensorType
+from specc.optimize import run_passes
+from specc.passes.registry import pipeline
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPECC_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def network() -> Graph:
+    """Two equal blocks, a view, a product, an output that is an input, and one that no input reaches."""
+    graph = Graph("network")
+    image = graph.input("an image", TensorType((1, 3, 12, 12)))
+    x = graph.call("conv2d", [image], {"out": 16, "k": (3, 3), "s": (2, 2), "p": (1, 1, 1, 1)}, "stem")
+    for name in ("a", "b"):
+        y = graph.call("conv2d", [x], {"out": 16}, name)
+        x = graph.apply("add", [x, graph.apply("gelu", [y])])
+    graph.outputs.append(graph.call("linear", [graph.apply("flatten", [x])], {"out": 5}, "head"))
+    graph.outputs += [image, graph.apply("neg", [graph.parameter("bare", TensorType((2, 3)))])]
+    return graph
+
+
+def weights(graph: Graph) -> dict[str, Array]:
+    rng = np.random.default_rng(1)
+    return {key: (rng.standard_normal(t.concrete) * 0.2).astype("float32") for key, t in graph.parameters.items()}
+
+
+def run(library: bytes, packed: list[Array], inputs: list[Array], folder: Path) -> list[Array]:
+    ffi = runtime._runtime(runtime.installed_runtime())
+    main = runtime._load_library(ffi, library)
+    tensors = [ffi.from_dlpack(runtime._aligned(array)) for array in (*inputs, *packed)]
+    results = main(*tensors)
+    return [np.array(np.from_dlpack(t)) for t in ([results] if isinstance(results, ffi.Tensor) else results)]
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_equals_torch(level: int, cache: Path) -> None:
+    graph = network()
+    values = weights(graph)
+    image = np.random.default_rng(2).standard_normal((1, 3, 12, 12)).astype("float32")
+    optimized, _ = run_passes(graph, pipeline(level, NATIVE))
+    lowered = lower(optimized, NATIVE, freeze(optimized, values))
+    found = run(build(lowered, NATIVE), lowered.weights, [image], cache)
+    for a, b in zip(found, evaluate(graph, values, {"an image": image}), strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= 2e-6 * np.abs(b).max()
+
+
+def test_equal_groups_share_a_kernel_and_views_have_none() -> None:
+    graph = network()
+    optimized, _ = run_passes(graph, pipeline(2, NATIVE))
+    lowered = lower(optimized, NATIVE, freeze(optimized, weights(graph)))
+    assert not any("flatten" in name for name in lowered.kernels)
+    groups = {optimized.node(i).group for i in optimized.live()} - {None}
+    assert len(lowered.kernels) == len(groups) - 1, "the two blocks are one kernel"
+
+
+def test_kernels_come_from_the_cache(cache: Path) -> None:
+    graph = network()
+    lowered = lower(graph, NATIVE, freeze(graph, weights(graph)))
+    first = build(lowered, NATIVE)
+    files = {path: path.stat().st_mtime_ns for path in (cache / "kernels").iterdir()}
+    assert len(files) == len(lowered.kernels)
+    assert build(lower(graph, NATIVE, freeze(graph, weights(graph))), NATIVE)
+    assert {path: path.stat().st_mtime_ns for path in (cache / "kernels").iterdir()} == files
+    assert first[:4] == b"\x7fELF"
+
+
+def test_builds_at_the_same_time_share_the_cache(cache: Path) -> None:
+    graph = network()
+    lowered = lower(graph, NATIVE, freeze(graph, weights(graph)))
+    made: list[bytes] = []
+    threads = [threading.Thread(target=lambda: made.append(build(lowered, NATIVE))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 3
+    assert not [path for path in (cache / "kernels").iterdir() if path.suffix != ".o"]
+
+
+def test_progress_counts_every_kernel() -> None:
+    graph = network()
+    lowered = lower(graph, NATIVE, freeze(graph, weights(graph)))
+    told: list[tuple[int, int]] = []
+    build(lowered, NATIVE, lambda done, total: told.append((done, total)))
+    assert told == [(done, len(lowered.kernels)) for done in range(len(lowered.kernels) + 1)]
+
+
+def test_library_needs_only_the_runtime(cache: Path) -> None:
+    graph = network()
+    lowered = lower(graph, NATIVE, freeze(graph, weights(graph)))
+    path = cache / "library.so"
+    path.write_bytes(build(lowered, NATIVE))
+    runtime._runtime(runtime.installed_runtime())
+    ctypes.CDLL(str(path))
+
+
+def test_missing_linker_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = network()
+    lowered = lower(graph, NATIVE, freeze(graph, weights(graph)))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SpeccError, match="linker"):
+        build(lowered, NATIVE)
+
+
+def test_group_with_two_results_is_refused() -> None:
+    graph = Graph("two")
+    x = graph.input("x", TensorType((4,)))
+    y = graph.apply("relu", [x])
+    z = graph.apply("neg", [y])
+    graph.outputs = [y, z]
+    with pytest.raises(ValueError, match="2 results"):
+        extract(graph, [y.node, z.node], frozenset())
+
+
+def test_constants_are_part_of_the_program() -> None:
+    graph = Graph("constant")
+    x = graph.input("x", TensorType((4,)))
+    y = graph.apply("mul", [x, graph.constant(2.5)])
+    group, outside, result = extract(graph, [y.node], graph.frozen())
+    assert [step.op for step in group.steps] == ["constant", "mul"]
+    assert outside == [x] and result == Value(y.node)

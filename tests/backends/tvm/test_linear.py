@@ -1,0 +1,33 @@
+"""Linear layers against PyTorch: any number of rows, outputs that no vector divides, epilogues."""
+
+from __future__ import annotations
+
+import pytest
+from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
+
+from specc.backends.tvm.group import Input
+from specc.backends.tvm.kernels import linear
+from specc.targets import Target
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    ("lead", "inputs", "outputs"),
+    [((1,), 64, 1000), ((), 5, 3), ((2, 7), 48, 64), ((197,), 33, 40), ((1, 3, 11), 16, 16), ((29,), 8, 200)],
+)
+def test_equals_torch(target: Target, lead: tuple[int, ...], inputs: int, outputs: int) -> None:
+    operands = [tensor(*lead, inputs), weight(outputs, inputs), weight(outputs)]
+    check(program(operands, ("linear", (0, 1, 2), {}), ("gelu", (3,), {})), linear.lower, target)
+
+
+@pytest.mark.parametrize("operand", [tensor(2, 9, 20), weight(20), tensor(20), tensor(1, 1, 20), tensor()])
+def test_epilogue_operands(operand: Input) -> None:
+    operands = [tensor(2, 9, 12), weight(20, 12), operand]
+    check(program(operands, ("linear", (0, 1), {}), ("add", (3, 2), {})), linear.lower)
+
+
+def test_operand_of_rows_is_refused() -> None:
+    operands = [tensor(2, 9, 12), weight(20, 12), tensor(9, 1)]
+    group = program(operands, ("linear", (0, 1), {}), ("add", (3, 2), {}))
+    assert linear.lower(group, NATIVE) is None
+    check(group)

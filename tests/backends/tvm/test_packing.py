@@ -1,0 +1,60 @@
+"""A packed weight holds each element where the kernels look for it, and zeros beyond."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from specc.backends.tvm.packing import Packing, of_type
+from specc.ir.types import TensorType
+
+
+def test_convolution() -> None:
+    a = np.arange(1, 5 * 3 * 2 * 2 + 1).reshape(5, 3, 2, 2)
+    packed = Packing("convolution", 4, 2).apply(a)
+    assert packed.shape == (2, 2, 2, 2, 2, 4)
+    for (o, i, r, s), value in np.ndenumerate(a):
+        assert packed[o // 4, i // 2, r, s, i % 2, o % 4] == value
+    assert packed.sum() == a.sum()
+
+
+def test_depthwise() -> None:
+    a = np.arange(1, 5 * 6 + 1).reshape(5, 1, 2, 3)
+    packed = Packing("depthwise", 4).apply(a)
+    assert packed.shape == (2, 2, 3, 4)
+    for (c, _, r, s), value in np.ndenumerate(a):
+        assert packed[c // 4, r, s, c % 4] == value
+    assert packed.sum() == a.sum()
+
+
+def test_matrix() -> None:
+    a = np.arange(1, 16).reshape(5, 3)
+    packed = Packing("matrix", 4).apply(a)
+    assert packed.shape == (2, 3, 4)
+    for (o, i), value in np.ndenumerate(a):
+        assert packed[o // 4, i, o % 4] == value
+    assert packed.sum() == a.sum()
+
+
+def test_blocked_is_what_the_type_says() -> None:
+    type = TensorType((2, 5, 3, 2), "float32", "NCHW4c")
+    a = np.arange(1, 61).reshape(type.concrete)
+    packed = of_type(type).apply(a)
+    assert packed.shape == type.physical
+    for (n, c, y, x), value in np.ndenumerate(a):
+        assert packed[n, c // 4, y, x, c % 4] == value
+    assert packed.sum() == a.sum()
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5, 1, 1), (5, 1, 1)])
+def test_padded(shape: tuple[int, ...]) -> None:
+    packed = Packing("padded", 4).apply(np.arange(1, 6).reshape(shape))
+    assert packed.tolist() == [1, 2, 3, 4, 5, 0, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 1, 3)])
+def test_plain_keeps_shape_and_order(shape: tuple[int, ...]) -> None:
+    a = np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape), order="F")
+    packed = Packing("plain").apply(a)
+    assert packed.shape == shape and packed.flags.c_contiguous
+    assert (packed == a).all()
