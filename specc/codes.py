@@ -56,6 +56,7 @@ CODES: dict[str, str] = {
     "S0704": "a parameter that a module cannot hold",
     "S0705": "a pass changes what a network computes",
     "S0706": "an artifact computes something else than its network",
+    "S0707": "a tensor that is too large",
     "S0801": "an unknown target",
     "S0802": "no target fits this machine",
     "S0803": "the linker is missing or fails",

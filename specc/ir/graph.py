@@ -23,6 +23,10 @@ from specc.ir.types import TensorType
 from specc.ops.record import Illegal, Operator
 
 
+MAX_ELEMENTS = 2**31 - 1
+"""The elements of the largest tensor: kernels index with 32 bits."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Value:
     """Result number `result` of node number `node`."""
@@ -295,7 +299,7 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
     """The graph with its dimensions fixed: by `shapes`, then by its defaults; all types become numbers.
 
     Raises S0703 for a dimension without a value and for a name in `shapes` that is no dimension, S0301 where an
-    operator does not take the extents that follow.
+    operator does not take the extents that follow, S0707 for a tensor that is too large.
     """
     from specc.diagnostics import Label, did_you_mean
 
@@ -325,6 +329,10 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
             labels = [Label(node.span, problem.reason)] if node.span else []
             message = f"`{node.op}` does not take the extents that follow from {sizes}: {problem.reason}"
             raise error("S0301", message, *labels) from None
+        for type in types:
+            if isinstance(type.elements, int) and type.elements > MAX_ELEMENTS:
+                message = f"a result of `{node.op}` is {type} and has {type.elements} elements, at most {MAX_ELEMENTS}"
+                raise error("S0707", message, *([Label(node.span)] if node.span else []))
         result.update(identity, attrs=attrs, types=types)
     result.defaults = {}
     return result
