@@ -1,8 +1,8 @@
 """The one table of targets: the machines that a network can be compiled for, by name.
 
 A target says what the code generator may emit (LLVM's triple, core and features) and what the schedules need to know:
-the width of a vector, how many there are, the sizes of the caches. `native` is the machine that the compiler runs on; it is
-resolved to its vector extensions, so that an artifact says what it needs.
+the width of a vector, how many there are, the sizes of the caches. `native` is the machine that the compiler runs on;
+it is resolved to its vector extensions, so that an artifact says what it needs.
 """
 
 from __future__ import annotations

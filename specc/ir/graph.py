@@ -22,7 +22,6 @@ from specc.ir.dims import Dim
 from specc.ir.types import TensorType
 from specc.ops.record import Illegal, Operator
 
-
 MAX_ELEMENTS = 2**31 - 1
 """The elements of the largest tensor: kernels index with 32 bits."""
 
