@@ -91,6 +91,8 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
         """Stores a parameter or buffer under its key, making the levels that are missing."""
         *scopes, role = key.split(".")
         level: Any = self
+        if "training" in key.split("."):
+            raise error("S0704", f"`training` in the key `{key}` is what PyTorch calls the mode of a module")
         for scope in scopes:
             if scope in level._parameters or scope in level._buffers:
                 raise error("S0704", f"`{scope}` in the key `{key}` is a parameter itself")

@@ -26,7 +26,10 @@ def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
 def _spell(types: Types, a: dict[str, Any]) -> Spelling:
     if types[0].rank < 2:
         raise Illegal(f"`batch_norm` takes [n, c, ...], not {types[0]}", operand=0)
-    per_channel = TensorType((types[0].shape[1],), types[0].dtype)
+    channels = types[0].shape[1]
+    if not isinstance(channels, int):
+        raise Illegal(f"`batch_norm` needs a known number of channels, not {channels}", operand=0)
+    per_channel = TensorType((channels,), types[0].dtype)
     weights = [
         Weight("running_mean", per_channel, "zeros", trainable=False),
         Weight("running_var", per_channel, "ones", trainable=False),

@@ -12,7 +12,7 @@ is multiplied by another only so often, since rounding errors grow with the powe
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specc import ops
@@ -29,21 +29,24 @@ _HIGHEST = 4
 """The highest power of an input that a value may hold."""
 
 
-def grow(seeds: Sequence[int], inputs: Sequence[TensorType], outputs: int = 1) -> Graph:
+def grow(
+    seeds: Sequence[int], inputs: Sequence[TensorType], outputs: int = 1, defaults: Mapping[str, int] | None = None
+) -> Graph:
     """The graph of these inputs that the seeds describe, with at most so many outputs.
 
     The outputs are the latest values that nobody uses, and from the third on values that are used as well. Others that
-    nobody uses stay in it, as dead code. Every prefix of `seeds` gives a part of the same graph.
+    nobody uses stay in it, as dead code. `defaults` gives the dimensions of the inputs values under which all is legal.
+    Every prefix of `seeds` gives a part of the same graph.
     """
-    growth = _Growth(inputs)
+    growth = _Growth(inputs, defaults or {})
     for seed in seeds:
         growth.step(random.Random(seed))
     return growth.finish(outputs)
 
 
 class _Growth:
-    def __init__(self, inputs: Sequence[TensorType]) -> None:
-        self.graph = Graph("Grown")
+    def __init__(self, inputs: Sequence[TensorType], defaults: Mapping[str, int]) -> None:
+        self.graph = Graph("Grown", defaults=dict(defaults))
         self.power: dict[Value, int] = {}
         self.values: list[Value] = []
         self.calls: list[tuple[str, list[Value], dict[str, Any]]] = []
@@ -170,7 +173,10 @@ class _Growth:
     def _legal(self, record: Operator, operands: list[Value], attrs: dict[str, Any]) -> bool:
         try:
             completed = ops.complete(record, attrs)
-            results = ops.infer(record, [self.graph.type(operand) for operand in operands], completed)
+            types = [self.graph.type(operand) for operand in operands]
+            results = ops.infer(record, types, completed)
+            if self.graph.defaults:
+                ops.infer(record, [type.substitute(self.graph.defaults) for type in types], completed)
         except Illegal:
             return False
         powers = [self.power.get(operand, 1) for operand in operands]
@@ -195,7 +201,10 @@ class _Growth:
             if not all(_small(weight.type) for weight in spelling.weights):
                 return None
             types = [*map(self.graph.type, operands), *(weight.type for weight in spelling.weights)]
-            results = ops.infer(ops.get(op), types, ops.complete(ops.get(op), dict(spelling.attrs)))
+            attrs = ops.complete(ops.get(op), dict(spelling.attrs))
+            results = ops.infer(ops.get(op), types, attrs)
+            if self.graph.defaults:
+                ops.infer(ops.get(op), [type.substitute(self.graph.defaults) for type in types], attrs)
         except Illegal:
             return None
         if not all(_small(type) for type in results):

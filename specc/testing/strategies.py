@@ -37,15 +37,14 @@ def input_types(draw: st.DrawFn) -> TensorType:
 def graphs(draw: st.DrawFn, max_steps: int = 8, max_inputs: int = 2, symbolic: bool = False) -> Graph:
     """Legal graphs over all operators: branches, joins, several outputs, dead code, shared weights.
 
-    With `symbolic` the batch of the first input is a dimension `n`, and 1 where nobody says otherwise.
+    With `symbolic` the batch of the first input is a dimension `n`, and 2 where nobody says otherwise.
     """
     inputs = draw(st.lists(input_types(), min_size=1, max_size=max_inputs))
     if symbolic and inputs[0].rank:
         inputs[0] = TensorType((symbol("n"), *inputs[0].shape[1:]))
+    defaults = {name: 2 for type in inputs for name in type.symbols()}
     seeds = draw(st.lists(_SEEDS, min_size=1, max_size=max_steps))
-    graph = grow(seeds, inputs, draw(st.integers(1, 3)))
-    graph.defaults = {name: 1 for name in graph.symbols()}
-    return graph
+    return grow(seeds, inputs, draw(st.integers(1, 3)), defaults)
 
 
 def weights_for(graph: Graph) -> st.SearchStrategy[dict[str, Array]]:

@@ -84,9 +84,9 @@ def random_inputs(graph: Graph, seed: int = 0, shapes: dict[str, int] | None = N
         name, type = fixed.node(identity).attrs["name"], fixed.node(identity).types[0]
         generator = _generator(seed, f"input {name}")
         if type.dtype.startswith("float"):
-            result[name] = _uniform(generator, type.concrete, 1.0).astype(type.dtype)
+            result[name] = np.asarray(_uniform(generator, type.concrete, 1.0), type.dtype)
         else:
-            result[name] = generator.integers(0, 2, type.concrete).astype(type.dtype)
+            result[name] = np.asarray(generator.integers(0, 2, type.concrete), type.dtype)
     return result
 
 
