@@ -158,6 +158,8 @@ def _node(
     try:
         types = [graph.type(value) for value in values]
         spelling = ops.spell(record, types, arguments)
+        for weight in spelling.weights:
+            session.bound_size(weight.type, span)
         _own(session, record, [weight.role for weight in spelling.weights], place, span)
         result = graph.call(name, values, arguments, place.path, span)
     except Illegal as illegal:
@@ -172,6 +174,7 @@ def _node(
         labels = _operand_labels(operands, illegal.operand, span)
         raise session.problem("S0301", reason, *labels, notes=_bindings(scope)) from None
     session.count_nodes(span)
+    session.bound_size(graph.type(result), span)
     return Tensor(result, graph.type(result), span)
 
 

@@ -6,16 +6,20 @@ so that several mistakes are shown in one run. Only the limits end it at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from specc.diagnostics import Diagnostic, Frame, Label, Span, SpeccError
 from specc.ir.graph import Graph
+from specc.ir.types import TensorType
 
 MOST_STEPS = 200_000
 """Statements and expressions evaluated, 1.4 seconds of them; RepViT-M2.3 needs 9,400."""
 MOST_NODES = 12_000
 MOST_ERRORS = 20
+MOST_ELEMENTS = 2**40
+"""In one tensor; 4 TB of float32."""
 DEEPEST_CALLS = 40
 
 
@@ -54,6 +58,12 @@ class Session:
         """Ends the elaboration where the graph has grown too large."""
         if len(self.graph) > MOST_NODES:
             self._exceeded(f"the graph has more than {MOST_NODES:,} nodes", span)
+
+    def bound_size(self, type_: TensorType, span: Span) -> None:
+        """Raises for a tensor that no machine holds, as far as its dimensions are known."""
+        known = math.prod(dim for dim in type_.shape if isinstance(dim, int))
+        if known > MOST_ELEMENTS:
+            raise self.problem("S0406", f"a tensor {type_} of more than {MOST_ELEMENTS:,} elements", Label(span))
 
     def _exceeded(self, message: str, span: Span) -> None:
         self.report(self.problem("S0406", message, Label(span)))

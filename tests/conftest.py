@@ -1,9 +1,30 @@
-"""What all tests share: the option that rewrites goldens."""
+"""What all tests share: the option that rewrites goldens, hypothesis' profiles, and timm as a reference."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("nightly", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the expected texts instead of comparing")
+
+
+@pytest.fixture(scope="session")
+def timm() -> Iterator[Any]:
+    """timm, importable beside a CPU build of torch: torchvision wants two operators to exist."""
+    torch = pytest.importorskip("torch")
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield pytest.importorskip("timm")
+    del library  # the operators are there as long as the library is

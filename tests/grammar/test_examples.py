@@ -34,22 +34,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def timm() -> Any:
-    """timm, importable beside a CPU build of torch: torchvision wants two operators to exist."""
-    torch = pytest.importorskip("torch")
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        timm_library.append(library)
-    return pytest.importorskip("timm")
-
-
-timm_library: list[Any] = []
-"""Keeps the library alive: its operators go when it does."""
-
-
 @pytest.mark.parametrize("variant", ["m0_9", "m1_0", "m1_1", "m1_5", "m2_3"])
 def test_repvit_has_the_names_and_shapes_of_timm(timm: Any, variant: str) -> None:
     model = timm.create_model(f"repvit_{variant}")

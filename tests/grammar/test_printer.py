@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SPECS = sorted([*ROOT.glob("examples/*.specc"), *ROOT.glob("grammar/std/*.specc")])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(files)
 def test_a_printed_file_parses_to_the_same_tree(file: s.File) -> None:
     assert parse(print_file(file)) == file
