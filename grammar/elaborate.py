@@ -92,7 +92,7 @@ class Elaborator(Evaluator):
                 raise self.session.problem("S0403", f"`{name}` is given twice", *labels, notes=[called])
             given[name] = argument
         for name, parameter in parameters.items():
-            if name not in given and parameter.default is None:
+            if name not in given and (parameter.default is None or isinstance(parameter.type, s.Tensor)):
                 message = f"`{block.name}` lacks its argument `{name}: {print_type(parameter.type)}`"
                 raise self.session.problem("S0403", message, Label(span), notes=[called])
         return given

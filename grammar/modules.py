@@ -49,7 +49,7 @@ class Program:
 def read(path: Path) -> str:
     """The text of a file; raises S0001."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.specc")] if path.parent.is_dir() else []
         raise error("S0001", f"there is no file {path}", notes=did_you_mean(path.name, siblings)) from None

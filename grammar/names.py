@@ -5,7 +5,7 @@ What stands here is found before anything is elaborated: names that nothing bind
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from specc.diagnostics import Diagnostic, Label, did_you_mean
 from specc.grammar import builtins, operators
@@ -20,6 +20,29 @@ def unresolved(program: Program) -> list[Diagnostic]:
     return [diagnostic for module in program.modules.values() for diagnostic in _Reader(program, module).read()]
 
 
+def _signature(definition: s.Definition) -> Iterator[Diagnostic]:
+    """Parameters that are there twice, and defaults where none can be."""
+    places: dict[str, Label] = {}
+    for parameter in definition.parameters:
+        if parameter.name in places:
+            message = f"`{definition.name}` has two parameters `{parameter.name}`"
+            yield Diagnostic("S0203", message, (Label(parameter.span), places[parameter.name]))
+        places[parameter.name] = Label(parameter.span, "the first one")
+        if isinstance(parameter.type, s.Tensor) and parameter.default is not None:
+            yield Diagnostic("S0110", "a tensor has no default", (Label(parameter.default.span),))
+    inputs = [p.type for p in definition.parameters if isinstance(p.type, s.Tensor)]
+    if definition.kind == "block":
+        yield from _extent_defaults(inputs, "a block takes the extents of its operands")
+    yield from _extent_defaults(definition.results, "a result has the extents that it has")
+
+
+def _extent_defaults(tensors: Iterable[s.Tensor], note: str) -> Iterator[Diagnostic]:
+    for dimension in (dimension for tensor in tensors for dimension in tensor.dimensions):
+        if dimension.default is not None:
+            message = "only the dimensions of a network's inputs have defaults"
+            yield Diagnostic("S0110", message, (Label(dimension.span),), (note,))
+
+
 class _Reader:
     def __init__(self, program: Program, module: Module) -> None:
         self.module = module
@@ -29,6 +52,7 @@ class _Reader:
     def read(self) -> Iterator[Diagnostic]:
         """The diagnostics of all definitions, in order."""
         for definition in self.module.tree.definitions:
+            yield from _signature(definition)
             local: set[str] = {"_"}
             for parameter in definition.parameters:
                 yield from self._type(parameter.type)

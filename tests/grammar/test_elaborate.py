@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from specc import grammar
@@ -334,3 +336,11 @@ def test_equal_specs_give_equal_graphs() -> None:
     body = "y = x |> conv2d(8, k=3) |> batch_norm |> relu\nreturn y"
     assert print_graph(graph(body)) == print_graph(graph(body))
     assert print_graph(graph(body)) == print_graph(graph("# a comment\n" + body.replace(", k=3", ",\n   k = 3")))
+
+
+def test_line_ends_and_marks_of_other_systems_change_nothing(tmp_path: Path) -> None:
+    text = "specc 1\n\nnetwork N(x: [n = 1, 3]) -> [n, 3]:\n    y = relu(x)\n    return y"
+    plain, foreign = tmp_path / "plain.specc", tmp_path / "foreign.specc"
+    plain.write_text(text)
+    foreign.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert print_graph(grammar.load(plain)) == print_graph(grammar.load(foreign))
