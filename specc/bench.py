@@ -86,7 +86,7 @@ def bench(contenders: Sequence[Contender], seconds: float = 5.0) -> list[Timing]
     times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     spent = dict.fromkeys(times, 0.0)
     turn = 0
-    while min(spent.values()) < seconds:
+    while turn == 0 or min(spent.values()) < seconds:
         for contender in [*contenders[turn % len(contenders) :], *contenders[: turn % len(contenders)]]:
             time.sleep(PAUSE)
             begin = time.perf_counter()

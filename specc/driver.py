@@ -12,6 +12,7 @@ graph --specialize--> dimensions are numbers
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 
 from specc import __version__, runtime, sample, targets
 from specc.artifact import Array, Contents, Machine, Manifest, TensorSpec
+from specc.diagnostics import Label, error
 from specc.ir.graph import Graph, specialize
 from specc.ir.text import print_graph
 from specc.optimize import Step, run_passes
@@ -85,6 +87,7 @@ def compile(
     told = progress or (lambda _: None)
     machine = targets.find(target) if isinstance(target, str) else target
     spec = specialize(graph, shapes)
+    _check_size(spec)
     values, origin = find_weights(graph, weights)
     passes = pipeline(level, machine)
     optimized, steps = run_passes(
@@ -120,6 +123,23 @@ def compile(
     )
     outcome = [array.astype(o.dtype, copy=False) for o, array in zip(outputs, expected)]
     return Artifact(Contents(manifest, library, lowered.weights, given, outcome))
+
+
+def _check_size(graph: Graph) -> None:
+    """Raises S0804 where the reference, in float64, could not hold the operands and results of one node."""
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for identity in graph.order():
+        node = graph.node(identity)
+        types = [*(graph.type(operand) for operand in graph.operands(identity)), *node.types]
+        needed = sum(8 * math.prod(type.concrete) for type in types)
+        if needed > most:
+            where = f" at `{node.path}`" if node.path else ""
+            raise error(
+                "S0804",
+                f"`{node.op}`{where} needs {needed / 1e9:.3g} GB to be judged, and this machine has {most / 1e9:.3g} GB",
+                *([Label(node.span)] if node.span else []),
+                notes=("--shapes makes it smaller",),
+            )
 
 
 def interface(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -12,16 +12,31 @@ from typing import BinaryIO
 from specc.diagnostics import error
 
 
+def check_writable(path: str | Path) -> Path:
+    """The file that writing to `path` would make or replace; raises S0002 where it is plain that it cannot be written.
+
+    To be asked before long work whose result goes there.
+    """
+    goal = Path(os.path.realpath(path))  # through links: they stay, what they point at is replaced
+    problem = None
+    if goal.exists() and not goal.is_file():
+        problem = f"it is {'a directory' if goal.is_dir() else 'a device'}, not a file"
+    elif not goal.parent.is_dir():
+        problem = f"there is no folder {goal.parent}"
+    elif not os.access(goal.parent, os.W_OK):
+        problem = f"the folder {goal.parent} may not be written to"
+    if problem:
+        raise error("S0002", f"{path} cannot be written: {problem}")
+    return goal
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write that becomes `path` when the block ends well, and vanishes when it does not (Ctrl-C included).
 
     Raises S0002 where `path` cannot be written. A device or a pipe is refused: renaming would replace it.
     """
-    goal = Path(os.path.realpath(path))  # through links: they stay, what they point at is replaced
-    if goal.exists() and not goal.is_file():
-        kind = "a directory" if goal.is_dir() else "a device"
-        raise error("S0002", f"{path} cannot be written: it is {kind}, not a file")
+    goal = check_writable(path)
     temporary = goal.with_name(f".{goal.name[:100]}.{secrets.token_hex(6)}")
     try:
         try:

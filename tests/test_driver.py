@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -171,6 +172,11 @@ def test_a_value_that_merges_into_the_next_operator_is_merged() -> None:
 
 def test_claims_are_not_asked_where_nothing_is_merged() -> None:
     specc.compile(grammar.loads(UNMERGED, variant="small"), level=0).self_test()
+
+
+def test_a_network_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda _: 40)  # 40 pages of 40 bytes
+    assert codes_of(lambda: specc.compile(tiny.graph())) == ["S0804"]
 
 
 def test_wrong_wishes() -> None:

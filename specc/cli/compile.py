@@ -37,8 +37,10 @@ def compile(
 ) -> None:
     """Compile a network to one file."""
     from specc import driver
+    from specc.files import check_writable
 
     start = time.perf_counter()
+    check_writable(output)
     path, _ = split_spec(spec)
     graph = load_spec(spec)
     mention_weights(weights)

@@ -30,9 +30,12 @@ def run(
 ) -> int:
     """Run an artifact. PyTorch and the compiler are not needed for it."""
     from specc import arrays, runtime, sample
+    from specc.files import check_writable
 
     if self_test and (inputs or outputs or assert_outputs):
         raise click.UsageError("--self-test has inputs and outputs of its own")
+    if outputs:
+        check_writable(outputs)
     artifact = runtime.open(path, threads)
     names = [spec.name for spec in artifact.manifest.outputs]
     if self_test:

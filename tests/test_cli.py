@@ -1,0 +1,341 @@
+"""The command line: data, messages, exit codes, and what a person meets when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from specc import terminal
+from specc.cli import execute
+
+SPECC = [sys.executable, "-m", "specc"]
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.write(tmp_path_factory.mktemp("spec")))
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("artifact") / "tiny.artifact"
+    tiny.artifact().save(path)
+    return str(path)
+
+
+class Ran:
+    """A command that ran in this process: its exit code and what it wrote."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *words: str) -> None:
+        capsys.readouterr()
+        self.code = execute(words)
+        self.out, self.err = capsys.readouterr()
+        assert "Traceback" not in self.err
+
+    @property
+    def json(self) -> dict[str, object]:
+        found = json.loads(self.out)
+        assert isinstance(found, dict)
+        return found
+
+
+# ---- looking
+
+
+def test_help_is_quick_and_names_the_commands() -> None:
+    program = (
+        "import sys; from specc.cli import execute; code = execute(['--help'])\n"
+        "heavy = {'numpy', 'torch', 'tvm', 'networkx', 'lark', 'rich'} & set(sys.modules)\n"
+        "sys.exit(code or ', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("check", "show", "compile", "run", "verify", "bench"):
+        assert f"\n  {command} " in done.stdout
+
+
+def test_check_counts_and_holds(capsys: pytest.CaptureFixture[str], spec: str) -> None:
+    ran = Ran(capsys, "check", f"{spec}:small")
+    assert ran.code == terminal.FINE
+    assert ran.err == ""
+    assert "317 parameters" in ran.out
+    assert "params == 317: 317, holds" in ran.out
+
+
+def test_check_says_everything_as_json(capsys: pytest.CaptureFixture[str], spec: str) -> None:
+    found = Ran(capsys, "check", spec, "--json", "--shapes", "n=2").json
+    assert found["holds"] is True
+    small, large = found["reports"]  # type: ignore[misc]
+    assert (small["variant"], large["variant"]) == ("small", "large")
+    assert small["fixed_inputs"] == {"image": "float32[2, 3, 8, 8]"}
+    assert small["params"] == 317
+    assert large["macs"] > small["macs"] > 0
+
+
+def test_check_fails_for_a_number_that_is_different(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tiny.write(tmp_path, tiny.TEXT.replace("== 317", "== 318"))
+    ran = Ran(capsys, "check", f"{path}:small")
+    assert ran.code == terminal.FAILED
+    assert "318: 317, does not hold" in ran.out
+    assert "error[S0506]" in ran.err
+    assert Ran(capsys, "check", str(path), "--json").json["holds"] is False
+
+
+def test_check_shows_every_mistake_with_its_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tiny.write(tmp_path, tiny.TEXT.replace("relu(", "rellu(").replace("linear(", "linnear("))
+    ran = Ran(capsys, "check", str(path))
+    assert ran.code == terminal.FAILED
+    assert f"--> {path}:" in ran.err
+    assert "did you mean `relu`" in ran.err
+    assert "did you mean `linear`" in ran.err
+
+
+def test_a_syntax_error_is_json_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tiny.write(tmp_path, "specc 1\nnetwork N(:\n")
+    ran = Ran(capsys, "check", str(path), "--json")
+    assert ran.code == terminal.FAILED
+    (diagnostic,) = ran.json["diagnostics"]  # type: ignore[misc]
+    assert diagnostic["code"].startswith("S01")
+
+
+def test_show_is_a_table(capsys: pytest.CaptureFixture[str], spec: str) -> None:
+    ran = Ran(capsys, "show", f"{spec}:small")
+    assert ran.code == terminal.FINE
+    rows = {line.split()[0]: line for line in ran.out.splitlines() if line}
+    assert "float32[1, 4, 4, 4]" in rows["mix.conv3"]
+    assert ran.out.endswith("317 parameters, 4.31k MACs\n")
+    assert "stem.bn" in Ran(capsys, "show", f"{spec}:small", "--depth", "3").out
+
+
+def test_show_at_a_pass_is_text_that_reads_back(capsys: pytest.CaptureFixture[str], spec: str) -> None:
+    from specc.ir.text import parse_graph
+
+    before = parse_graph(Ran(capsys, "show", f"{spec}:small", "--at", "spec").out)
+    after = parse_graph(Ran(capsys, "show", f"{spec}:small", "--at", "reparam", "--shapes", "n=3").out)
+    assert (before.count("batch_norm"), after.count("batch_norm")) == (3, 0)
+    assert after.type(after.outputs[0]).shape == (3, 5)
+
+
+def test_show_as_json_is_the_graph(capsys: pytest.CaptureFixture[str], spec: str) -> None:
+    found = Ran(capsys, "show", f"{spec}:small", "--json").json
+    nodes = {node["id"]: node for node in found["nodes"]}  # type: ignore[attr-defined]
+    assert sum(node["op"] == "conv2d" for node in nodes.values()) == 3
+    assert all(edge["source"] in nodes and edge["target"] in nodes for edge in found["edges"])  # type: ignore[attr-defined]
+    assert found["outputs"][0]["node"] in nodes  # type: ignore[index]
+
+
+def test_show_of_an_artifact(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
+    assert "3 convolutions into 2" in Ran(capsys, "show", artifact).out
+    assert Ran(capsys, "show", artifact, "--json").json["network"] == "Tiny_small"
+
+
+# ---- making and running
+
+
+def test_compile_writes_an_artifact_that_runs(capsys: pytest.CaptureFixture[str], spec: str, tmp_path: Path) -> None:
+    goal, dump = tmp_path / "a", tmp_path / "dump"
+    ran = Ran(capsys, "compile", f"{spec}:Tiny.small", "-o", str(goal), "-O1", "--dump", str(dump), "--json")
+    assert ran.code == terminal.FINE
+    assert "weights are drawn" in ran.err or "drawn from seed" in ran.err
+    assert "3 convolutions into 2" in ran.err
+    assert ran.json["bytes"] == goal.stat().st_size
+    assert len(list(dump.iterdir())) == 5
+    assert Ran(capsys, "run", str(goal), "--self-test").code == terminal.FINE
+
+
+def test_run_with_arrays(capsys: pytest.CaptureFixture[str], artifact: str, tmp_path: Path) -> None:
+    given, got = str(tmp_path / "in.npz"), str(tmp_path / "out.npz")
+    np.savez(given, image=tiny.image())
+    ran = Ran(capsys, "run", artifact, "--inputs", given, "--outputs", got, "--threads", "1")
+    assert ran.code == terminal.FINE
+    assert ran.err == ""
+    with np.load(got) as file:
+        assert np.array_equal(file["output"], tiny.artifact()(tiny.image())[0])
+        moved = file["output"] * 1.01
+    assert Ran(capsys, "run", artifact, "--inputs", given, "--assert-outputs", got).code == terminal.FINE
+    np.savez(got, output=moved)
+    ran = Ran(capsys, "run", artifact, "--inputs", given, "--assert-outputs", got, "--json")
+    assert ran.code == terminal.FAILED
+    assert "error[S1004]" in ran.err
+    assert ran.json["holds"] is False
+    loose = ("--tolerance", "0.1")
+    assert Ran(capsys, "run", artifact, "--inputs", given, "--assert-outputs", got, *loose).code == terminal.FINE
+
+
+def test_run_without_inputs_says_so(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
+    ran = Ran(capsys, "run", artifact, "--json")
+    assert "drawn from seed 0" in ran.err
+    assert ran.json["output"]["type"] == "float32[1, 5]"  # type: ignore[index]
+
+
+def test_verify_judges(capsys: pytest.CaptureFixture[str], spec: str) -> None:
+    ran = Ran(capsys, "verify", f"{spec}:small", "--per-pass", "--json")
+    assert ran.code == terminal.FINE
+    assert ran.json["holds"] is True
+    assert len(ran.json["verdicts"]) == 6  # type: ignore[arg-type]
+
+
+def test_verify_fails_where_the_tolerance_is_missed(capsys: pytest.CaptureFixture[str], spec: str) -> None:
+    ran = Ran(capsys, "verify", f"{spec}:small", "--tolerance", "0")
+    assert ran.code == terminal.FAILED
+    assert "error[S0706]" in ran.err
+    assert "DIFFERENT" in ran.out
+
+
+def test_bench_measures_a_spec_beside_its_peers(capsys: pytest.CaptureFixture[str], spec: str) -> None:
+    pytest.importorskip("onnxruntime")
+    ran = Ran(capsys, "bench", f"{spec}:small", "--threads", "1", "--seconds", "0", "--json")
+    assert ran.code == terminal.FINE
+    ours, *peers = ran.json["timings"]  # type: ignore[misc]
+    assert (ours["name"], ours["ratio"]) == ("specc", 1.0)
+    assert [peer["name"] for peer in peers] == ["torch", "onnxruntime"]
+    for timing in (ours, *peers):
+        assert timing["difference"] < 1e-4
+        assert timing["calls"] >= 10
+        assert 0 < timing["p10_ms"] <= timing["median_ms"] <= timing["p90_ms"]
+
+
+def test_bench_measures_an_artifact(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
+    ran = Ran(capsys, "bench", artifact, "--against", "torch", "--seconds", "0")
+    assert ran.code == terminal.FINE
+    assert [line.split()[0] for line in ran.out.splitlines()[2:]] == ["specc", "torch"]
+
+
+# ---- wrong uses
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["check"],
+        ["compile", "x.specc"],
+        ["compile", "x.specc", "-o", "y", "-O3"],
+        ["show", "x.specc", "--shapes", "n"],
+        ["show", "x.specc", "--shapes", "n=1,n=2"],
+        ["show", "x.specc", "--shapes", "n=-1"],
+        ["run", "x", "--self-test", "--inputs", "y.npz"],
+        ["run", "x", "--threads", "many"],
+    ],
+)
+def test_wrong_command_lines(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    ran = Ran(capsys, *words)
+    assert ran.code == terminal.USAGE
+    assert ran.err.startswith("Usage: specc")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["check", "{tmp}/absent.specc"], "S0001"),
+        (["check", "{tmp}"], "S0001"),
+        (["check", "{spec}:smal"], "S0502"),
+        (["check", "{spec}:small", "--shapes", "z=3"], "S0703"),
+        (["show", "{spec}"], "S0504"),
+        (["show", "{spec}:small", "--at", "reparm"], "S1001"),
+        (["show", "{spec}:small", "--at", "reparam", "-O0"], "S1001"),
+        (["show", "{spec}:Timy.small"], "S0503"),
+        (["compile", "{spec}:small", "-o", "{tmp}/a", "--target", "x86-64-v33"], "S0801"),
+        (["compile", "{spec}:small", "-o", "{tmp}/absent/a"], "S0002"),
+        (["compile", "{spec}:small", "-o", "{tmp}"], "S0002"),
+        (["compile", "{spec}:small", "-o", "{tmp}/a", "--weights", "{tmp}/absent"], "S0601"),
+        (["compile", "{spec}:small", "-o", "{tmp}/a", "--weights", "{spec}"], "S0602"),
+        (["compile", "{spec}:small", "-o", "{tmp}/a", "--shapes", "h=99999999"], "S0707"),
+        (["verify", "{spec}"], "S0504"),
+        (["run", "{tmp}/absent"], "S0001"),
+        (["run", "{spec}"], "S0901"),
+        (["run", "{cut}"], "S0902"),
+        (["run", "{artifact}", "--threads", "0"], "S0909"),
+        (["run", "{artifact}", "--inputs", "{tmp}/absent.npz"], "S1002"),
+        (["run", "{artifact}", "--inputs", "{spec}"], "S1002"),
+        (["run", "{artifact}", "--inputs", "{artifact}"], "S1002"),
+        (["run", "{artifact}", "--inputs", "{one}"], "S1002"),
+        (["run", "{artifact}", "--inputs", "{pickled}"], "S1002"),
+        (["run", "{artifact}", "--inputs", "{misnamed}"], "S0910"),
+        (["run", "{artifact}", "--inputs", "{misshapen}"], "S0911"),
+        (["run", "{artifact}", "--inputs", "{double}"], "S0912"),
+        (["run", "{artifact}", "--outputs", "{tmp}/absent/out.npz"], "S0002"),
+        (["run", "{artifact}", "--assert-outputs", "{misnamed}"], "S1003"),
+        (["run", "{artifact}", "--assert-outputs", "{empty}"], "S1003"),
+        (["run", "{artifact}", "--assert-outputs", "{outputs}"], "S1003"),
+        (["bench", "{artifact}", "--against", "torhc"], "S1001"),
+        (["bench", "{artifact}", "--shapes", "n=2"], "S1006"),
+    ],
+)
+def test_mistakes_have_a_code_and_leave_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, spec: str, artifact: str, words: list[str], code: str
+) -> None:
+    image = tiny.image()
+    files = {"spec": spec, "artifact": artifact, "tmp": str(tmp_path)}
+    for name, arrays in {
+        "pickled": {"image": np.array([{}], object)},
+        "misnamed": {"imag": image},
+        "misshapen": {"image": image[0]},
+        "double": {"image": image.astype("float64")},
+        "outputs": {"output": np.zeros((5, 1), "float32")},
+        "empty": {},
+    }.items():
+        files[name] = str(tmp_path / f"{name}.npz")
+        np.savez(files[name], **arrays)  # type: ignore[arg-type]
+    files["one"], files["cut"] = str(tmp_path / "one.npy"), str(tmp_path / "cut")
+    np.save(files["one"], image)
+    Path(files["cut"]).write_bytes(Path(artifact).read_bytes()[:-100])
+    before = sorted(tmp_path.iterdir())
+    ran = Ran(capsys, *(word.format(**files) for word in words))
+    assert f"error[{code}]" in ran.err
+    assert ran.code == terminal.FAILED
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_our_own_mistakes_are_called_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import specc.grammar
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("one by none")
+
+    monkeypatch.setattr(specc.grammar, "check", broken)
+    ran = Ran(capsys, "check", "x.specc")
+    assert ran.code == terminal.OUR_FAULT
+    assert "error[S1099]: specc made a mistake: ZeroDivisionError: one by none" in ran.err
+    assert "SPECC_DEBUG=1" in ran.err
+    monkeypatch.setenv("SPECC_DEBUG", "1")
+    capsys.readouterr()
+    assert execute(["check", "x.specc"]) == terminal.OUR_FAULT
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_leaves_nothing(spec: str, tmp_path: Path) -> None:
+    """Ctrl-C while kernels are compiled, into an empty cache so that there are some."""
+    goal = tmp_path / "goal" / "a"
+    goal.parent.mkdir()
+    environment = {**os.environ, "SPECC_CACHE_DIR": str(tmp_path / "cache")}
+    command = [*SPECC, "compile", f"{spec}:large", "--shapes", "h=64,w=64", "-o", str(goal)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("fusion"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == terminal.INTERRUPTED, rest
+    assert rest.endswith("interrupted\n")
+    assert "Traceback" not in rest
+    assert list(goal.parent.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_is_no_mistake(spec: str) -> None:
+    command = [*SPECC, "show", f"{spec}:small", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == terminal.FAILED
