@@ -136,7 +136,7 @@ def _check_size(graph: Graph) -> None:
             where = f" at `{node.path}`" if node.path else ""
             raise error(
                 "S0804",
-                f"`{node.op}`{where} needs {needed / 1e9:.3g} GB to be judged, and this machine has {most / 1e9:.3g} GB",
+                f"`{node.op}`{where} needs {needed / 1e9:.3g} GB to be judged; this machine has {most / 1e9:.3g} GB",
                 *([Label(node.span)] if node.span else []),
                 notes=("--shapes makes it smaller",),
             )
