@@ -1,10 +1,10 @@
 """A checkpoint and a graph -> the values of the graph's parameters; or one message with everything that does not fit.
 
-error[S0603]: `w.safetensors` does not fit `RepViT`: 1 key is missing, 1 is unexpected, 1 has the wrong shape
-  = key                 RepViT       checkpoint   nearest
-    stem.c.weight       [32,3,3,3]   -            stem.conv.weight
-    head.weight         [1000,384]   [100,384]
-    stem.conv.weight    -            [32,3,3,3]
+error[S0603]: w.safetensors does not fit `RepViT`: 1 key is missing, 1 key is unexpected, ...
+  = key                RepViT                   checkpoint               nearest
+    stem.c.weight      float32[32, 3, 3, 3]     -                        stem.conv.weight
+    head.weight        float32[1000, 384]       float32[100, 384]
+    stem.conv.weight   -                        float32[32, 3, 3, 3]
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def match(graph: Graph, checkpoint: Mapping[str, Array]) -> dict[str, Array]:
         given = {key: checkpoint[key] for key in unexpected}
         table = _table(graph.name, allowed, missing, wrong, values, given)
         hints = _prefix(required, list(checkpoint))
-        raise error("S0603", f"`{origin}` does not fit `{graph.name}`: {summary}", notes=[table, *hints])
+        raise error("S0603", f"{origin} does not fit `{graph.name}`: {summary}", notes=[table, *hints])
     wild = [key for key, array in values.items() if not np.isfinite(array).all()]
     if wild:
         listed = ", ".join(f"`{key}`" for key in wild[:5]) + (f" and {len(wild) - 5} more" if len(wild) > 5 else "")
-        raise error("S0604", f"`{origin}` holds infinite numbers or no numbers at {listed}")
+        raise error("S0604", f"{origin} holds infinite numbers or no numbers at {listed}")
     return {key: np.asarray(array, allowed[key].dtype) for key, array in values.items()}
 
 
@@ -76,7 +76,7 @@ def _table(
     widths = [max(len(row[column]) for row in shown) for column in range(4)]
     lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in shown]
     lines += [f"and {total - _ROWS} more"] if total > _ROWS else []
-    return "\n     ".join(lines)  # under the first letter behind the note's ` = `
+    return "\n    ".join(lines)  # under the first letter behind the note's ` = `
 
 
 def _type(type: TensorType) -> str:

@@ -51,7 +51,7 @@ def read_checkpoint(path: str | Path, under: str | None = None) -> Checkpoint:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            head = file.read(10)
+            head = file.read(32)
         format = _format(path, head)
         if format is None:
             raise error(

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from specc.diagnostics import SpeccError, error
+from specc.files import replacing
 
 Array = np.ndarray[Any, Any]
 _NUMPY = {
@@ -62,7 +61,7 @@ def _place(key: str, entry: Any, data: int) -> tuple[str, tuple[int, ...], int, 
     """Type, shape, start and end of a tensor, from its entry in the header."""
     try:
         name, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, start, end))
+        whole = isinstance(name, str) and all(type(number) is int and number >= 0 for number in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
         whole = False
     if not whole:
@@ -90,20 +89,9 @@ def widen_bfloat16(bits: Array) -> Array:
 
 def write_safetensors(path: str | Path, weights: Mapping[str, Array]) -> None:
     """Writes the tensors; the file appears whole or not at all. Raises S0002 where it cannot be written."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    path = Path(path)
     # asarray(order="C") and not ascontiguousarray, which makes a list of a number
     arrays = {key: np.asarray(array, order="C") for key, array in weights.items()}
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        save_file(arrays, temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as problem:
-        raise error("S0002", f"`{path}` cannot be written: {problem.strerror or problem}") from None
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    with replacing(path) as file:
+        file.write(save(arrays))
