@@ -19,8 +19,11 @@ from specc.files import replacing
 from specc.ir.graph import Graph, MergeClaim
 from specc.ir.text import print_graph
 from specc.ir.verify import verify
-from specc.passes.registry import Pass
+from specc.passes.registry import Canonicalize, Pass, Reparam
 from specc.passes.rewrite import Journal
+
+MERGING: tuple[Pass, ...] = (Canonicalize(), Reparam())
+"""The passes after which merge claims have to hold."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,12 @@ def _dump(folder: Path, number: int, name: str, graph: Graph) -> None:
         raise SpeccError(Diagnostic("S0002", f"{folder} is no folder to write to: {problem.strerror}")) from None
     with replacing(folder / f"{number:02}-{name}.txt") as file:
         file.write(print_graph(graph).encode())
+
+
+def check_merges(graph: Graph) -> None:
+    """Raises `SpeccError` for the merge claims of `graph` that will not hold; cheap where there are none."""
+    if graph.claims:
+        run_passes(graph, MERGING)
 
 
 def check_claims(step: Step) -> None:

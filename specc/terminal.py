@@ -17,7 +17,7 @@ import click
 from specc.diagnostics import SpeccError
 
 if TYPE_CHECKING:
-    from specc.driver import Progress
+    from specc import driver
 
 FINE, FAILED, USAGE, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -30,7 +30,7 @@ def say(text: str) -> None:
 def complain(problem: SpeccError) -> None:
     """The diagnostics on stderr; in colour where that is a terminal and NO_COLOR does not forbid it."""
     text = problem.render()
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
         say(text)
         return
     from rich.console import Console
@@ -72,7 +72,7 @@ def guarded(action: Callable[[], int | None]) -> int:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[Progress], None]]:
+def progress(title: str) -> Iterator[Callable[[driver.Progress], None]]:
     """An observer of a compilation: a bar on stderr where that is a terminal, silence elsewhere."""
     if not sys.stderr.isatty():
         yield lambda _: None
@@ -82,5 +82,13 @@ def progress(title: str) -> Iterator[Callable[[Progress], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda now: bar.update(task, description=now.stage, completed=now.done, total=now.total or None)
+        bar.add_task(title, total=None)
+
+        def advance(now: driver.Progress) -> None:
+            (task,) = bar.tasks
+            if task.description != now.stage:  # a new task: a total, once known, cannot become unknown again
+                bar.remove_task(task.id)
+                bar.add_task(now.stage, total=now.total or None)
+            bar.update(bar.task_ids[0], completed=now.done)
+
+        yield advance

@@ -89,6 +89,33 @@ def test_check_fails_for_a_number_that_is_different(capsys: pytest.CaptureFixtur
     assert Ran(capsys, "check", str(path), "--json").json["holds"] is False
 
 
+def test_check_asks_the_merges(capsys: pytest.CaptureFixture[str], tmp_path: Path, spec: str) -> None:
+    assert "ensure ... merges into: 1 hold" in Ran(capsys, "check", spec).out
+    path = tiny.write(tmp_path, tiny.TEXT.replace("+ conv1 + x", "+ conv1 + gelu(x)"))
+    ran = Ran(capsys, "check", f"{path}:large")
+    assert ran.code == terminal.FAILED
+    assert "not all hold" in ran.out
+    assert f"--> {path}:9:5" in ran.err
+    assert "in Branches" in ran.err
+
+
+def test_colours_are_for_terminals(tmp_path: Path) -> None:
+    import pty
+
+    wrong = [*SPECC, "check", str(tmp_path / "absent.specc")]
+    for extra, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        ours, theirs = pty.openpty()
+        environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm"} | extra
+        subprocess.run(wrong, stderr=theirs, env=environment, check=False)
+        os.close(theirs)
+        text = os.read(ours, 10_000)
+        os.close(ours)
+        assert b"error[S0001]" in text
+        assert (b"\x1b[" in text) == coloured
+    plain = subprocess.run(wrong, capture_output=True, check=False)
+    assert b"\x1b[" not in plain.stderr
+
+
 def test_check_shows_every_mistake_with_its_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tiny.write(tmp_path, tiny.TEXT.replace("relu(", "rellu(").replace("linear(", "linnear("))
     ran = Ran(capsys, "check", str(path))

@@ -16,65 +16,74 @@ from specc.terminal import FAILED, FINE, say
 @shapes_option
 @json_option
 def check(spec: str, shapes: dict[str, int] | None, as_json: bool) -> int:
-    """Say what is wrong with a spec; its shapes, parameters, MACs and `check` lines."""
+    """Say what is wrong with a spec; its shapes, parameters, MACs, `check` lines and merges."""
     from specc import grammar
 
     path, variant = split_spec(spec)
     try:
         reports = grammar.check(path, variant)
+        found = [_checked(report, shapes) for report in reports]
     except SpeccError as problem:
         if as_json:
             print_json({"holds": False, "reports": [], "diagnostics": [d.to_json() for d in problem.diagnostics]})
         raise
-    found = [_checked(report, shapes) for report in reports]
-    problems = [SpeccError(*report.failures, sources=report.sources) for report in reports if report.failures]
+    problems = [SpeccError(*failures, sources=r.sources) for r, (_, failures) in zip(reports, found) if failures]
     if as_json:
-        print_json({"holds": not problems, "reports": found, "diagnostics": []})
+        print_json({"holds": not problems, "reports": [facts for facts, _ in found], "diagnostics": []})
     else:
-        click.echo("\n\n".join(_check_text(report) for report in found))
+        click.echo("\n\n".join(_text(facts) for facts, _ in found))
     for message in dict.fromkeys(problem.render() for problem in problems):
         say(message)
     return FAILED if problems else FINE
 
 
-def _checked(report: Any, shapes: dict[str, int] | None) -> dict[str, Any]:
+def _checked(report: Any, shapes: dict[str, int] | None) -> tuple[dict[str, Any], list[Any]]:
+    """What there is to say of a network, and the diagnostics."""
     from specc.ir.graph import specialize
+    from specc.optimize import check_merges
     from specc.report import blocks, signature
 
-    found: dict[str, Any] = {"network": report.network, "variant": report.variant, "holds": report.holds}
-    found["diagnostics"] = [d.to_json() for d in report.failures]
+    facts: dict[str, Any] = {"network": report.network, "variant": report.variant}
+    failures = list(report.failures)
     graph = report.graph
-    if graph is None:
-        return found
-    found["inputs"], found["outputs"] = signature(graph)
-    found["shapes"] = {**graph.defaults, **(shapes or {})}
-    if graph.symbols() <= found["shapes"].keys():
-        fixed = specialize(graph, shapes)
-        rows = blocks(fixed, 0)
-        found["fixed_inputs"], found["fixed_outputs"] = signature(fixed)
-        found["params"], found["macs"] = sum(r.params for r in rows), sum(r.macs for r in rows)
-    keys = ("quantity", "comparison", "wanted", "actual", "holds")
-    found["checks"] = [{key: getattr(expected, key) for key in keys} for expected in report.expected]
-    return found
+    if graph is not None:
+        facts["inputs"], facts["outputs"] = signature(graph)
+        facts["shapes"] = {**graph.defaults, **(shapes or {})}
+        if shapes or graph.symbols() <= facts["shapes"].keys():
+            graph = specialize(graph, shapes)
+            rows = blocks(graph, 0)
+            facts["fixed_inputs"], facts["fixed_outputs"] = signature(graph)
+            facts["params"], facts["macs"] = sum(r.params for r in rows), sum(r.macs for r in rows)
+        keys = ("quantity", "comparison", "wanted", "actual", "holds")
+        facts["checks"] = [{key: getattr(expected, key) for key in keys} for expected in report.expected]
+        facts["merges"] = len(graph.claims)
+        try:
+            check_merges(graph)
+        except SpeccError as problem:
+            failures += problem.diagnostics
+    return {**facts, "holds": not failures, "diagnostics": [d.to_json() for d in failures]}, failures
 
 
-def _check_text(found: dict[str, Any]) -> str:
+def _text(facts: dict[str, Any]) -> str:
     from specc.report import abbreviated
 
-    name = f"{found['network']}.{found['variant']}" if found["variant"] else found["network"]
-    if "inputs" not in found:
+    name = f"{facts['network']}.{facts['variant']}" if facts["variant"] else facts["network"]
+    if "inputs" not in facts:
         return f"{name}: wrong"
     lines = [name]
-    lines += [f"  {name}: {type}" for name, type in found["inputs"].items()]
-    lines += [f"  -> {type}" for type in found["outputs"]]
-    if "params" in found:
-        at = ", ".join(f"{symbol} = {extent}" for symbol, extent in sorted(found["shapes"].items()))
-        counts = f"  {abbreviated(found['params'])} parameters, {abbreviated(found['macs'])} MACs"
+    lines += [f"  {name}: {type}" for name, type in facts["inputs"].items()]
+    lines += [f"  -> {type}" for type in facts["outputs"]]
+    if "params" in facts:
+        at = ", ".join(f"{symbol} = {extent}" for symbol, extent in sorted(facts["shapes"].items()))
+        counts = f"  {abbreviated(facts['params'])} parameters, {abbreviated(facts['macs'])} MACs"
         lines.append(counts + (f" with {at}" if at else ""))
-        lines += [f"  -> {type} with {at}" for type in found["fixed_outputs"] if at]
+        lines += [f"  -> {type} with {at}" for type in facts["fixed_outputs"] if at]
     else:
         lines.append("  --shapes gives the symbolic dimensions a value, and with them parameters and MACs are counted")
-    for line in found["checks"]:
+    for line in facts["checks"]:
         verdict = "holds" if line["holds"] else "does not hold"
         lines.append(f"  {line['quantity']} {line['comparison']} {line['wanted']}: {line['actual']:,}, {verdict}")
+    if facts["merges"]:
+        broken = sum(diagnostic["code"] == "S0507" for diagnostic in facts["diagnostics"])
+        lines.append("  ensure ... merges into: " + ("not all hold" if broken else f"{facts['merges']} hold"))
     return "\n".join(lines)
