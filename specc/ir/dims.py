@@ -3,8 +3,9 @@
 `Dim` values are kept in one normal form, so that equal expressions compare and hash equal:
 
     (h + 1) * 2 - 2        ==  2*h
-    (4*h + 7) // 4         ==  h + 1          what the divisor divides leaves the floor
-    ((h - 1) // 2) // 2    ==  (h - 1) // 4   nested floors (divisors are positive)
+    (4*h + 7) // 4         ==  h + 1            what the divisor divides leaves the floor
+    (h - 1) // 2 + 1       ==  (h + 1) // 2     so do multiples of it; nothing negative stays under the floor
+    ((h + 1) // 2) // 2    ==  (h + 1) // 4     nested floors (divisors are positive)
 
 Symbols stand for positive integers.
 """
@@ -12,6 +13,7 @@ Symbols stand for positive integers.
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,25 +102,9 @@ def floordiv(numerator: Dim, divisor: Dim) -> Dim:
     if isinstance(divisor, int):
         if divisor < 0:
             raise ValueError("the divisor of a dimension is positive")
-        if isinstance(numerator, int):
-            return numerator // divisor
         if divisor == 0:
             raise ZeroDivisionError("a dimension divided by 0")
-        whole = _collect((m, c // divisor) for m, c in numerator.terms if c % divisor == 0)
-        rest = _collect((m, c) for m, c in numerator.terms if c % divisor)
-        if isinstance(rest, int):
-            return whole + rest // divisor
-        constant = dict(rest.terms).get((), 0)
-        if constant and not 0 < constant < divisor and constant != -1:
-            whole, rest = whole + constant // divisor, rest + (constant % divisor - constant)
-            return whole + floordiv(rest, divisor)
-        if isinstance(rest, Symbolic) and len(rest.terms) == 1:
-            (monomial, coefficient) = rest.terms[0]
-            if coefficient == 1 and len(monomial) == 1 and isinstance(monomial[0], FloorDiv):
-                inner = monomial[0]
-                if isinstance(inner.divisor, int):
-                    return whole + floordiv(inner.numerator, inner.divisor * divisor)
-        return whole + Symbolic((((FloorDiv(rest, divisor),), 1),))
+        return _floordiv_int(numerator, divisor)
     if numerator == divisor:
         return 1
     quotient = _exact(numerator, divisor)
@@ -127,6 +113,26 @@ def floordiv(numerator: Dim, divisor: Dim) -> Dim:
     if isinstance(numerator, int):
         numerator = Symbolic((((), numerator),))
     return Symbolic((((FloorDiv(numerator, divisor),), 1),))
+
+
+def _floordiv_int(numerator: Dim, divisor: int) -> Dim:
+    """The one form of a floor: coefficients in [0, divisor), no common factor, no floor within a floor."""
+    if isinstance(numerator, int):
+        return numerator // divisor
+    whole = _collect((m, c // divisor) for m, c in numerator.terms)
+    rest = _collect((m, c % divisor) for m, c in numerator.terms)
+    if isinstance(rest, int):
+        return whole
+    common = math.gcd(divisor, *(c for m, c in rest.terms if m))
+    if common > 1:  # floor((g*r + k) / (g*d)) = floor((r + k // g) / d)
+        return whole + _floordiv_int(_collect((m, c // common) for m, c in rest.terms), divisor // common)
+    floors = [m[0] for m, c in rest.terms if c == 1 and len(m) == 1 and isinstance(m[0], FloorDiv)]
+    if len(floors) == 1 and isinstance(floors[0].divisor, int):
+        # floor((floor(a / b) + m) / d) = floor((a + b*m) / (b*d))
+        (inner,), outer = floors, floors[0].divisor
+        others = rest - Symbolic((((inner,), 1),))
+        return whole + _floordiv_int(inner.numerator + others * outer, outer * divisor)
+    return whole + Symbolic((((FloorDiv(rest, divisor),), 1),))
 
 
 def substitute(dim: Dim, bindings: Mapping[str, Dim]) -> Dim:

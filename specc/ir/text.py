@@ -3,8 +3,8 @@
     graph RepViT [n = 1, h = 224, w = 224]
     input image: float32[n, 3, h, w]
     param stem.c.weight: float32[32, 3, 3, 3] kaiming
-    %0: float32[n, 32, (h - 1)//2 + 1, (w - 1)//2 + 1] = conv2d(image, @stem.c.weight) {stride=(2, 2)} in stem.c
-    %1: float32[n, 32, (h - 1)//2 + 1, (w - 1)//2 + 1] = gelu(%0) in stem group 0
+    %0: float32[n, 32, (h + 1)//2, (w + 1)//2] = conv2d(image, @stem.c.weight) {stride=(2, 2)} in stem.c
+    %1: float32[n, 32, (h + 1)//2, (w + 1)//2] = gelu(%0) in stem group 0
     return %1
 
 Operands are inputs by name, parameters by `@key`, other nodes by `%number` (`%3.1` for the second result). Attributes

@@ -95,9 +95,11 @@ n, h, w = map(symbol, ("n", "h", "w"))
 NORMAL_FORMS: list[tuple[Dim, Dim, str]] = [
     ((h + 1) * 2 - 2, 2 * h, "2*h"),
     (floordiv(4 * h + 7, 4), h + 1, "h + 1"),
-    (floordiv(floordiv(h - 1, 2), 2), floordiv(h - 1, 4), "(h - 1)//4"),
-    (floordiv(floordiv(h - 1, 2) + 1 - 1, 2) + 1, floordiv(h - 1, 4) + 1, "(h - 1)//4 + 1"),
-    (floordiv(floordiv(h - 1, 2), 2), floordiv(floordiv(h - 1, 4), 1), "(h - 1)//4"),
+    (floordiv(floordiv(h - 1, 2), 2), floordiv(h - 1, 4), "(h + 3)//4 - 1"),
+    (floordiv(floordiv(h - 1, 2) + 1 - 1, 2) + 1, floordiv(h - 1, 4) + 1, "(h + 3)//4"),
+    (floordiv(floordiv(h - 1, 2), 2), floordiv(floordiv(h - 1, 4), 1), "(h + 3)//4 - 1"),
+    (floordiv(h + 1, 2), floordiv(h - 1, 2) + 1, "(h + 1)//2"),
+    (floordiv(2 * w - 2, 4), floordiv(w - 1, 2), "(w + 1)//2 - 1"),
     (h * w - w * h + 3, 3, "3"),
     (floordiv(n * h * w * 8, h * w), 8 * n, "8*n"),
     (floordiv(6 * h * w, 2 * w), 3 * h, "3*h"),
@@ -118,7 +120,7 @@ def test_a_chain_of_strided_windows_stays_one_division() -> None:
     extent: Dim = h
     for _ in range(5):
         extent = floordiv(extent - 1, 2) + 1
-    assert str(extent) == "(h - 1)//32 + 1"
+    assert str(extent) == "(h + 31)//32"
 
 
 @pytest.mark.parametrize("text", ["", "h +", "h / 2", "h ** 2", "f(h)", "1.5", "True", "h if w else n", "'h'", "-" * 5])

@@ -20,9 +20,9 @@ input image: float32[n, 3, h, 8]
 param stem.c.weight: float32[4, 3, 3, 3] kaiming
 param stem.bn.running_mean: float32[4] zeros buffer
 param stem.bn.running_var: float32[4] ones buffer
-%0: float32[n, 4, (h - 1)//2 + 1, 4] = conv2d(image, @stem.c.weight) {stride=(2, 2); padding=(1, 1, 1, 1)} in stem.c
-%1: float32[n, 4, (h - 1)//2 + 1, 4] = batch_norm(%0, @stem.bn.running_mean, @stem.bn.running_var) in stem.bn group 3
-%2: float32[n, 16*((h - 1)//2) + 16] = reshape(%1) {shape=(n, 16*((h - 1)//2) + 16)}
+%0: float32[n, 4, (h + 1)//2, 4] = conv2d(image, @stem.c.weight) {stride=(2, 2); padding=(1, 1, 1, 1)} in stem.c
+%1: float32[n, 4, (h + 1)//2, 4] = batch_norm(%0, @stem.bn.running_mean, @stem.bn.running_var) in stem.bn group 3
+%2: float32[n, 16*((h + 1)//2)] = reshape(%1) {shape=(n, 16*((h + 1)//2))}
 %3: float32[n] = mean(%2) {axes=(-1,)}
 return %3, %1
 """
@@ -100,7 +100,7 @@ def test_a_damaged_text_is_a_graph_or_refused(data: st.DataObject) -> None:
         print_graph(graph)
 
 
-@pytest.mark.parametrize("text", ["float32[]", "int64[n, 2*h + 1]", "float32@NCHW16c[1, 3, h, (w - 1)//2]"])
+@pytest.mark.parametrize("text", ["float32[]", "int64[n, 2*h + 1]", "float32@NCHW16c[1, 3, h, (w + 1)//2]"])
 def test_types_parse_back(text: str) -> None:
     assert str(parse_type(text)) == text
 
