@@ -48,7 +48,7 @@ class Artifact:
 
     def __init__(self, contents: Contents, threads: int | None = None) -> None:
         self.contents = contents
-        self._threads = _threads(threads)
+        self._threads, self._wanted = _threads(threads), threads is not None
         self._lock = threading.Lock()
         self._main: Callable[..., Any] | None = None
         self._weights: list[Any] = []
@@ -86,7 +86,7 @@ class Artifact:
         import tvm_ffi
 
         with self._lock:
-            _use_threads(self._threads)
+            _use_threads(self._threads, self._wanted)
             try:
                 results = self._main(*(tvm_ffi.from_dlpack(_aligned(x)) for x in inputs), *self._weights)
             except Exception as problem:  # the runtime raises classes of its own
@@ -203,12 +203,25 @@ def prepare() -> None:
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 
-def _use_threads(count: int) -> None:
-    if getattr(_pool, "threads", None) != count:
-        import tvm_ffi
+def _use_threads(count: int, wanted: bool) -> None:
+    """Narrows the calling thread's pool to `count`.
 
-        tvm_ffi.get_global_func("runtime.config_threadpool")(0, count)
-        _pool.threads = count
+    A pool that something else made before, and made smaller, is taken as it is, unless the caller has named the number
+    (`wanted`): then it raises S0909.
+    """
+    if getattr(_pool, "threads", None) == count:
+        return
+    import tvm_ffi
+
+    tvm_ffi.get_global_func("runtime.config_threadpool")(0, count)
+    there = tvm_ffi.get_global_func("runtime.NumThreads")()
+    if wanted and there != count:
+        raise error(
+            "S0909",
+            f"{count} threads are wanted, and TVM's pool, which something else in this process has made, has {there}",
+            notes=("set TVM_NUM_THREADS, or open an artifact before TVM is used otherwise",),
+        )
+    _pool.threads = count
 
 
 # ---- the runtime ---------------------------------------------------------------------------------------------------

@@ -295,6 +295,7 @@ def test_wrong_command_lines(capsys: pytest.CaptureFixture[str], words: list[str
         (["run", "{artifact}", "--assert-outputs", "{outputs}"], "S1003"),
         (["bench", "{artifact}", "--against", "torhc"], "S1001"),
         (["bench", "{artifact}", "--shapes", "n=2"], "S1006"),
+        (["show", "{artifact}", "--at", "reparam"], "S1006"),
     ],
 )
 def test_mistakes_have_a_code_and_leave_nothing(

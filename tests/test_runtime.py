@@ -158,15 +158,45 @@ def test_numbers_of_threads(path: Path) -> None:
     runtime.open(path, threads=1).self_test()
 
 
+THREADS = """
+import os, sys
+from specc import runtime
+
+before = os.sched_getaffinity(0)
+for count in (2, 1, 2):
+    runtime.open(sys.argv[1], threads=count).self_test()
+    import tvm_ffi
+    assert tvm_ffi.get_global_func("runtime.NumThreads")() == count
+assert os.sched_getaffinity(0) == before
+"""
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_threads_are_used_as_said_and_stay_on_no_core(path: Path) -> None:
-    import tvm_ffi
+    """In a process of its own: what else has used the runtime before decides on the pool."""
+    done = subprocess.run([sys.executable, "-c", THREADS, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
-    before = os.sched_getaffinity(0)
-    for count in (2, 1, 2):
-        runtime.open(path, threads=count).self_test()
-        assert tvm_ffi.get_global_func("runtime.NumThreads")() == count
-    assert os.sched_getaffinity(0) == before
+
+CROWDED = """
+import sys, os
+os.environ["TVM_NUM_THREADS"] = "1"
+import tvm
+tvm.get_global_func("runtime.NumThreads")()
+del os.environ["TVM_NUM_THREADS"]
+from specc.cli import execute
+sys.exit(execute(["run", *sys.argv[1:], "--self-test"]))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_pool_that_is_too_small_is_not_used_silently(path: Path) -> None:
+    command = [sys.executable, "-c", CROWDED, str(path)]
+    done = subprocess.run([*command, "--threads", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "error[S0909]" in done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("library", [b"", b"no library", b"\x7fELF" + bytes(60)])

@@ -28,6 +28,8 @@ def show(
     from specc import artifact
 
     if artifact.is_artifact(spec):
+        if at is not None or shapes:
+            raise error("S1006", f"{spec} is compiled: it has neither passes nor shapes to choose")
         _show_artifact(artifact.read(spec).manifest, as_json)
         return
     from specc import report
