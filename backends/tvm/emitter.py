@@ -53,6 +53,26 @@ class Tensor:
         return Scalar(tirx.BufferLoad(self.buffer, self.position(index)), reads=True)
 
 
+def on_stack(shape: tuple[int, ...], dtype: str) -> Any:
+    """A small buffer in the frame of the function that runs the loop around."""
+    return T.alloc_buffer(shape, dtype, scope="local", annotations={"disable_lower_builtin": True})
+
+
+class Registers:
+    """Vectors that live in registers, for their numbers are known when the function is written.
+
+    Each is a buffer of its own: TVM puts a buffer of 1024 bytes or more on the heap, with two calls for every tile, and
+    LLVM cannot keep it in registers then.
+    """
+
+    def __init__(self, count: int, lanes: int, dtype: str) -> None:
+        self.vectors = [on_stack((lanes,), dtype) for _ in range(count)]
+
+    def __getitem__(self, position: tuple[int, Any]) -> Any:
+        number, lane = position
+        return self.vectors[number][lane]
+
+
 class Emitter:
     """Writes the function of one group. Used as a context manager around the statements; then `function` is complete.
 
@@ -137,10 +157,6 @@ class Emitter:
 
     # ---- memory ---------------------------------------------------------------------------------------------------
 
-    def registers(self, count: int, lanes: int, dtype: str = "float32") -> Any:
-        """A buffer [count, lanes] that lives in registers as long as its first index is known."""
-        return T.alloc_buffer((count, lanes), dtype, scope="local")
-
     def input(self, number: int) -> Tensor:
         """An input of the group that is stored as its type says."""
         return Tensor(self.buffers[number], self.group.inputs[number].type, self.simplify)
@@ -151,6 +167,8 @@ class Emitter:
     @staticmethod
     def store(buffer: Any, value: Any, position: Sequence[Any]) -> None:
         """Writes `value` to `buffer` at `position`."""
+        if isinstance(buffer, Registers):
+            buffer, position = buffer.vectors[position[0]], position[1:]
         T.buffer_store(buffer, value.expr if isinstance(value, Scalar) else value, list(position))
 
     # ---- pointwise steps ------------------------------------------------------------------------------------------

@@ -35,6 +35,10 @@ from specc.targets import Target
 
 Progress = Callable[[int, int], None]
 
+PASS_OPTIONS = {"tirx.disable_assert": True, "tirx.disable_storage_rewrite": True}
+"""Kernels are called by our program alone, with what they take. And the pass that merges buffers forgets which of them
+are to stay on the stack (`emitter.on_stack`): each accumulator then costs two calls of the runtime for every tile."""
+
 
 def tvm_target(target: Target) -> Any:
     """TVM's description of a target."""
@@ -70,13 +74,13 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None) ->
 
 def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Path:
     """The object file of a kernel, from the cache or put there; in `folder` where there can be no cache."""
-    text = "\n".join((version("apache-tvm"), repr(target), function.script()))
+    text = "\n".join((version("apache-tvm"), repr(target), repr(PASS_OPTIONS), function.script()))
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     cache = cache_folder()
     path = (cache or folder) / f"{name}-{digest}.o"
     if path.exists():
         return path
-    with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
+    with tvm.transform.PassContext(config=PASS_OPTIONS):
         module = tvm.tirx.build(tvm.IRModule({name: function}), target=tvm_target(target))
     made = folder / f"{name}.o"
     module.write_to_file(str(made))

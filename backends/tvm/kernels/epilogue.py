@@ -12,7 +12,7 @@ from typing import Any
 
 from tvm import tirx
 
-from specc.backends.tvm.emitter import Emitter, Index
+from specc.backends.tvm.emitter import Emitter, Index, Registers, on_stack
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.packing import Packing
@@ -111,12 +111,15 @@ class Tile:
 
     def __init__(self, epilogue: Epilogue, pixels: int, blocks: Sequence[Any]) -> None:
         self.epilogue, self.pixels, self.blocks = epilogue, pixels, blocks
-        emitter, count = epilogue.emitter, pixels * len(blocks)
-        self.accumulators = emitter.registers(count, epilogue.lanes)
+        self.accumulators = Registers(len(blocks) * pixels, epilogue.lanes, "float32")
         self._looped = epilogue.heavy and pixels > 2
-        self._held = emitter.registers(count, epilogue.lanes) if self._looped else self.accumulators
+        self._held = self._memory("float32") if self._looped else []
         plain = not epilogue.result.block
-        self._staged = emitter.registers(count, epilogue.lanes, epilogue.result.type.dtype) if plain else None
+        self._staged = self._memory(epilogue.result.type.dtype) if plain else []
+
+    def _memory(self, dtype: str) -> list[Any]:
+        """For each block a buffer [pixels, lanes]."""
+        return [on_stack((self.pixels, self.epilogue.lanes), dtype) for _ in self.blocks]
 
     def finish(self, n: Any, y: Any, x: Any, lane: Any) -> None:
         """Applies the epilogue to pixels (y, x), (y, x + 1), ... and stores them; inside of the vector loop over
@@ -127,8 +130,9 @@ class Tile:
         count = len(self.blocks)
         if self._looped:
             emitter = self.epilogue.emitter
-            for i in range(self.pixels * count):
-                emitter.store(self._held, self.accumulators[i, lane], [i, lane])
+            for i in range(self.pixels):
+                for j, held in enumerate(self._held):
+                    emitter.store(held, self.accumulators[i * count + j, lane], [i, lane])
             with emitter.serial(self.pixels) as i:
                 self._finish_pixel(n, y, x, i, lane)
         else:
@@ -139,15 +143,16 @@ class Tile:
         epilogue, count = self.epilogue, len(self.blocks)
         for j, block in enumerate(self.blocks):
             index = (n, block * epilogue.lanes + lane, y, x + i)
-            value = epilogue.value_at(Scalar(self._held[i * count + j, lane]), index)
-            if self._staged is None:
-                epilogue.emitter.store(epilogue.result.buffer, value, epilogue.result.position(index))
+            accumulator = self._held[j][i, lane] if self._looped else self.accumulators[i * count + j, lane]
+            value = epilogue.value_at(Scalar(accumulator), index)
+            if self._staged:
+                epilogue.emitter.store(self._staged[j], value, [i, lane])
             else:
-                epilogue.emitter.store(self._staged, value, [i * count + j, lane])
+                epilogue.emitter.store(epilogue.result.buffer, value, epilogue.result.position(index))
 
     def flush(self, n: Any, y: Any, x: Any) -> None:
         """Behind the vector loop: where the result is plain row-major, scatters the real lanes to it."""
-        if self._staged is None:
+        if not self._staged:
             return
         epilogue, emitter = self.epilogue, self.epilogue.emitter
         for j, block in enumerate(self.blocks):
@@ -156,6 +161,6 @@ class Tile:
             if isinstance(left, int):
                 real = min(left, epilogue.lanes)
             with emitter.serial(real) as lane, emitter.serial(self.pixels) as i:
-                value = self._staged[i * len(self.blocks) + j, lane]
+                value = self._staged[j][i, lane]
                 position = [n, block * epilogue.lanes + lane, y, x + i]
                 emitter.store(epilogue.result.buffer, value, position)

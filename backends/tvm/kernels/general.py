@@ -19,7 +19,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm.emitter import Emitter, Index, Kernel, Leaf, Tensor
+from specc.backends.tvm.emitter import Emitter, Index, Kernel, Leaf, Registers, Tensor
 from specc.backends.tvm.expression import Math, Scalar
 from specc.backends.tvm.group import Group
 from specc.ir.types import TensorType, block_of
@@ -252,7 +252,7 @@ class _General:
                 index.insert(0, rest)
             position = (*index, *inner)
             sums = self.plan.sums.get(number, 0)
-            accumulators = emitter.registers(sums, lanes if vectors else 1, self.dtype) if sums else None
+            accumulators = Registers(sums, lanes if vectors else 1, self.dtype) if sums else None
             with emitter.lanes(lanes) if vectors else emitter.serial(lanes) as lane:
                 point = index_of(position, lane)
                 self.nest = _Nest(number, target.type.concrete, point, lane, accumulators)

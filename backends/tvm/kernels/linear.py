@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm.emitter import Emitter, Index, Kernel
+from specc.backends.tvm.emitter import Emitter, Index, Kernel, Registers
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
@@ -88,7 +88,7 @@ class _Linear:
         emitter, width = self.emitter, len(blocks)
         if self.blocks % width:
             blocks = [emitter.simplify(tirx.min(block, self.blocks - 1)) for block in blocks]
-        acc = emitter.registers(rows * width, self.lanes)
+        acc = Registers(rows * width, self.lanes, "float32")
         with emitter.lanes(self.lanes) as lane:
             for j, block in enumerate(blocks):
                 for i in range(rows):

@@ -17,7 +17,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm.emitter import Emitter, Index, Kernel, Tensor
+from specc.backends.tvm.emitter import Emitter, Index, Kernel, Registers, Tensor
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing
@@ -115,7 +115,7 @@ class _Squeeze:
         chains = _CHAINS if pixels % _CHAINS == 0 else 1
         with emitter.parallel(n * blocks) as work:
             batch, block = emitter.divmod(work, blocks)
-            acc = emitter.registers(_CHAINS, lanes)
+            acc = Registers(_CHAINS, lanes, "float32")
             with emitter.lanes(lanes) as lane:
                 for i in range(chains):
                     emitter.store(acc, tirx.const(0.0, "float32"), [i, lane])
@@ -138,7 +138,7 @@ class _Squeeze:
         loop: Any = emitter.parallel if shared else emitter.serial
         with loop(n * (blocks // width)) as work:
             batch, group = emitter.divmod(work, blocks // width)
-            acc = emitter.registers(width * chains, lanes)
+            acc = Registers(width * chains, lanes, "float32")
             with emitter.lanes(lanes) as lane:
                 for j in range(width):
                     first = bias[0][(group * width + j) * lanes + lane] if bias else tirx.const(0.0, "float32")
