@@ -168,8 +168,14 @@ def find_weights(graph: Graph, weights: Weights | None) -> tuple[dict[str, Array
 
 
 def _arrays(weights: Mapping[str, Any]) -> dict[str, Array]:
-    """A state_dict's tensors as arrays."""
-    return {key: np.asarray(w.detach().cpu() if hasattr(w, "detach") else w) for key, w in weights.items()}
+    """A state_dict's tensors as arrays; bfloat16, which numpy lacks, becomes float32."""
+    arrays = {}
+    for key, given in weights.items():
+        if hasattr(given, "detach"):
+            given = given.detach().cpu()
+            given = given.float() if str(given.dtype) == "torch.bfloat16" else given
+        arrays[key] = np.asarray(given)
+    return arrays
 
 
 def spec_sources(path: str | Path) -> dict[str, str]:

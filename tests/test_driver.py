@@ -74,6 +74,13 @@ def test_a_state_dict_and_its_file_give_the_same_artifact(tmp_path: Path) -> Non
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+def test_a_state_dict_in_bfloat16() -> None:
+    state = specc.to_torch(tiny.graph()).bfloat16().state_dict()
+    wide = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    results = [specc.compile(tiny.graph(), weights=weights)(tiny.image())[0] for weights in (state, wide)]
+    assert np.array_equal(*results)
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     tiny.artifact().save(tmp_path / "one")
     specc.compile(tiny.graph()).save(tmp_path / "two")
