@@ -325,9 +325,9 @@ def test_a_seed_gives_the_same_numbers_everywhere() -> None:
     assert all((weights[key] != other[key]).any() for key in weights if key != "stem.bn.num_batches_tracked")
 
 
-HEAD_BIAS = [-0.051927320659160614, -0.11656059324741364]
+HEAD_BIAS = [-0.023222604766488075, -0.05212748050689697]
 RUNNING_VAR = [2.53320574760437, 1.9222722053527832, 0.3961494266986847, 0.5724458694458008]
-INPUT = [-0.8994254469871521, 1.6788023710250854]
+INPUT = [-0.43082186579704285, 1.0577186346054077]
 
 
 def test_a_key_is_drawn_alike_whatever_else_is_there() -> None:
@@ -345,22 +345,25 @@ def test_statistics_are_not_the_fresh_ones() -> None:
     variance, scale = weights["bn.running_var"], weights["bn.weight"]
     assert variance.min() > 0.2 and (np.abs(np.log(variance)) > 0.3).all()
     assert (scale > 0).mean() > 0.3 and (scale < 0).mean() > 0.3 and 0 < (scale == 0).mean() < 0.2
-    assert np.abs(weights["bn.bias"]).max() > 0.3 and np.abs(weights["bn.running_mean"]).max() > 0.3
+    assert np.abs(weights["bn.bias"]).max() > 0.15 and np.abs(weights["bn.running_mean"]).max() > 0.15
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "sigmoid"])
-def test_activations_stay_near_1_at_any_depth(activation: str) -> None:
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "hard_swish"])
+def test_a_deep_network_neither_dies_nor_explodes_and_tells_inputs_apart(activation: str) -> None:
     graph = Graph("Deep")
-    value = graph.input("x", TensorType((2, 16, 8, 8)))
+    value = graph.input("x", TensorType((1, 16, 8, 8)))
     for block in range(40):
         branch = graph.call("conv2d", [value], {"out": 16, "k": 3}, f"{block}.conv")
         branch = graph.apply(activation, [graph.call("batch_norm", [branch], {}, f"{block}.bn")])
         value = graph.apply("add", [value, branch]) if block % 2 else branch
-    graph.outputs = [value]
-    values = intermediates(graph, random_weights(graph), random_inputs(graph))
+    graph.outputs = [graph.apply("global_avg_pool", [value])]
+    weights = random_weights(graph)
+    values, others = (intermediates(graph, weights, random_inputs(graph, seed)) for seed in (0, 1))
     for node, array in values.items():
         if graph.op(node) in ("conv2d", "batch_norm"):
-            assert 0.05 < np.sqrt((array**2).mean()) < 8, graph.node(node.node).path
+            assert 0.02 < np.sqrt((array**2).mean()) < 100, graph.node(node.node).path
+    first, second = values[graph.outputs[0]], others[graph.outputs[0]]
+    assert np.abs(first - second).max() > 0.03 * np.abs(first).max(), "the signal drowns in biases"
 
 
 @given(graph=graphs())

@@ -41,8 +41,9 @@ def to_torch(graph: Graph, dtype: Any = None) -> GraphModule:
             module.put(node.attrs["key"], torch.nn.Parameter(tensor))
         else:
             module.put(node.attrs["key"], tensor)
+    parameters = graph.parameters
     for key, type in graph.checkpoint.items():
-        if key not in graph.parameters:
+        if key not in parameters:
             module.put(key, torch.zeros(type.concrete, dtype=_dtype(type, None)))
     for identity, name in _constants(graph).items():
         node = graph.node(identity)

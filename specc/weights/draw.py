@@ -2,7 +2,7 @@
 
 Fresh parameters hide mistakes: a batch norm with mean 0, variance 1 and weight 1 is nearly the identity, and a wrong
 merge of it shows nothing. Here running variances are far from 1, weights of batch norms have both signs and some are 0,
-biases are not 0. At the same time activations stay near 1 at any depth, so that no nonlinearity saturates and no signal
+biases are not 0. At the same time activations stay around 1 at any depth, so that no nonlinearity saturates and no signal
 drowns in biases: the mean square of every value is followed through the graph (as in arXiv:1511.06422, by rule instead
 of by measurement), and every product's weights are scaled by it.
 
@@ -27,9 +27,9 @@ _MEAN_SQUARE: dict[str, Callable[..., float]] = {
     "relu": lambda x: 0.5 * x,
     "relu6": lambda x: 0.5 * x,
     "leaky_relu": lambda x: 0.5 * x,
-    "gelu": lambda x: 0.43 * x,
-    "silu": lambda x: 0.36 * x,
-    "hard_swish": lambda x: 0.36 * x,
+    "gelu": lambda x: 0.45 * x,
+    "silu": lambda x: 0.45 * x,
+    "hard_swish": lambda x: 0.45 * x,
     "sigmoid": lambda x: 0.3,
     "hard_sigmoid": lambda x: 0.3,
     "softmax": lambda x: 0.1,
@@ -41,8 +41,8 @@ _MEAN_SQUARE: dict[str, Callable[..., float]] = {
     "sub": lambda a, b: a + b,
     "mul": lambda a, b: a * b,
     "matmul": lambda a, b: a * b,
-    "mean": lambda x, *_: 0.1 * x,
-    "global_avg_pool": lambda x: 0.1 * x,
+    "mean": lambda x: 0.2 * x,
+    "global_avg_pool": lambda x: 0.2 * x,
     "avg_pool2d": lambda x: 0.4 * x,
     "batch_norm": lambda x, *_: 1.0,
     "conv2d": lambda x, *_: 1.0,
@@ -77,14 +77,14 @@ def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
 
 
 def random_inputs(graph: Graph, seed: int = 0, shapes: dict[str, int] | None = None) -> dict[str, Array]:
-    """Inputs for the graph by name, of mean 0 and mean square 1; its dimensions as `shapes` and its defaults say."""
+    """Inputs for the graph by name, around 0 and of mean square 1; its dimensions as `shapes` and its defaults say."""
     fixed = specialize(graph, shapes)
     result: dict[str, Array] = {}
     for identity in fixed.inputs:
         name, type = fixed.node(identity).attrs["name"], fixed.node(identity).types[0]
         generator = _generator(seed, f"input {name}")
         if type.dtype.startswith("float"):
-            result[name] = np.asarray(_uniform(generator, type.concrete, 1.0), type.dtype)
+            result[name] = np.asarray(_field(generator, type.concrete), type.dtype)
         else:
             result[name] = np.asarray(generator.integers(0, 2, type.concrete), type.dtype)
     return result
@@ -100,6 +100,20 @@ def _uniform(generator: np.random.Generator, shape: tuple[int, ...], square: flo
     return generator.random(shape) * (2 * bound) - bound
 
 
+def _field(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Noise on every scale: of single elements, of quarters of the last two dimensions, and of these as a whole.
+
+    A picture of noise alone is the same to a network as any other: its means over many elements are all near 0.
+    """
+    total = _uniform(generator, shape, 1 / 3 if len(shape) > 2 else 1.0)
+    if len(shape) > 2:
+        total = total + _uniform(generator, (*shape[:-2], 1, 1), 1 / 3)
+        parts = _uniform(generator, (*shape[:-2], 4, 4), 1 / 3)
+        rows, columns = (np.arange(extent) * 4 // extent for extent in shape[-2:])
+        total = total + parts[..., rows[:, None], columns]
+    return total
+
+
 def _draw(node: Node, use: _Use | None, generator: np.random.Generator) -> Array:
     shape, dtype, init = node.types[0].concrete, node.types[0].dtype, node.attrs["init"]
     square = max(use.square, 1e-3) if use else 1.0
@@ -112,7 +126,7 @@ def _draw(node: Node, use: _Use | None, generator: np.random.Generator) -> Array
     if init == "ones":  # a scale: of both signs unless it is a buffer, which may be a variance
         magnitude = 0.5 + generator.random(shape)
         return magnitude * _signs(generator, shape) if node.attrs["trainable"] else magnitude
-    return _uniform(generator, shape, 0.1)
+    return _uniform(generator, shape, 0.02)
 
 
 def _statistics(role: str, shape: tuple[int, ...], square: float, generator: np.random.Generator) -> Array:
@@ -122,11 +136,11 @@ def _statistics(role: str, shape: tuple[int, ...], square: float, generator: np.
         case "running_var":
             return square * np.where(generator.random(shape) < 0.5, 0.25 + 0.45 * part, 1.5 + 2.5 * part)
         case "weight":
-            weight = (0.4 + 0.65 * part) * _signs(generator, shape)
+            weight = (0.5 + 0.7 * part) * _signs(generator, shape)
             return np.where(generator.random(shape) < 1 / 16, 0.0, weight)
         case "running_mean":
-            return (part - 0.5) * math.sqrt(square)
-    return part - 0.5
+            return 0.4 * (part - 0.5) * math.sqrt(square)
+    return 0.4 * (part - 0.5)
 
 
 def _signs(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -135,6 +149,8 @@ def _signs(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 def _uses(graph: Graph) -> dict[int, _Use]:
     """The first use of every parameter, in the order of the graph."""
+    if graph.symbols() <= graph.defaults.keys():
+        graph = specialize(graph)
     squares: dict[Value, float] = {}
     uses: dict[int, _Use] = {}
     for identity in graph.order():
@@ -144,14 +160,31 @@ def _uses(graph: Graph) -> dict[int, _Use]:
         for position, operand in enumerate(operands):
             if graph.op(operand) == "param" and operand.node not in uses and position:
                 role = node.record.operands[min(position, len(node.record.operands) - 1)].rstrip("?")
-                uses[operand.node] = _Use(node.op, role, known[0])
+                uses[operand.node] = _Use(node.op, role, known[0] * _inside(graph, identity))
         if node.op == "constant":
             square = node.attrs["value"] ** 2
         elif node.op in _MEAN_SQUARE:
             square = _MEAN_SQUARE[node.op](*known)
         elif node.op == "param":
-            square = 0.1 if node.attrs["init"] == "zeros" else 1.0
+            square = 0.02 if node.attrs["init"] == "zeros" else 1.0
         else:
             square = max(known, default=1.0)
         squares |= {Value(identity, number): square for number in range(len(node.types))}
     return uses
+
+
+def _inside(graph: Graph, identity: int) -> float:
+    """The part of a convolution's taps that meet the picture and not its padding: small pictures lose much there."""
+    node = graph.node(identity)
+    if node.op != "conv2d":
+        return 1.0
+    x, weight = (graph.type(operand).shape for operand in graph.operands(identity)[:2])
+    result, part = node.types[0].shape, 1.0
+    for axis in (0, 1):
+        extent, kernel, count = x[2 + axis], weight[2 + axis], result[2 + axis]
+        if not isinstance(extent, int) or not isinstance(kernel, int) or not isinstance(count, int):
+            return 1.0
+        stride, dilation, before = (node.attrs[name][axis] for name in ("stride", "dilation", "padding"))
+        taps = [place * stride + tap * dilation - before for place in range(count) for tap in range(kernel)]
+        part *= sum(0 <= tap < extent for tap in taps) / len(taps)
+    return part
