@@ -2,7 +2,7 @@
 
 Fresh parameters hide mistakes: a batch norm with mean 0, variance 1 and weight 1 is nearly the identity, and a wrong
 merge of it shows nothing. Here running variances are far from 1, weights of batch norms have both signs and some are 0,
-biases are not 0. At the same time activations stay around 1 at any depth, so that no nonlinearity saturates and no signal
+biases are not 0. At the same time activations stay around 1 at any depth: no nonlinearity saturates, and no signal
 drowns in biases: the mean square of every value is followed through the graph (as in arXiv:1511.06422, by rule instead
 of by measurement), and every product's weights are scaled by it.
 
