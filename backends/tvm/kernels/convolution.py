@@ -12,7 +12,8 @@ axis.
 
 Two orders of the loops. Where the weights are few, threads share out strips of rows and run
 through all output blocks for each strip. Otherwise they share out the output blocks, so that each weight is read by one
-core.
+core; the first tile of a group of blocks then prefetches the weights of the next one (RepViT-M1.1, weights from memory:
+23.6 ms instead of 24.2 on one core).
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ class _Convolution:
     ) -> None:
         self.emitter, self.geometry, self.tile, self.inner = emitter, geometry, tile, inner
         self.lanes, self.target = target.lanes, target
+        self.ahead = False
         step = emitter.group.step(anchor)
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
@@ -146,6 +148,7 @@ class _Convolution:
                     self._group(n, group, blocks, strips, strip)
         else:
             strips = share(g.rows, g.batch * groups)
+            self.ahead = strips == 1
             with emitter.parallel(g.batch * groups * strips) as work:
                 outer, strip = emitter.divmod(work, strips)
                 n, group = emitter.divmod(outer, groups)
@@ -176,12 +179,24 @@ class _Convolution:
     def _rows(self, n: Any, blocks: Sequence[Any], strips: int, strip: Any) -> None:
         emitter = self.emitter
         with emitter.strip(self.geometry.rows, strips, strip) as y:
-            for span in self.spans:
+            for number, span in enumerate(self.spans):
                 with emitter.serial(span.count) as i:
-                    self._tile(n, blocks, y, span.first + i * span.pixels, span)
+                    x = span.first + i * span.pixels
+                    first = self.ahead and number == 0 and emitter.math.all(y == 0, i == 0)
+                    if isinstance(first, bool):
+                        self._tile(n, blocks, y, x, span, first)
+                        continue
+                    with T.If(first):
+                        with T.Then():
+                            self._tile(n, blocks, y, x, span, True)
+                        with T.Else():
+                            self._tile(n, blocks, y, x, span, False)
 
-    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span) -> None:
-        """One register tile: `span.pixels` results of row y from x on, for each of `blocks`."""
+    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, ahead: bool) -> None:
+        """One register tile: `span.pixels` results of row y from x on, for each of `blocks`.
+
+        With `ahead` it also asks for the weights of the next group of blocks.
+        """
         emitter, g, count = self.emitter, self.geometry, len(blocks)
         tile = self.epilogue.tile(span.pixels, blocks)
         acc = tile.accumulators
@@ -195,7 +210,7 @@ class _Convolution:
             with emitter.serial(-(-g.in_channels // self.inner)) as channel, emitter.serial(taps) as r:
                 for s, pixels in enumerate(span.taps):
                     if pixels[0] < pixels[1]:
-                        self._steps(acc, n, blocks, (y, x), channel, (low + r, s), pixels, lane)
+                        self._steps(acc, n, blocks, (y, x), channel, (low + r, s), pixels, lane, ahead)
             row, column = (0, y * g.columns + x) if g.flat else (y, x)
             tile.finish(n, row, column, lane)
         tile.flush(n, row, column)
@@ -210,6 +225,7 @@ class _Convolution:
         tap: tuple[Any, int],
         pixels: tuple[int, int],
         lane: Any,
+        ahead: bool,
     ) -> None:
         """One tap of all channels of one input block, for a range of the pixels of the tile at `place`."""
         emitter, g, count = self.emitter, self.geometry, len(blocks)
@@ -218,6 +234,9 @@ class _Convolution:
         with emitter.serial(self.inner // unroll) as outer:
             for q in range(unroll):
                 i_lane = outer * unroll + q
+                if ahead:
+                    for block in blocks:
+                        self._prefetch(block + count, channel, r, s, i_lane)
                 for i in range(*pixels):
                     if g.flat:
                         at = [n, channel, 0, y * g.columns + x + i]
@@ -229,3 +248,8 @@ class _Convolution:
                         weight = self.weight[block, channel, r, s, i_lane, lane]
                         position = [i * count + j, lane]
                         emitter.store(acc, acc[tuple(position)] + value * weight, position)
+
+    def _prefetch(self, *index: Any) -> None:
+        """Asks for a vector of weights to come to the second-level cache; past the last one nothing comes of it."""
+        address = tirx.address_of(self.weight[(*index, 0)])
+        T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, 0, 2, 1))
