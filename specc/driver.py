@@ -156,15 +156,15 @@ def find_weights(graph: Graph, weights: Weights | None) -> tuple[dict[str, Array
     from specc.weights import match, random_weights, read_checkpoint
 
     if weights is None:
-        return random_weights(graph), {"seed": 0}
-    checkpoint = read_checkpoint(weights) if isinstance(weights, (str, Path)) else _arrays(weights)
-    values = match(graph, checkpoint)
+        values = random_weights(graph, sample.SEED)
+    else:
+        values = match(graph, read_checkpoint(weights) if isinstance(weights, (str, Path)) else _arrays(weights))
     state = hashlib.blake2b(digest_size=32)
     for key in sorted(graph.parameters):
         array = np.ascontiguousarray(values[key])
         state.update(f"{key} {array.dtype.name} {array.shape}\n".encode())
         state.update(array.reshape(-1).view(np.uint8).data)
-    return values, {"digest": state.hexdigest()}
+    return values, {"digest": state.hexdigest(), "seed": sample.SEED if weights is None else None}
 
 
 def _arrays(weights: Mapping[str, Any]) -> dict[str, Array]:

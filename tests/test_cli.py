@@ -236,6 +236,23 @@ def test_bench_measures_an_artifact(capsys: pytest.CaptureFixture[str], artifact
     assert [line.split()[0] for line in ran.out.splitlines()[2:]] == ["specc", "torch"]
 
 
+def test_bench_compares_results_for_equal_weights_alone(
+    capsys: pytest.CaptureFixture[str], artifact: str, tmp_path: Path
+) -> None:
+    from safetensors.numpy import save_file
+
+    from specc.weights import random_weights
+
+    for seed in (0, 1):
+        save_file(random_weights(tiny.graph(), seed), tmp_path / "w")
+        ran = Ran(
+            capsys, "bench", artifact, "--against", "torch", "--seconds", "0", "--weights", f"{tmp_path}/w", "--json"
+        )
+        assert ran.code == terminal.FINE
+        assert ("results are not compared" in ran.err) == (seed == 1)
+        assert (ran.json["timings"][1]["difference"] is None) == (seed == 1)  # type: ignore[index]
+
+
 # ---- wrong uses
 
 

@@ -97,7 +97,7 @@ def test_the_manifest_tells_what_was_done() -> None:
     manifest = tiny.artifact().manifest
     assert [(spec.name, spec.shape, spec.dtype) for spec in manifest.inputs] == [("image", (1, 3, 8, 8), "float32")]
     assert [(spec.name, spec.shape, spec.dtype) for spec in manifest.outputs] == [("output", (1, 5), "float32")]
-    assert manifest.facts["weights"] == {"seed": 0}
+    assert manifest.facts["weights"]["seed"] == 0
     reparam = next(step for step in manifest.facts["passes"] if step["pass"] == "reparam")
     assert "3 convolutions into 2, 3 batch norms into 0" in reparam["summary"]
     assert manifest.facts["kernels"]

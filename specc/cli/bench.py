@@ -41,15 +41,17 @@ def bench(
             raise error("S1006", f"{spec} is compiled: its shapes cannot be chosen any more")
         artifact = runtime.open(spec, threads)
         graph = parse_graph(artifact.manifest.facts["spec"]["graph"], spec)
-        same = weights is not None or "seed" in artifact.manifest.facts["weights"]
     else:
-        graph, same = specialize(load_spec(spec), shapes), True
+        graph = specialize(load_spec(spec), shapes)
         with compilation(graph.name) as observe:
             compiled = driver.compile(graph, target, weights, level=level, progress=observe)
         artifact = runtime.Artifact(compiled.contents, threads)
+    values, origin = driver.find_weights(graph, weights)
+    same = origin["digest"] == artifact.manifest.facts["weights"]["digest"]
     if weights is None:
-        say("no --weights: the peers run with random ones" + ("" if same else ", so results are not compared"))
-    values, _ = driver.find_weights(graph, weights)
+        say("no --weights: they are drawn from seed 0")
+    if not same:
+        say("the peers do not have the artifact's weights: results are not compared")
     inputs = sample.draw(artifact.manifest.inputs)
     contenders = [stopwatch.ours(artifact, inputs)]
     contenders += stopwatch.peers(names, graph, values, inputs, artifact.threads)
