@@ -142,7 +142,7 @@ class Emitter:
         """A loop over the rows of strip `number` out of `strips`, as equal as they can be."""
         size = -(-rows // strips)
         first = number * size
-        if rows % size == 0:
+        if size * strips == rows:
             count: Any = size
         else:
             count = T.Bind(tirx.max(0, tirx.min(size, rows - first)))

@@ -81,14 +81,29 @@ def execute(
             packed[:, -1, ..., rest:] = 3.0
         stored.append(tvm.runtime.tensor(packed))
     physical = group.result.physical
-    out = tvm.runtime.tensor(np.full(physical, 7, group.result.dtype))
-    module["kernel"](*stored, out)
-    result: np.ndarray[Any, Any] = out.numpy()
+    room, out = _guarded(physical, group.result.dtype)
+    module["kernel"](*stored, tvm.runtime.from_dlpack(out))
+    size = np.prod(physical, dtype=int)
+    assert (room[:_GUARD] == 7).all() and (room[_GUARD + size :] == 7).all(), "the kernel writes outside of its result"
+    result = out
     if block_of(group.result.layout):
         n, blocks, h, w, lanes = physical
         assert np.isfinite(result).all(), "lanes beyond the last channel are finite"
         result = result.transpose(0, 1, 4, 2, 3).reshape(n, blocks * lanes, h, w)[:, : group.result.concrete[1]]
     return result
+
+
+_GUARD = 4096
+"""Elements in front of a result and behind it that a kernel must leave alone."""
+
+
+def _guarded(shape: tuple[int, ...], dtype: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Aligned room for an array between two guards, all sevens; and the array."""
+    size = np.prod(shape, dtype=int)
+    room = np.full(size + 2 * _GUARD + 64, 7, dtype)
+    start = -room.ctypes.data % 64 // room.itemsize
+    room = room[start : start + size + 2 * _GUARD]
+    return room, room[_GUARD : _GUARD + size].reshape(shape)
 
 
 def check(

@@ -44,6 +44,12 @@ def test_output_blocks_shared_out(shape: tuple[int, ...], out: int, k: tuple[int
     check(conv(shape, out, k, NATIVE.blocked_layout, bias=False, **attrs), convolution.lower, tiny)
 
 
+@pytest.mark.parametrize("rows", [7, 49, 50, 51])
+def test_strips_that_do_not_divide_the_rows(rows: int) -> None:
+    # 8 strips of 49 rows: seven of seven rows, and one of none.
+    check(conv((2, 16, rows, 5), 16, (3, 3), NATIVE.blocked_layout, padding=1), convolution.lower)
+
+
 @pytest.mark.parametrize("goal", ["blocked", ""])
 def test_first_layer_reads_plain(goal: str) -> None:
     layout = NATIVE.blocked_layout if goal else ""
