@@ -43,8 +43,10 @@ def operand_packings(group: Group, lanes: int, anchor: int) -> dict[int, Packing
 
 
 def flattens(group: Group) -> bool:
-    """Whether height and width may be run through as one axis: every operand has both of them or neither."""
+    """Whether height and width may be run through as one axis, the last: every operand has both of them or neither."""
     height, width = group.result.concrete[2:]
+    if width == 1 < height:
+        return False  # an index on an axis of extent 1 is taken for a broadcast one
     for value in range(len(group.inputs) + len(group.steps)):
         shape = (1, 1, *group.type(value).concrete)
         follows = value not in _anchor_operands(group)

@@ -18,6 +18,7 @@ def conv(shape: tuple[int, ...], out: int, k: tuple[int, int], layout: str, bias
     return program(inputs, ("conv2d", range(len(inputs)), attrs))
 
 
+BLOCKED = NATIVE.blocked_layout
 CASES: list[tuple[tuple[int, ...], int, tuple[int, int], dict[str, Any]]] = [
     ((1, 32, 14, 14), 48, (1, 1), {}),
     ((3, 16, 1, 31), 7, (1, 1), {}),
@@ -42,6 +43,12 @@ def test_equals_torch(
 def test_output_blocks_shared_out(shape: tuple[int, ...], out: int, k: tuple[int, int], attrs: dict[str, Any]) -> None:
     tiny = replace(NATIVE, l2_bytes=4096)  # the weights are larger: threads share out output blocks
     check(conv(shape, out, k, NATIVE.blocked_layout, bias=False, **attrs), convolution.lower, tiny)
+
+
+@pytest.mark.parametrize("extents", [(14, 1), (1, 14), (1, 1)])
+def test_images_of_one_row_or_column(extents: tuple[int, int]) -> None:
+    inputs = [tensor(1, 16, *extents, layout=BLOCKED), weight(20, 16, 1, 1), tensor(1, 20, *extents, layout=BLOCKED)]
+    check(program(inputs, ("conv2d", (0, 1), {}), ("add", (3, 2), {})), convolution.lower)
 
 
 @pytest.mark.parametrize("rows", [7, 49, 50, 51])
@@ -76,7 +83,6 @@ def epilogue(operand: Input, op: str, activation: str) -> Group:
     return program(inputs, ("conv2d", (0, 1), {}), (activation, (3,), {}), (op, (4, 2), {}))
 
 
-BLOCKED = NATIVE.blocked_layout
 OPERANDS = {
     "residual": tensor(2, 20, 6, 7, layout=BLOCKED),
     "gate": tensor(2, 20, 1, 1, layout=BLOCKED),
