@@ -2,7 +2,10 @@
 
     conv(x, a) + conv(x, b)     => conv(x, a + b)
     conv(x, a) + x * s          => conv(x, a + dirac * s)
+    conv(x, a) + avg_pool(x)    => conv(x, a + dirac / k)
+    conv(x, a) + conv(conv(x, b), c) => conv(x, a + c * b)
     conv(x, a) + t              => conv(x, a, bias + t)
+    linear(x, a) + linear(linear(x, b), c) => linear(x, a + c b)
     linear(x, a) + linear(x, b) => linear(x, a + b)
     linear(x, a) + x * s        => linear(x, a + diag(s))
     linear(x, a) + t            => linear(x, a, bias + t)
@@ -19,11 +22,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from specc.ir.dims import Dim, product
+from specc.ir.dims import Dim
 from specc.ir.graph import Value
-from specc.passes.kernels import Taps, embed, union
+from specc.passes import convolutions
+from specc.passes.convolutions import Convolution, elements
 from specc.passes.rewrite import Match, Op, Refused, Rule, Var
-from specc.passes.weight_space import add_bias, along, channel_axis, is_per_channel, per_channel, sole_use
+from specc.passes.weight_space import add_bias, along, channel_axis, is_per_channel, per_channel, response, sole_use
 
 
 def terms_of(match: Match, root: Value) -> list[Value]:
@@ -64,93 +68,61 @@ def _scaled(match: Match, term: Value) -> tuple[Value, Value | None]:
     return term, None
 
 
-def _taps(match: Match, conv: Value) -> tuple[Taps, Taps]:
-    attrs = match.graph.node(conv.node).attrs
-    top, left, bottom, right = attrs["padding"]
-    kh, kw = match.type(match.graph.operands(conv.node)[1]).shape[2:]
-    assert isinstance(kh, int) and isinstance(kw, int)
-    dy, dx = attrs["dilation"]
-    return Taps(kh, dy, top, bottom), Taps(kw, dx, left, right)
+def _pairs_of_convolutions(match: Match, a: Value, b: Value) -> Convolution | None:
+    """The convolution that makes `a`, where `b` could be a branch beside it."""
+    return None if a == b else convolutions.read(match, a)
 
 
-def _merged_conv(match: Match, conv: Value, kernel: Value, taps: tuple[Taps, Taps], bias: tuple[Value, ...]) -> Value:
-    """A convolution with its taps of `taps`, weight `kernel` [o, i / g, kh', kw'] and bias, else as `conv`."""
-    attrs = dict(match.graph.node(conv.node).attrs)
-    y, x = taps
-    attrs["padding"] = (y.before, x.before, y.after, x.after)
-    attrs["dilation"] = (y.dilation if y.count > 1 else 1, x.dilation if x.count > 1 else 1)
-    return match.apply("conv2d", _source(match, conv), kernel, *bias, **attrs)
+def _merged(match: Match, a: Value, first: Convolution, second: Convolution, limit: Dim) -> Value:
+    return convolutions.write(match, convolutions.add(match, first, second, limit), like=a.node)
+
+
+def conv_conv(match: Match, a: Value, b: Value) -> Value | None:
+    """conv(x, a) + conv(x, b); None where the terms are something else."""
+    first, second = _pairs_of_convolutions(match, a, b), convolutions.read(match, b)
+    if first is None or second is None or first.source != second.source:
+        return None
+    _absorbable(match, a, b)
+    return _merged(match, a, first, second, elements(match, first, second))
+
+
+def conv_chain(match: Match, a: Value, b: Value) -> Value | None:
+    """conv(x, a) + conv(conv(x, b), c): worth it where the sum costs less, though the chain alone may not."""
+    first, outer = _pairs_of_convolutions(match, a, b), convolutions.read(match, b)
+    if first is None or outer is None or outer.source == first.source:
+        return None
+    inner = convolutions.read(match, outer.source)
+    if inner is None or inner.source != first.source:
+        return None
+    _absorbable(match, a, b, outer.source)
+    limit = elements(match, first, outer) + elements(match, inner) * (outer.stride[0] * outer.stride[1])
+    return _merged(match, a, first, convolutions.compose(match, outer, inner, limit), limit)
+
+
+def conv_identity(match: Match, a: Value, b: Value) -> Value | None:
+    """conv(x, a) + x * s, where the product with s may be missing."""
+    first = _pairs_of_convolutions(match, a, b)
+    x, factor = _scaled(match, b)
+    if first is None or first.source != x:
+        return None
+    _absorbable(match, a, *([b] if factor is not None else []))
+    return _merged(match, a, first, convolutions.identity(match, x, factor, first), elements(match, first))
+
+
+def conv_pool(match: Match, a: Value, b: Value) -> Value | None:
+    """conv(x, a) + avg_pool(x)."""
+    first = _pairs_of_convolutions(match, a, b)
+    if first is None or match.graph.op(b) != "avg_pool2d" or _source(match, b) != first.source:
+        return None
+    _absorbable(match, a, b)
+    second = convolutions.pooling(match, b, first)
+    assert second is not None
+    return _merged(match, a, first, second, elements(match, first))
 
 
 def _sum_biases(match: Match, *terms: Value) -> tuple[Value, ...]:
     biases = [bias for term in terms for bias in match.graph.operands(term.node)[2:]]
     return (biases[0],) if len(biases) == 1 else (match.apply("add", *biases),) if biases else ()
-
-
-def _kernel_sum(
-    match: Match, a: Value, b: Value, a_taps: tuple[Taps, Taps], b_taps: tuple[Taps, Taps], limit: Dim
-) -> tuple[Value, tuple[Taps, Taps]]:
-    """Kernel a + kernel b on their common grid; refused where the sum has more than `limit` elements."""
-    unions = [union(p, q) for p, q in zip(a_taps, b_taps)]
-    if unions[0] is None or unions[1] is None:
-        raise Refused("the taps of the two kernels lie on no common grid")
-    merged = unions[0].taps, unions[1].taps
-    elements = product(match.type(a).shape[:2]) * merged[0].count * merged[1].count
-    if isinstance(elements, int) and isinstance(limit, int) and elements > limit:
-        raise Refused(
-            f"one kernel of {merged[0].count} x {merged[1].count} would cost {elements} multiplications at each place, "
-            f"the branches cost {limit}"
-        )
-    kernels = []
-    for which, (kernel, taps) in enumerate(((a, a_taps), (b, b_taps))):
-        for axis in (0, 1):
-            grid = unions[axis]
-            assert grid is not None
-            kernel = embed(match, kernel, axis + 2, taps[axis], grid.leads[which], grid.taps)
-        kernels.append(kernel)
-    return match.apply("add", *kernels), merged
-
-
-def conv_conv(match: Match, a: Value, b: Value) -> Value | None:
-    """conv(x, a) + conv(x, b); None where the terms are something else."""
-    if not _weighted(match, a, "conv2d") or not _weighted(match, b, "conv2d") or a == b:
-        return None
-    if _source(match, a) != _source(match, b):
-        return None
-    _absorbable(match, a, b)
-    first, second = match.graph.node(a.node).attrs, match.graph.node(b.node).attrs
-    for name in ("stride", "groups"):
-        if first[name] != second[name]:
-            raise Refused(f"the branches differ in {name}: {first[name]} and {second[name]}")
-    weight, other = (match.graph.operands(term.node)[1] for term in (a, b))
-    cost = product(match.type(weight).shape) + product(match.type(other).shape)
-    kernel, taps = _kernel_sum(match, weight, other, _taps(match, a), _taps(match, b), cost)
-    return _merged_conv(match, a, kernel, taps, _sum_biases(match, a, b))
-
-
-def conv_identity(match: Match, a: Value, b: Value) -> Value | None:
-    """conv(x, a) + x * s, where the product with s may be missing."""
-    if not _weighted(match, a, "conv2d"):
-        return None
-    x, factor = _scaled(match, b)
-    if _source(match, a) != x:
-        return None
-    _absorbable(match, a, *([b] if factor is not None else []))
-    attrs, weight = match.graph.node(a.node).attrs, match.graph.operands(a.node)[1]
-    if attrs["stride"] != (1, 1):
-        raise Refused(f"the convolution has stride {attrs['stride']}, and the branch beside it none")
-    channels, per_group = match.type(weight).shape[:2]
-    if match.type(x) != match.type(a) or channels != per_group * attrs["groups"]:
-        raise Refused(f"the convolution changes {match.type(x)} to {match.type(a)}")
-    dirac = match.apply("dirac", shape=(channels, per_group, 1, 1), groups=attrs["groups"])
-    if factor is not None:
-        scale = per_channel(match, factor, x, 1)
-        if scale is None:
-            raise Refused(f"the factor {match.type(factor)} differs within a channel")
-        dirac = match.apply("mul", dirac, along(match, scale, 0, 4))
-    point = Taps(1, 1, 0, 0)
-    kernel, taps = _kernel_sum(match, weight, dirac, _taps(match, a), (point, point), product(match.type(weight).shape))
-    return _merged_conv(match, a, kernel, taps, match.graph.operands(a.node)[2:])
 
 
 def linear_linear(match: Match, a: Value, b: Value) -> Value | None:
@@ -159,9 +131,31 @@ def linear_linear(match: Match, a: Value, b: Value) -> Value | None:
         return None
     if _source(match, a) != _source(match, b):
         return None
-    _absorbable(match, a, b)
+    if match.graph.uses(b):  # what a rule has just made has no user yet
+        _absorbable(match, a, b)
     weight = match.apply("add", match.graph.operands(a.node)[1], match.graph.operands(b.node)[1])
     return match.apply("linear", _source(match, a), weight, *_sum_biases(match, a, b))
+
+
+def linear_chain(match: Match, a: Value, b: Value) -> Value | None:
+    """linear(x, a) + linear(linear(x, b), c), as a low-rank adaptation has it (LoRA, arXiv:2106.09685, section 4.1)."""
+    if not _weighted(match, a, "linear") or not _weighted(match, b, "linear"):
+        return None
+    x, middle = _source(match, a), _source(match, b)
+    if not _weighted(match, middle, "linear") or _source(match, middle) != x:
+        return None
+    _absorbable(match, a, b, middle)
+    return linear_linear(match, a, linear_product(match, b, middle))
+
+
+def linear_product(match: Match, outer: Value, inner: Value) -> Value:
+    """linear(linear(x, a, b), c, d) as one: linear(x, c a, d + c b)."""
+    x, a, *b = match.graph.operands(inner.node)
+    _, c, *d = match.graph.operands(outer.node)
+    out = match.type(c).shape[0]
+    assert isinstance(out, int)
+    bias = (add_bias(match, tuple(d), response(match, c, b[0], 1), out),) if b else tuple(d)
+    return match.apply("linear", x, match.apply("matmul", c, a), *bias, like=outer.node)
 
 
 def linear_identity(match: Match, a: Value, b: Value) -> Value | None:
@@ -264,9 +258,12 @@ def _sum_rule(equation: str, merge: Merge) -> Rule:
 RULES = (
     _sum_rule("conv(x, a) + conv(x, b) => conv(x, a + b)", conv_conv),
     _sum_rule("conv(x, a) + x * s => conv(x, a + dirac * s)", conv_identity),
+    _sum_rule("conv(x, a) + avg_pool(x) => conv(x, a + dirac / k)", conv_pool),
+    _sum_rule("conv(x, a) + conv(conv(x, b), c) => conv(x, a + c * b)", conv_chain),
     _sum_rule("conv(x, a) + t => conv(x, a, bias + t)", _with_bias("conv2d")),
     _sum_rule("linear(x, a) + linear(x, b) => linear(x, a + b)", linear_linear),
     _sum_rule("linear(x, a) + x * s => linear(x, a + diag(s))", linear_identity),
+    _sum_rule("linear(x, a) + linear(linear(x, b), c) => linear(x, a + c b)", linear_chain),
     _sum_rule("linear(x, a) + t => linear(x, a, bias + t)", _with_bias("linear")),
     _sum_rule("x * s + x * t => x * (s + t)", identity_identity),
 )

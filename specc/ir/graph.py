@@ -78,6 +78,10 @@ class Graph:
     defaults: dict[str, int] = field(default_factory=dict)
     claims: list[MergeClaim] = field(default_factory=list)
     _next: int = 0
+    # What is asked again and again, kept until an edge changes: a node's operands, the order, the frozen nodes.
+    _operands: dict[int, tuple[Value, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _order: tuple[tuple[Value, ...], list[int]] | None = field(default=None, repr=False, compare=False)
+    _frozen: frozenset[int] | None = field(default=None, repr=False, compare=False)
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -140,12 +144,24 @@ class Graph:
         self.structure.add_node(identity, node=node)
         for position, operand in enumerate(operands):
             self.structure.add_edge(operand.node, identity, key=position, result=operand.result)
+        self._forget()
         return Value(identity)
+
+    def _forget(self) -> None:
+        self._order = self._frozen = None
 
     def copy(self) -> Graph:
         """An equal graph that can be changed on its own."""
         return Graph(
-            self.name, self.structure.copy(), list(self.outputs), dict(self.defaults), list(self.claims), self._next
+            self.name,
+            self.structure.copy(),
+            list(self.outputs),
+            dict(self.defaults),
+            list(self.claims),
+            self._next,
+            dict(self._operands),
+            self._order,
+            self._frozen,
         )
 
     # ---- looking --------------------------------------------------------------------------------------------------
@@ -163,8 +179,11 @@ class Graph:
 
     def operands(self, identity: int) -> tuple[Value, ...]:
         """The operands of a node, in order."""
-        edges = sorted((key, source, data["result"]) for source, _, key, data in self._incoming(identity))
-        return tuple(Value(source, result) for _, source, result in edges)
+        known = self._operands.get(identity)
+        if known is None:
+            edges = sorted((key, source, data["result"]) for source, _, key, data in self._incoming(identity))
+            known = self._operands[identity] = tuple(Value(source, result) for _, source, result in edges)
+        return known
 
     def users(self, value: Value) -> list[tuple[int, int]]:
         """The nodes that take `value` and the operand's position, in order; the graph's outputs are not among them."""
@@ -190,6 +209,9 @@ class Graph:
         Inputs first as they were declared, then depth first from the outputs, operands in order; then what no output
         needs. `ValueError` for a cycle.
         """
+        outputs = tuple(self.outputs)
+        if self._order is not None and self._order[0] == outputs:
+            return list(self._order[1])
         placed: dict[int, bool] = {}  # False while the node's operands are being placed
         roots = [*self.inputs, *(value.node for value in self.outputs), *sorted(self.structure)]
         for root in roots:
@@ -210,6 +232,7 @@ class Graph:
                     placed.pop(identity)
                     placed[identity] = True  # re-inserted: the dictionary's order is the order of completion
                     stack.pop()
+        self._order = (outputs, list(placed))
         return list(placed)
 
     @property
@@ -234,11 +257,13 @@ class Graph:
 
     def frozen(self) -> frozenset[int]:
         """The nodes that depend on no input: parameters, constants and what is computed from these alone."""
-        frozen: set[int] = set()
-        for identity in self.order():
-            if self.node(identity).op != "input" and all(o.node in frozen for o in self.operands(identity)):
-                frozen.add(identity)
-        return frozenset(frozen)
+        if self._frozen is None:
+            frozen: set[int] = set()
+            for identity in self.order():
+                if self.node(identity).op != "input" and all(o.node in frozen for o in self.operands(identity)):
+                    frozen.add(identity)
+            self._frozen = frozenset(frozen)
+        return self._frozen
 
     def live(self) -> list[int]:
         """The nodes that run with every inference, in order: neither frozen nor inputs."""
@@ -269,6 +294,8 @@ class Graph:
             if key == position:
                 self.structure.remove_edge(source, identity, key)
         self.structure.add_edge(value.node, identity, key=position, result=value.result)
+        self._operands.pop(identity, None)
+        self._forget()
 
     def update(self, identity: int, **changes: Any) -> None:
         """The node with some of its fields replaced."""
@@ -291,7 +318,12 @@ class Graph:
             if identity not in needed:
                 needed.add(identity)
                 pending += self.structure.predecessors(identity)
-        self.structure.remove_nodes_from([i for i in self.structure if i not in needed])
+        useless = [i for i in self.structure if i not in needed]
+        self.structure.remove_nodes_from(useless)
+        for identity in useless:
+            self._operands.pop(identity, None)
+        if useless:
+            self._forget()
 
 
 def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
