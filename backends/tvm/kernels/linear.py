@@ -59,6 +59,7 @@ class _Linear:
         *lead, self.inputs = emitter.group.type(step.operands[0]).concrete
         self.rows, self.outputs = prod(lead), step.type.concrete[-1]
         self.rank = len(lead) + 1
+        self.axis = max((i for i, extent in enumerate(lead) if extent > 1), default=0)
         self.blocks = -(-self.outputs // self.lanes)
         self.tile = tiles.choose(self.rows, self.blocks, target, widest=8)
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
@@ -115,8 +116,8 @@ class _Linear:
                 self._store(acc, i * width + j, first + i, block)
 
     def _row(self, row: Any, column: Any) -> tuple[Any, ...]:
-        """The index of an element, all leading dimensions run through by the last of them."""
-        return (*(0,) * (self.rank - 2), row, column) if self.rank > 1 else (column,)
+        """The index of an element: the last leading dimension of more than one row runs through all of them."""
+        return (*(row if i == self.axis else 0 for i in range(self.rank - 1)), column)
 
     def _finished(self, accumulator: Scalar, row: Any, column: Any) -> Scalar:
         emitter = self.emitter

@@ -26,6 +26,12 @@ def test_epilogue_operands(operand: Input) -> None:
     check(program(operands, ("linear", (0, 1), {}), ("add", (3, 2), {})), linear.lower)
 
 
+@pytest.mark.parametrize("lead", [(5, 1), (1, 5, 1), (1, 1), (2, 3)])
+def test_leading_dimensions_of_one(lead: tuple[int, ...]) -> None:
+    operands = [tensor(*lead, 12), weight(20, 12), tensor(*lead, 20)]
+    check(program(operands, ("linear", (0, 1), {}), ("add", (3, 2), {})), linear.lower)
+
+
 def test_operand_of_rows_is_refused() -> None:
     operands = [tensor(2, 9, 12), weight(20, 12), tensor(9, 1)]
     group = program(operands, ("linear", (0, 1), {}), ("add", (3, 2), {}))
