@@ -50,11 +50,11 @@ def layout(graph: Graph, block: int) -> Graph:
 
     for identity in live:
         node = graph.node(identity)
-        wanted = name if identity in blocked else ""
         for position, operand in enumerate(graph.operands(identity)):
-            if not _is_activation(graph, operand, node, position) or graph.type(operand).layout == wanted:
-                continue
-            graph.set_operand(identity, position, converted_to(operand, wanted, node))
+            reading = _reading(graph, operand, node, position)
+            wanted = name if identity in blocked and reading == "as the node works" else ""
+            if reading != "either" and graph.type(operand).layout != wanted:
+                graph.set_operand(identity, position, converted_to(operand, wanted, node))
         types = ops.infer(node.record, [graph.type(o) for o in graph.operands(identity)], dict(node.attrs))
         graph.update(identity, types=types)
     for position, value in enumerate(graph.outputs):
@@ -86,11 +86,14 @@ def choose(graph: Graph, block: int) -> set[int]:
         if not takes:
             flow.add_edge(identity, PLAIN)  # without a capacity: never cut
         for position, operand in enumerate(graph.operands(identity)):
-            if _is_activation(graph, operand, node, position):
-                cost = 0 if reads_plainly(graph, operand.node, block) else _bytes(graph, operand)
-                source = operand.node if operand.node in flow else PLAIN  # inputs and weights lie plainly
-                _capacity(flow, source, identity, cost)
-                _capacity(flow, identity, source, cost)
+            reading = _reading(graph, operand, node, position)
+            if reading == "either":
+                continue
+            cost = 0 if reads_plainly(graph, operand.node, block) else _bytes(graph, operand)
+            source = operand.node if operand.node in flow else PLAIN  # inputs and weights lie plainly
+            reader = identity if reading == "as the node works" else PLAIN
+            _capacity(flow, source, reader, cost)
+            _capacity(flow, reader, source, cost)
     for value in graph.outputs:
         if value.node in flow and graph.type(value).rank == 4:
             _capacity(flow, value.node, PLAIN, _bytes(graph, value))
@@ -119,12 +122,15 @@ def _preference(graph: Graph, identity: int, block: int) -> tuple[int, bool]:
     return 0, node.record.elementwise or node.op == "batch_norm"
 
 
-def _is_activation(graph: Graph, operand: Value, user: Node, position: int) -> bool:
-    """Whether the layout of an operand counts: it is [n, c, h, w] with some extent, and no weight of a convolution."""
+def _reading(graph: Graph, operand: Value, user: Node, position: int) -> str:
+    """How a node reads an operand: "plainly", "as the node works" (plainly or in blocks), or "either" way."""
     t = graph.type(operand)
-    if t.rank != 4 or (position and not user.record.elementwise):
-        return False
-    return not (user.record.elementwise and t.shape[2:] == (1, 1) and user.types[0].shape[2:] != (1, 1))
+    if t.rank != 4:
+        return "either"
+    if user.record.elementwise and t.shape[2:] == (1, 1) and user.types[0].shape[2:] != (1, 1):
+        return "either"  # read by channel, however it lies
+    activation = user.record.variadic or position < len(user.record.call_operands)
+    return "as the node works" if activation else "plainly"
 
 
 def _bytes(graph: Graph, value: Value) -> int:

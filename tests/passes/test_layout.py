@@ -108,3 +108,24 @@ def test_an_elementwise_chain_between_convolutions_stays_in_blocks() -> None:
     )
     check_pass(lambda g: layout(g, 16), graph)
     assert ("add", "NCHW16c") in layouts(layout(graph, 16))
+
+
+def test_every_operand_of_a_concat_is_read_plainly() -> None:
+    graph = chain(
+        "param a: float32[32, 32, 1, 1] kaiming",
+        "%0: float32[1, 32, 8, 8] = conv2d(x, @a)",
+        "%1: float32[1, 64, 8, 8] = concat(x, %0)",
+        "return %1",
+    )
+    check_pass(lambda g: layout(g, 16), graph)
+
+
+def test_a_kernel_that_depends_on_the_input_is_read_plainly() -> None:
+    graph = chain(
+        "param a: float32[32, 32, 1, 1] kaiming",
+        "%0: float32[1, 32, 8, 8] = conv2d(x, @a)",
+        "%1: float32[1, 1, 1, 1] = conv2d(x, %0)",
+        "return %1",
+    )
+    check_pass(lambda g: layout(g, 16), graph)
+    assert layouts(layout(graph, 16))[-2:] == [("conv2d", "NCHW16c"), ("convert_layout", "")]
