@@ -1,9 +1,8 @@
-"""Lowering: a graph after its passes -> kernels, packed weights, and the Relax program that calls the one with the
-other.
+"""Lowering: a graph after its passes -> kernels, packed weights, and a Relax program that calls the one with the other.
 
-Every group of the graph becomes a kernel, every node outside of a group one of its own; equal groups share one. A view
-of a plainly stored tensor is no kernel but a Relax reshape, which the memory planner turns into an alias. The program
-is
+Every group of the graph becomes a kernel, every node outside of a group one of its own; equal groups share one, and
+what no output needs has none. A view of a plainly stored tensor is no kernel but a Relax reshape, which the memory
+planner turns into an alias. The program is
 
     main(inputs..., packed weights...) -> outputs
 
@@ -45,6 +44,8 @@ class Lowered:
 
 def lower(graph: Graph, target: Target, frozen: Mapping[Value, Array]) -> Lowered:
     """The kernels and the program of a graph with fixed dimensions; `frozen` holds what needs no input, logically."""
+    graph = graph.copy()
+    graph.prune()
     return _Lowering(graph, target, frozen).run()
 
 
