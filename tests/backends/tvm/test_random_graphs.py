@@ -1,4 +1,4 @@
-"""Random networks, through all passes or none, give what PyTorch gives in float64: groups, layouts and views as they come."""
+"""Random networks, through all passes or none, give what PyTorch gives in float64."""
 
 from __future__ import annotations
 
