@@ -6,6 +6,8 @@
 A vector is one block of channels. The register tile is some pixels of a row; the taps of one row of the window are
 written out, so that a pixel of the input that several taps need is loaded once, and taps outside of the input are left
 out (columns) or bound the loop (rows). Threads share out channel blocks and, where these are few, strips of rows.
+
+One core of a Cascade Lake, 3x3: 0.066 ms for [1, 64, 56, 56], 0.009 ms for [1, 256, 14, 14] (55 and 100 GFLOP/s).
 """
 
 from __future__ import annotations

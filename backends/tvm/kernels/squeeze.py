@@ -5,8 +5,8 @@
 The mean reads the tensor once, threads sharing out channel blocks; the products are too small to share out unless their
 weights fill a good part of the second-level cache. What one product leaves for the next lies in a buffer of the kernel.
 
-One core, Cascade Lake, [1, 256, 14, 14] -> 64 -> 256 channels: 0.166 ms by the general template, whose vectors gather
-weights.
+One core of a Cascade Lake, [1, 256, 14, 14] -> 64 -> 256 channels: 0.0045 ms; by the general template, whose vectors
+gather the weights, 0.159 ms.
 """
 
 from __future__ import annotations
