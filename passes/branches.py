@@ -3,6 +3,7 @@
     conv(x, a) + conv(x, b)     => conv(x, a + b)
     conv(x, a) + x * s          => conv(x, a + dirac * s)
     conv(x, a) + avg_pool(x)    => conv(x, a + dirac / k)
+    conv(x, a) + avg_pool(conv(x, b)) => conv(x, a + b / k)
     conv(x, a) + conv(conv(x, b), c) => conv(x, a + c * b)
     conv(x, a) + t              => conv(x, a, bias + t)
     linear(x, a) + linear(linear(x, b), c) => linear(x, a + c b)
@@ -118,6 +119,21 @@ def conv_pool(match: Match, a: Value, b: Value) -> Value | None:
     second = convolutions.pooling(match, b, first)
     assert second is not None
     return _merged(match, a, first, second, elements(match, first))
+
+
+def conv_pooled(match: Match, a: Value, b: Value) -> Value | None:
+    """conv(x, a) + avg_pool(conv(x, b)): worth it where the sum costs less, though the chain alone may not."""
+    first = _pairs_of_convolutions(match, a, b)
+    if first is None or match.graph.op(b) != "avg_pool2d":
+        return None
+    inner = convolutions.read(match, _source(match, b))
+    if inner is None or inner.source != first.source:
+        return None
+    _absorbable(match, a, b, _source(match, b))
+    attrs = match.graph.node(b.node).attrs
+    limit = elements(match, first) + elements(match, inner) * (attrs["stride"][0] * attrs["stride"][1])
+    second = convolutions.pooled(match, attrs, inner, limit)
+    return None if second is None else _merged(match, a, first, second, limit)
 
 
 def _sum_biases(match: Match, *terms: Value) -> tuple[Value, ...]:
@@ -259,6 +275,7 @@ RULES = (
     _sum_rule("conv(x, a) + conv(x, b) => conv(x, a + b)", conv_conv),
     _sum_rule("conv(x, a) + x * s => conv(x, a + dirac * s)", conv_identity),
     _sum_rule("conv(x, a) + avg_pool(x) => conv(x, a + dirac / k)", conv_pool),
+    _sum_rule("conv(x, a) + avg_pool(conv(x, b)) => conv(x, a + b / k)", conv_pooled),
     _sum_rule("conv(x, a) + conv(conv(x, b), c) => conv(x, a + c * b)", conv_chain),
     _sum_rule("conv(x, a) + t => conv(x, a, bias + t)", _with_bias("conv2d")),
     _sum_rule("linear(x, a) + linear(x, b) => linear(x, a + b)", linear_linear),

@@ -212,14 +212,15 @@ def _product(match: Match, outer: Convolution, inner: Convolution, taps: tuple[T
     return total
 
 
-def pooled(match: Match, attrs: object, inner: Convolution) -> Convolution | None:
-    """An average pool behind a convolution of one tap, which commute; None for a larger kernel."""
+def pooled(match: Match, attrs: object, inner: Convolution, limit: Dim | None = None) -> Convolution | None:
+    """An average pool behind a convolution of one tap, which commute; None for a larger kernel. Refuses as `compose`."""
     assert hasattr(attrs, "__getitem__")
     if any((tap.count, tap.before, tap.after) != (1, 0, 0) for tap in inner.taps) or inner.stride != (1, 1):
         return None
     taps = pool_taps(attrs)
     if inner.bias and any(attrs["padding"]):
         raise Refused("at the border, the zeros of the padding stand behind the bias of the convolution")
-    limit = elements(match, inner) * attrs["stride"][0] * attrs["stride"][1]
+    if limit is None:
+        limit = elements(match, inner) * attrs["stride"][0] * attrs["stride"][1]
     _afford(elements(match, inner) * taps[0].count * taps[1].count, limit, *taps)
     return replace(inner, weight=_mean(match, inner.weight, attrs), stride=attrs["stride"], taps=taps)

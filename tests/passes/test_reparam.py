@@ -55,6 +55,10 @@ def linear(graph: Graph, x: Value, out: int, path: str, **arguments: object) -> 
     return graph.call("linear", [x], {"out": out, **arguments}, path)
 
 
+def pool(k: int, p: int) -> dict[str, object]:
+    return {"k": k, "stride": 1, "padding": p}
+
+
 IMAGE, VECTOR = (2, 6, 7, 5), (3, 6)
 ONE_CONV, ONE_LINEAR = {"conv2d": 1}, {"linear": 1}
 
@@ -145,6 +149,70 @@ MERGES: dict[str, tuple[Build, tuple[int, ...], dict[str, int]]] = {
         IMAGE,
         ONE_CONV,
     ),
+    "an average pool beside a convolution": (
+        lambda g, x: total(g, conv_bn(g, x, 6, "a", k=3), g.apply("avg_pool2d", [x], pool(3, 1))),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "DBB's diverse branches": (
+        lambda g, x: total(
+            g,
+            conv_bn(g, x, 6, "a", k=3, p=0),
+            conv_bn(g, conv_bn(g, x, 6, "b", k=1), 6, "c", k=3, p=0),
+            bn(g, g.apply("avg_pool2d", [conv_bn(g, x, 6, "d", k=1)], pool(3, 0)), "e"),
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "a 1x1 behind a 3x3, where the result is narrow": (
+        lambda g, x: conv_bn(g, conv_bn(g, x, 12, "a", k=3, s=2), 2, "b", k=1),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "a 1x1 before an unpadded 3x3": (
+        lambda g, x: conv_bn(g, conv_bn(g, x, 12, "a", k=1), 4, "b", k=3, p=0),
+        (1, 1, 7, 5),
+        ONE_CONV,
+    ),
+    "a column behind a row": (
+        lambda g, x: conv_bn(g, conv(g, x, 1, "a", k=[1, 2], p=[0, 1, 0, 0]), 1, "b", k=[2, 1]),
+        (2, 1, 7, 5),
+        ONE_CONV,
+    ),
+    "strides and dilation in a row": (
+        lambda g, x: conv(g, conv(g, x, 1, "a", k=2, s=2, p=[1, 0, 0, 1]), 1, "b", k=1, s=2),
+        (2, 1, 9, 8),
+        ONE_CONV,
+    ),
+    "two linears around a wide middle": (lambda g, x: linear(g, linear(g, x, 12, "a"), 4, "b"), VECTOR, ONE_LINEAR),
+    "LoRA": (
+        lambda g, x: total(
+            g, linear(g, x, 6, "w"), scale(g, linear(g, linear(g, x, 1, "a", bias=False), 6, "b", bias=False), 1)
+        ),
+        VECTOR,
+        ONE_LINEAR,
+    ),
+    "ConvLoRA": (
+        lambda g, x: total(g, conv(g, x, 6, "w", k=3), conv(g, conv(g, x, 2, "a", k=3), 6, "b", k=1)),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "batch norm behind a concat": (
+        lambda g, x: bn(g, g.apply("concat", [conv(g, x, 4, "a", k=1), conv_bn(g, x, 3, "b", k=3)]), "c"),
+        IMAGE,
+        {"conv2d": 2, "concat": 1},
+    ),
+    "a concat of equal convolutions": (
+        lambda g, x: bn(
+            g,
+            g.apply(
+                "concat", [conv(g, x, 4, "a", k=3), conv_bn(g, x, 3, "b", k=3), conv(g, x, 1, "c", k=3, bias=True)]
+            ),
+            "d",
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
     "layer scale": (lambda g, x: scale(g, conv(g, x, 4, "a", k=3, bias=True), 4, 1, 1), IMAGE, ONE_CONV),
     "a number as scale": (lambda g, x: scale(g, conv_bn(g, x, 4, "a", k=3), 1), IMAGE, ONE_CONV),
     "a number as shift": (
@@ -211,6 +279,38 @@ REFUSALS: dict[str, tuple[Build, dict[str, int], str]] = {
         lambda g, x: total(g, conv(g, x, 4, "a", k=3, s=2, p=[4, 3, 4, 3]), conv(g, x, 4, "b", k=1)),
         {"conv2d": 2, "add": 1},
         "differ in stride",
+    ),
+    "a padded 3x3 behind a bias": (
+        lambda g, x: conv(g, conv_bn(g, x, 12, "a", k=1), 2, "b", k=3),
+        {"conv2d": 2},
+        "behind the bias of the first convolution",
+    ),
+    "padding between two 3x3": (
+        lambda g, x: conv(g, conv(g, x, 12, "a", k=3), 2, "b", k=3),
+        {"conv2d": 2},
+        "pads at the top or bottom",
+    ),
+    "a bottleneck, which costs less than its product": (
+        lambda g, x: conv(g, conv(g, x, 1, "a", k=3), 6, "b", k=1),
+        {"conv2d": 2},
+        "would cost",
+    ),
+    "a low rank, which costs less than its product": (
+        lambda g, x: linear(g, linear(g, x, 1, "a"), 5, "b"),
+        {"linear": 2},
+        "would cost",
+    ),
+    "an average pool that leaves out the padding": (
+        lambda g, x: total(
+            g, conv(g, x, 6, "a", k=3), g.apply("avg_pool2d", [x], {**pool(3, 1), "count_padding": False})
+        ),
+        {"conv2d": 1, "avg_pool2d": 1, "add": 1},
+        "leaves out the padding",
+    ),
+    "a concat of kernels that would grow": (
+        lambda g, x: g.apply("concat", [conv(g, x, 4, "a", k=1), conv(g, x, 4, "b", k=3)]),
+        {"conv2d": 2, "concat": 1},
+        "would cost",
     ),
     "different groups": (
         lambda g, x: total(g, conv(g, x, 6, "a", k=3, groups=6), conv(g, x, 6, "b", k=3)),
