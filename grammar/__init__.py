@@ -2,8 +2,8 @@
 
 In the order of the data: `specc.lark` and `layout` (tokens, lines), `parse` (text to the classes of `syntax`),
 `modules` (files and `use`), `contents` (networks and variants), `names` (what every name means), `network` and
-`elaborate` (blocks at work), `expressions`, `operators`, `shapes` (values, nodes, dimensions), `check`. `printer` goes
-back from a syntax tree to text.
+`elaborate` (blocks at work), `expressions`, `operators`, `shapes` (values, nodes, dimensions), `check`. `printer` and
+`wrap` go back from a syntax tree to text, `comments` and `format` keep what the tree does not hold.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from specc.diagnostics import Diagnostic, SpeccError
 from specc.grammar import syntax as s
 from specc.grammar.check import Expected, Report, evaluate_check
 from specc.grammar.contents import Choice, checked_choice, choices, choose
+from specc.grammar.format import format_text
 from specc.grammar.modules import Program, load_program
 from specc.grammar.network import elaborate, static_problems
 from specc.grammar.parse import parse
@@ -27,6 +28,7 @@ __all__ = [
     "Report",
     "check",
     "checks",
+    "format_text",
     "load",
     "loads",
     "offers",

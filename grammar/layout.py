@@ -1,8 +1,8 @@
 """Lines and indentation: the stream of tokens with line ends --> the same with _INDENT and _DEDENT.
 
-    block F(x: [n]) -> [n]:          ... ":" _NL _INDENT
-        return relu(                     "return" NAME "("        line ends inside brackets are dropped
-            x)                           NAME ")" _NL _DEDENT
+block F(x: [n]) -> [n]:          ... ":" _NL _INDENT
+    return relu(                     "return" NAME "("        line ends inside brackets are dropped
+        x)                           NAME ")" _NL _DEDENT
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Files: a path --> its syntax tree and those of all files that it uses, with the names that each can see.
 
-    use std.conv: ConvBN        grammar/std/conv.specc, which comes with specc
-    use parts.mixer: Mixer      parts/mixer.specc beside the file that says so
+use std.conv: ConvBN        grammar/std/conv.specc, which comes with specc
+use parts.mixer: Mixer      parts/mixer.specc beside the file that says so
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Calls of operators: evaluated arguments --> nodes and parameters of the graph.
 
-    conv2d(x, 64, k=3)    the operands first (tensors), then the operator's arguments by position or by name
-    x * 0.5               a number beside a tensor becomes a constant
+conv2d(x, 64, k=3)    the operands first (tensors), then the operator's arguments by position or by name
+x * 0.5               a number beside a tensor becomes a constant
 """
 
 from __future__ import annotations

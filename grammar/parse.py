@@ -51,9 +51,7 @@ def _parser() -> tuple[Lark, Layout]:
     layout = Layout()
     grammar = Path(__file__).with_name("specc.lark").read_text(encoding="utf-8")
     starts = ["start", "expression"]
-    lark = Lark(
-        grammar, parser="lalr", start=starts, postlex=layout, propagate_positions=True, maybe_placeholders=True
-    )
+    lark = Lark(grammar, parser="lalr", start=starts, postlex=layout, propagate_positions=True, maybe_placeholders=True)
     return lark, layout
 
 
@@ -116,6 +114,8 @@ class Build(Transformer[Token, Any]):
         (token,) = children
         lines = [line.strip() for line in self._unescape(token, str(token)[3:-3]).strip().split("\n")]
         return "\n".join(lines)
+
+    file_docstring = docstring
 
     def use(self, span: Span, children: list[Any]) -> s.Use:
         module, *names = children

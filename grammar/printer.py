@@ -1,11 +1,19 @@
 """Syntax tree --> text in canonical form; `parse(print_file(tree)) == tree`.
 
-Indentation is four spaces, one blank line stands between items, brackets stand only where precedence needs them.
+Indentation is four spaces, one blank line stands between items, brackets stand only where precedence needs them, and
+lines that are longer than `wrap.WIDTH` are opened at their brackets. `format.py` puts comments around these lines.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from specc.diagnostics import Span
 from specc.grammar import syntax as s
+from specc.grammar.wrap import STEP, Doc, Group, Item, flat, wrap
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"})
 
@@ -21,98 +29,173 @@ _BINARY = {
 }
 
 
+class Gap(Enum):
+    """The blank lines above a line: none, exactly one, or one where the author has left some."""
+
+    NONE = 0
+    ONE = 1
+    FREE = 2
+
+
+@dataclass(frozen=True)
+class Line:
+    """A logical line: a statement, or the head of something. A docstring's `doc` has its line ends."""
+
+    doc: Doc
+    level: int = 0
+    gap: Gap = Gap.FREE
+
+    @property
+    def physical(self) -> list[str]:
+        """The line as the text has it, broken where it is too long."""
+        if isinstance(self.doc[0], str) and self.doc[0].startswith('"""'):
+            return [STEP * self.level + row if row else "" for row in self.doc[0].split("\n")]
+        return wrap(self.doc, STEP * self.level)
+
+
 def print_file(file: s.File) -> str:
     """The whole file as text."""
-    head = [f"specc {file.version}"]
+    rows: list[str] = []
+    for line in file_lines(file):
+        rows += [""] * (line.gap is Gap.ONE) + line.physical
+    return "\n".join(rows) + "\n"
+
+
+def file_lines(file: s.File) -> Iterator[Line]:
+    """The logical lines of the file, in order."""
+    yield Line((f"specc {file.version}",), gap=Gap.NONE)
     if file.docstring is not None:
-        head += _docstring(file.docstring, "")
-    parts = ["\n".join(head)]
-    if file.uses:
-        parts.append("\n".join(f"use {'.'.join(u.module)}: {', '.join(n.name for n in u.names)}" for u in file.uses))
-    parts += ["\n".join(_item(item)) for item in file.items]
-    return "\n\n".join(parts) + "\n"
+        yield Line(_docstring(file.docstring), gap=Gap.NONE)
+    for number, use in enumerate(file.uses):
+        names = [Item((name.name,), name.span) for name in use.names]
+        listed = ", ".join(flat(item.doc) for item in names)
+        yield Line((f"use {'.'.join(use.module)}: {listed}",), gap=Gap.NONE if number else Gap.ONE)
+    for item in file.items:
+        yield from _item(item)
 
 
-def _item(item: s.Item) -> list[str]:
+def _item(item: s.Item) -> Iterator[Line]:
     match item:
         case s.Definition(kind, name, parameters, results, docstring, body):
-            listed = ", ".join(map(_parameter, parameters))
-            lines = [f"{kind} {name}({listed}){_results(results)}:"]
-            return lines + (_docstring(docstring, "    ") if docstring is not None else []) + _body(body)
+            listed = Group("(", [Item(_parameter(p), p.span) for p in parameters], ")", _signature_span(item))
+            yield Line((f"{kind} {name}", listed, *_results(results), ":"), gap=Gap.ONE)
+            if docstring is not None:
+                yield Line(_docstring(docstring), 1, Gap.NONE)
+            yield from _body(body, 1)
         case s.Variants(network, variants):
-            return [f"variants {network.name}:", *(f"    {v.name}:{_bindings(v.bindings)}" for v in variants)]
+            yield Line((f"variants {network.name}:",), gap=Gap.ONE)
+            yield from _rows((f"{v.name}:", *_bindings(v.bindings)) for v in variants)
         case s.Check(network, variant, bindings, expectations):
             target = f"{network}.{variant.name}" if network else variant.name
-            given = f" with{_bindings(bindings)}" if bindings else ""
-            rows = [f"    {e.quantity.name} {e.comparison} {print_expression(e.value)}" for e in expectations]
-            return [f"check {target}{given}:", *rows]
+            given = (" with", *_bindings(bindings)) if bindings else ()
+            yield Line((f"check {target}", *given, ":"), gap=Gap.ONE)
+            yield from _rows((f"{e.quantity.name} {e.comparison} ", *_expression(e.value)) for e in expectations)
 
 
-def _docstring(text: str, indentation: str) -> list[str]:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return [indentation + line if line else "" for line in f'"""{escaped}"""'.split("\n")]
+def _rows(docs: Iterator[Doc]) -> Iterator[Line]:
+    for number, doc in enumerate(docs):
+        yield Line(doc, 1, Gap.FREE if number else Gap.NONE)
 
 
-def _parameter(parameter: s.Parameter) -> str:
-    default = "" if parameter.default is None else f" = {print_expression(parameter.default)}"
-    return f"{parameter.name}: {print_type(parameter.type)}{default}"
+def _signature_span(definition: s.Definition) -> Span:
+    """From the name to the results: no node of the tree is the brackets of the parameters."""
+    name = definition.name_span
+    if definition.results:
+        end = definition.results[0].span
+        return Span(name.file, name.line, name.column, end.line, end.column)
+    return Span(name.file, name.line, name.column, 2**31, 1)
 
 
-def _results(results: tuple[s.Tensor, ...]) -> str:
-    if not results:
-        return ""
-    listed = ", ".join(map(print_type, results))
-    return f" -> {listed}" if len(results) == 1 else f" -> ({listed})"
+def _docstring(text: str) -> Doc:
+    """Quotes are escaped where they would end it; several lines have the closing quotes on a line of their own."""
+    escaped = re.sub(r'^"|"$|""+', lambda match: '\\"' * len(match[0]), text.replace("\\", "\\\\"))
+    return (f'"""{escaped}\n"""' if "\n" in escaped else f'"""{escaped}"""',)
 
 
-def _bindings(bindings: tuple[s.Keyword, ...]) -> str:
-    listed = ", ".join(f"{binding.name} = {print_expression(binding.value)}" for binding in bindings)
-    return f" {listed}" if listed else ""
+def _parameter(parameter: s.Parameter) -> Doc:
+    default: Doc = () if parameter.default is None else (" = ", *_expression(parameter.default))
+    return (f"{parameter.name}: ", *_type(parameter.type), *default)
+
+
+def _results(results: tuple[s.Tensor, ...]) -> Doc:
+    if len(results) < 2:
+        return (" -> ", _tensor(results[0])) if results else ()
+    items = [Item((_tensor(result),), result.span) for result in results]
+    return (" -> ", Group("(", items, ")", results[0].span.to(results[-1].span), trailing=False))
+
+
+def _bindings(bindings: tuple[s.Keyword, ...]) -> Iterator[str | Group]:
+    for number, binding in enumerate(bindings):
+        yield f"{',' if number else ''} {binding.name} = "
+        yield from _expression(binding.value)
 
 
 def print_type(type_: s.Type) -> str:
     """A type as text: `[n, c, h, w]`, `list[int]?`."""
+    return flat(_type(type_))
+
+
+def _type(type_: s.Type) -> Doc:
     match type_:
-        case s.Tensor(dimensions):
-            return f"[{', '.join(map(_dimension, dimensions))}]"
+        case s.Tensor():
+            return (_tensor(type_),)
         case s.PlainType(name):
-            return name
+            return (name,)
         case s.ListType(element):
-            return f"list[{print_type(element)}]"
+            return ("list[", *_type(element), "]")
         case s.OptionalType(inner):
-            return f"{print_type(inner)}?"
+            return (*_type(inner), "?")
 
 
-def _dimension(dimension: s.Dimension) -> str:
-    default = "" if dimension.default is None else f" = {print_expression(dimension.default)}"
-    return print_expression(dimension.size) + default
+def _tensor(tensor: s.Tensor) -> Group:
+    return Group("[", [Item(_dimension(d), d.span) for d in tensor.dimensions], "]", tensor.span)
+
+
+def _dimension(dimension: s.Dimension) -> Doc:
+    default: Doc = () if dimension.default is None else (" = ", *_expression(dimension.default))
+    return (*_expression(dimension.size), *default)
 
 
 # ---- statements
 
 
-def _body(statements: tuple[s.Statement, ...]) -> list[str]:
-    return [f"    {line}" for statement in statements for line in _statement(statement)]
+def _body(statements: tuple[s.Statement, ...], level: int) -> Iterator[Line]:
+    for number, statement in enumerate(statements):
+        yield from _statement(statement, level, Gap.FREE if number else Gap.NONE)
 
 
-def _statement(statement: s.Statement) -> list[str]:
+def _statement(statement: s.Statement, level: int, gap: Gap) -> Iterator[Line]:
+    match statement:
+        case s.If(branches, otherwise):
+            for number, (condition, body) in enumerate(branches):
+                word = "elif" if number else "if"
+                yield Line((f"{word} ", *_expression(condition), ":"), level, Gap.NONE if number else gap)
+                yield from _body(body, level + 1)
+            if otherwise:
+                yield Line(("else:",), level, Gap.NONE)
+                yield from _body(otherwise, level + 1)
+        case s.For(pattern, source, body):
+            yield Line((f"for {_loop_target(pattern)} in ", *_expression(source), ":"), level, gap)
+            yield from _body(body, level + 1)
+        case _:
+            yield Line(tuple(_simple(statement)), level, gap)
+
+
+def _simple(statement: s.Assign | s.Require | s.Ensure | s.Return) -> Iterator[str | Group]:
     match statement:
         case s.Assign(targets, value):
-            return [f"{', '.join(map(_target, targets))} = {print_expression(value)}"]
+            yield f"{', '.join(map(_target, targets))} = "
+            yield from _expression(value)
         case s.Require(condition, message):
-            shown = "" if message is None else f", {_template(message)}"
-            return [f"require {print_expression(condition)}{shown}"]
+            yield "require "
+            yield from _expression(condition)
+            yield "" if message is None else f", {_template(message)}"
         case s.Ensure(subject, into):
-            return [f"ensure {_target(subject)} merges into {into}"]
+            yield f"ensure {_target(subject)} merges into {into}"
         case s.Return(values):
-            return [f"return {', '.join(map(print_expression, values))}"]
-        case s.If(branches, otherwise):
-            lines = []
-            for word, (condition, body) in zip(["if", *["elif"] * len(branches)], branches, strict=False):
-                lines += [f"{word} {print_expression(condition)}:", *_body(body)]
-            return lines + (["else:", *_body(otherwise)] if otherwise else [])
-        case s.For(pattern, source, body):
-            return [f"for {_loop_target(pattern)} in {print_expression(source)}:", *_body(body)]
+            for number, value in enumerate(values):
+                yield ", " if number else "return "
+                yield from _expression(value)
 
 
 def _target(target: s.Target) -> str:
@@ -144,45 +227,91 @@ def _template(template: s.Template) -> str:
 
 def print_expression(expression: s.Expression, place: int = _CONDITIONAL) -> str:
     """The expression as text, in brackets if it binds less tightly than `place` demands."""
-    text, tightness = _expression(expression)
-    return f"({text})" if tightness < place else text
+    return flat(_expression(expression, place))
 
 
-def _expression(expression: s.Expression) -> tuple[str, int]:
+def _expression(expression: s.Expression, place: int = _CONDITIONAL) -> Doc:
+    doc, tightness = _bare(expression)
+    if tightness >= place:
+        return doc
+    if len(doc) == 1 and isinstance(doc[0], Group):  # loose, as nothing else binds so loosely
+        doc[0].loose = False
+        return doc
+    return ("(", *doc, ")")
+
+
+def _items(items: tuple[s.Expression, ...]) -> list[Item]:
+    return [Item(_expression(item), item.span) for item in items]
+
+
+def _chain(span: Span, *parts: tuple[str, s.Expression, int]) -> Doc:
+    """Operands with what stands before each: opened, it has one of them on each line."""
+    items = [Item((word, *_expression(operand, place)), operand.span) for word, operand, place in parts]
+    return (Group("(", items, ")", span, comma="", trailing=False, loose=True),)
+
+
+def _bare(expression: s.Expression) -> tuple[Doc, int]:
     match expression:
         case s.Name(name):
-            return name, _POSTFIX
+            return (name,), _POSTFIX
         case s.Number(text):
-            return text, _POSTFIX
+            return (text,), _POSTFIX
         case s.String(value):
-            return f'"{value.translate(_ESCAPES)}"', _POSTFIX
+            return (f'"{value.translate(_ESCAPES)}"',), _POSTFIX
         case s.Constant(value):
-            return {True: "true", False: "false", None: "none"}[value], _POSTFIX
+            return ({True: "true", False: "false", None: "none"}[value],), _POSTFIX
         case s.ListOf(items):
-            return f"[{', '.join(map(print_expression, items))}]", _POSTFIX
+            plain = all(isinstance(item, (s.Number, s.String, s.Constant)) for item in items)
+            return (Group("[", _items(items), "]", expression.span, fill=plain),), _POSTFIX
         case s.TupleOf(items):
-            return f"({', '.join(map(print_expression, items))})", _POSTFIX
-        case s.Comprehension(element, pattern, source, condition):
-            kept = "" if condition is None else f" if {print_expression(condition, _OR)}"
-            each = f"for {_loop_target(pattern)} in {print_expression(source, _OR)}"
-            return f"[{print_expression(element)} {each}{kept}]", _POSTFIX
+            return (Group("(", _items(items), ")", expression.span),), _POSTFIX
+        case s.Comprehension():
+            return (_comprehension(expression),), _POSTFIX
         case s.Unary("not", operand):
-            return f"not {print_expression(operand, _NOT)}", _NOT
+            return ("not ", *_expression(operand, _NOT)), _NOT
         case s.Unary(operator, operand):
-            return f"{operator}{print_expression(operand, _NEGATIVE)}", _NEGATIVE
+            return (operator, *_expression(operand, _NEGATIVE)), _NEGATIVE
         case s.Binary("**", left, right):
-            return f"{print_expression(left, _POSTFIX)} ** {print_expression(right, _NEGATIVE)}", _POWER
-        case s.Binary(operator, left, right):
+            return (*_expression(left, _POSTFIX), " ** ", *_expression(right, _NEGATIVE)), _POWER
+        case s.Binary(operator):
             level = _BINARY[operator]
-            return f"{print_expression(left, level)} {operator} {print_expression(right, level + 1)}", level
+            return _chain(expression.span, *_operands(expression, level)), level
         case s.Conditional(value, condition, otherwise):
-            ends = print_expression(value, _PIPE), print_expression(condition, _PIPE), print_expression(otherwise)
-            return "{} if {} else {}".format(*ends), _CONDITIONAL
-        case s.Call(callee, arguments, keywords):
-            listed = [*map(print_expression, arguments), *(f"{k.name}={print_expression(k.value)}" for k in keywords)]
-            return f"{callee.name}({', '.join(listed)})", _POSTFIX
+            parts = (("", value, _PIPE), ("if ", condition, _PIPE), ("else ", otherwise, _CONDITIONAL))
+            return _chain(expression.span, *parts), _CONDITIONAL
+        case s.Call():
+            return (expression.callee.name, _arguments(expression)), _POSTFIX
         case s.Index(value, index):
-            return f"{print_expression(value, _POSTFIX)}[{print_expression(index)}]", _POSTFIX
+            return (*_expression(value, _POSTFIX), "[", *_expression(index), "]"), _POSTFIX
         case s.Pipe(source, stages):
-            parts = [print_expression(source, _OR), *(print_expression(stage, _POSTFIX) for stage in stages)]
-            return " |> ".join(parts), _PIPE
+            return _chain(expression.span, ("", source, _OR), *(("|> ", stage, _POSTFIX) for stage in stages)), _PIPE
+
+
+def _operands(expression: s.Expression, level: int) -> list[tuple[str, s.Expression, int]]:
+    """The operands of a chain of operators that bind alike: `a - b + c`."""
+    if isinstance(expression, s.Binary) and _BINARY[expression.operator] == level:
+        return [*_operands(expression.left, level), (f"{expression.operator} ", expression.right, level + 1)]
+    return [("", expression, level)]
+
+
+def _arguments(call: s.Call) -> Group:
+    named = [Item(_keyword(keyword), keyword.span) for keyword in call.keywords]
+    return Group("(", [*_items(call.arguments), *named], ")", call.span)
+
+
+def _keyword(keyword: s.Keyword) -> Doc:
+    """`k=3`, `k=2 * n`; with spaces where the value is a condition or a choice: `k = 3 if i > 0 else 1`."""
+    value, tightness = _bare(keyword.value)
+    return (f"{keyword.name}{'=' if tightness > _COMPARISON else ' = '}", *value)
+
+
+def _comprehension(expression: s.Comprehension) -> Group:
+    source, condition = expression.source, expression.condition
+    each = (f"for {_loop_target(expression.pattern)} in ", *_expression(source, _OR))
+    items = [
+        Item(_expression(expression.element), expression.element.span),
+        Item(each, expression.pattern.span.to(source.span)),
+    ]
+    if condition is not None:
+        items.append(Item(("if ", *_expression(condition, _OR)), condition.span))
+    return Group("[", items, "]", expression.span, comma="", trailing=False)

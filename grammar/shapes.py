@@ -52,9 +52,7 @@ def bind_dimensions(
             raise evaluator.session.problem("S0304", message, *labels)
 
 
-def check_dimensions(
-    evaluator: Evaluator, scope: Scope, parameter: s.Parameter, tensor: Tensor, span: Span
-) -> None:
+def check_dimensions(evaluator: Evaluator, scope: Scope, parameter: s.Parameter, tensor: Tensor, span: Span) -> None:
     """Compares the computed dimensions of the parameter's type with the extents that are there."""
     assert isinstance(parameter.type, s.Tensor)
     for dimension, extent in zip(parameter.type.dimensions, tensor.type.shape, strict=True):
@@ -79,9 +77,7 @@ def declared_extent(evaluator: Evaluator, scope: Scope, dimension: s.Dimension) 
     return value
 
 
-def check_result(
-    evaluator: Evaluator, scope: Scope, declared: s.Tensor, value: object, span: Span, which: str
-) -> None:
+def check_result(evaluator: Evaluator, scope: Scope, declared: s.Tensor, value: object, span: Span, which: str) -> None:
     """Raises S0305 where a returned value is not what the block declares."""
     name = scope.definition.name
     if not isinstance(value, Tensor):

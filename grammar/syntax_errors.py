@@ -133,9 +133,11 @@ _SLIPS: tuple[Slip, ...] = (
         "a pipe is `|>`",
     ),
     (
-        lambda p: bool(re.match(r"\s*(if|elif|else|for|block|network|variants|check)\b", p.line))
-        and "COLON" in p.expected
-        and p.found in {"_NL", "_INDENT"},
+        lambda p: (
+            bool(re.match(r"\s*(if|elif|else|for|block|network|variants|check)\b", p.line))
+            and "COLON" in p.expected
+            and p.found in {"_NL", "_INDENT"}
+        ),
         "this line needs a `:` at its end",
         "",
     ),

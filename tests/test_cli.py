@@ -384,3 +384,36 @@ def test_a_reader_that_goes_away_is_no_mistake(spec: str) -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == terminal.FAILED
+
+
+# ---- formatting
+
+
+def test_fmt_writes_the_canonical_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "inner").mkdir()
+    spec = tmp_path / "inner" / "a.specc"
+    spec.write_text("specc 1 # first\nblock F(x:[n]):\n  return relu( x )\n")
+    canonical = "specc 1  # first\n\nblock F(x: [n]):\n    return relu(x)\n"
+    checked = Ran(capsys, "fmt", "--check", str(tmp_path))
+    assert (checked.code, checked.out) == (1, f"{spec}\n")
+    assert spec.read_text() != canonical
+    written = Ran(capsys, "fmt", str(tmp_path))
+    assert (written.code, written.out) == (0, "") and str(spec) in written.err
+    assert spec.read_text() == canonical
+    again = Ran(capsys, "fmt", "--check", str(spec))
+    assert (again.code, again.out) == (0, "")
+
+
+def test_fmt_leaves_what_does_not_parse_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, right = tmp_path / "a.specc", tmp_path / "b.specc"
+    wrong.write_text("specc 1\nblock F(\n")
+    right.write_text("specc   1\n")
+    ran = Ran(capsys, "fmt", str(wrong), str(right), str(tmp_path / "c.specc"))
+    assert ran.code == 1 and "S0101" in ran.err and "S0001" in ran.err
+    assert (wrong.read_text(), right.read_text()) == ("specc 1\nblock F(\n", "specc 1\n")
+    assert Ran(capsys, "fmt", str(tmp_path / "inner")).code == 1
+
+
+def test_fmt_is_a_filter() -> None:
+    ran = subprocess.run([*SPECC, "fmt", "-"], input="specc   1 # é\n", capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "specc 1  # é\n", "")

@@ -59,3 +59,9 @@ def test_the_specs_of_the_house_survive_printing(path: Path) -> None:
 )
 def test_canonical_text(text: str, canonical: str) -> None:
     assert print_expression(parse_expression(text)) == canonical
+
+
+@pytest.mark.parametrize("name", ["block", "check", "use", "variants", "network"])
+def test_words_of_the_file_are_free_as_names_behind_a_docstring(name: str) -> None:
+    text = f'specc 1\n\nblock F(x: [n]):\n    """What it is."""\n    {name} = relu(x)\n    return {name}\n'
+    assert print_file(parse(text)) == text
