@@ -2,6 +2,7 @@
 #   make demo    train, compile, verify and time two networks (about five minutes on a fresh machine)
 #   make test    linter, type checker and the tests
 #   make slow    the tests that take long: every variant of every example
+#   make docs    writes docs/errors.md and docs/std.md from their sources
 #   make clean   removes .venv and what tools leave behind
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ READY := .venv/.ready
 JOBS ?= 2
 
 .DEFAULT_GOAL := test
-.PHONY: demo test slow lint types unit clean
+.PHONY: demo test slow lint types unit docs clean
 
 # The linker that TVM calls, and Python's venv: installed where this machine lacks them and lets us.
 $(READY): pyproject.toml Makefile
@@ -39,6 +40,9 @@ unit: $(READY)
 
 slow: $(READY)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

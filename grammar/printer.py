@@ -76,9 +76,8 @@ def file_lines(file: s.File) -> Iterator[Line]:
 
 def _item(item: s.Item) -> Iterator[Line]:
     match item:
-        case s.Definition(kind, name, parameters, results, docstring, body):
-            listed = Group("(", [Item(_parameter(p), p.span) for p in parameters], ")", _signature_span(item))
-            yield Line((f"{kind} {name}", listed, *_results(results), ":"), gap=Gap.ONE)
+        case s.Definition(kind, name, docstring=docstring, body=body):
+            yield Line((f"{kind} {name}", *_signature(item), ":"), gap=Gap.ONE)
             if docstring is not None:
                 yield Line(_docstring(docstring), 1, Gap.NONE)
             yield from _body(body, 1)
@@ -95,6 +94,16 @@ def _item(item: s.Item) -> Iterator[Line]:
 def _rows(docs: Iterator[Doc]) -> Iterator[Line]:
     for number, doc in enumerate(docs):
         yield Line(doc, 1, Gap.FREE if number else Gap.NONE)
+
+
+def print_signature(definition: s.Definition) -> str:
+    """How the block is called and what it gives, as lines."""
+    return "\n".join(wrap((definition.name, *_signature(definition)), ""))
+
+
+def _signature(definition: s.Definition) -> Doc:
+    parameters = [Item(_parameter(parameter), parameter.span) for parameter in definition.parameters]
+    return (Group("(", parameters, ")", _signature_span(definition)), *_results(definition.results))
 
 
 def _signature_span(definition: s.Definition) -> Span:

@@ -15,6 +15,7 @@ from specc import __version__, terminal
 from specc.cli.bench import bench
 from specc.cli.check import check
 from specc.cli.compile import compile
+from specc.cli.explain import explain
 from specc.cli.fmt import fmt
 from specc.cli.run import run
 from specc.cli.show import show
@@ -27,7 +28,7 @@ def cli() -> None:
     """Compile neural networks written as text to verified artifacts."""
 
 
-for command in (check, fmt, show, compile, run, verify, bench):
+for command in (check, fmt, show, compile, run, verify, bench, explain):
     cli.add_command(command)
 
 

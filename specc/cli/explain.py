@@ -1,0 +1,14 @@
+"""`specc explain`: the page of a code, a pass or an operator."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("name", metavar="CODE|PASS|OPERATOR")
+def explain(name: str) -> None:
+    """Explain the code of a message, a pass, or an operator."""
+    from specc import pages
+
+    click.echo(pages.explain(name))
