@@ -24,7 +24,7 @@ import itertools
 from collections.abc import Callable
 
 from specc.ir.dims import Dim
-from specc.ir.graph import Value
+from specc.ir.graph import Node, Value
 from specc.passes import convolutions
 from specc.passes.convolutions import Convolution, elements
 from specc.passes.rewrite import Match, Op, Refused, Rule, Var
@@ -240,8 +240,26 @@ def _is_outermost(match: Match) -> bool:
     return user.op != "add" or user.types[0] != match.type(root)
 
 
-def _sum_rule(equation: str, merge: Merge) -> Rule:
-    """The rule that takes the first two terms of a sum that `merge` makes one of."""
+def _alone(match: Match, terms: list[Value], op: str) -> Refused | None:
+    """Why a convolution or matrix product of the sum stays: no other term is linear in what it reads."""
+    for term in terms:
+        if not _weighted(match, term, op):
+            continue
+        others = [other for other in terms if other != term and not match.is_frozen(other)]
+        made = ", ".join(f"`{n.op}`{f' at {n.path}' if n.path else ''}" for n in map(_node_of(match), others))
+        return Refused(f"no other term is linear in what the `{op}` reads; they are made by {made}") if made else None
+    return None
+
+
+def _node_of(match: Match) -> Callable[[Value], Node]:
+    return lambda value: match.graph.node(value.node)
+
+
+def _sum_rule(equation: str, merge: Merge, explains: str | None = None) -> Rule:
+    """The rule that takes the first two terms of a sum that `merge` makes one of.
+
+    With `explains`, it is also the one that says why a term made by that operator finds no partner.
+    """
 
     def rewrite(match: Match) -> Value | None:
         if not _is_outermost(match):
@@ -264,6 +282,7 @@ def _sum_rule(equation: str, merge: Merge) -> Rule:
             for term in others:
                 total = match.apply("add", total, term)
             return total
+        refusal = refusal or (_alone(match, terms, explains) if explains else None)
         if refusal:
             raise refusal
         return None
@@ -272,13 +291,13 @@ def _sum_rule(equation: str, merge: Merge) -> Rule:
 
 
 RULES = (
-    _sum_rule("conv(x, a) + conv(x, b) => conv(x, a + b)", conv_conv),
+    _sum_rule("conv(x, a) + conv(x, b) => conv(x, a + b)", conv_conv, explains="conv2d"),
     _sum_rule("conv(x, a) + x * s => conv(x, a + dirac * s)", conv_identity),
     _sum_rule("conv(x, a) + avg_pool(x) => conv(x, a + dirac / k)", conv_pool),
     _sum_rule("conv(x, a) + avg_pool(conv(x, b)) => conv(x, a + b / k)", conv_pooled),
     _sum_rule("conv(x, a) + conv(conv(x, b), c) => conv(x, a + c * b)", conv_chain),
     _sum_rule("conv(x, a) + t => conv(x, a, bias + t)", _with_bias("conv2d")),
-    _sum_rule("linear(x, a) + linear(x, b) => linear(x, a + b)", linear_linear),
+    _sum_rule("linear(x, a) + linear(x, b) => linear(x, a + b)", linear_linear, explains="linear"),
     _sum_rule("linear(x, a) + x * s => linear(x, a + diag(s))", linear_identity),
     _sum_rule("linear(x, a) + linear(linear(x, b), c) => linear(x, a + c b)", linear_chain),
     _sum_rule("linear(x, a) + t => linear(x, a, bias + t)", _with_bias("linear")),

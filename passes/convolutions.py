@@ -213,7 +213,7 @@ def _product(match: Match, outer: Convolution, inner: Convolution, taps: tuple[T
 
 
 def pooled(match: Match, attrs: object, inner: Convolution, limit: Dim | None = None) -> Convolution | None:
-    """An average pool behind a convolution of one tap, which commute; None for a larger kernel. Refuses as `compose`."""
+    """A mean pool behind a convolution of one tap, which commute; None for a larger kernel; refuses as `compose`."""
     assert hasattr(attrs, "__getitem__")
     if any((tap.count, tap.before, tap.after) != (1, 0, 0) for tap in inner.taps) or inner.stride != (1, 1):
         return None

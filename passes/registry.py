@@ -1,14 +1,25 @@
 """The passes by name, and the pipelines `-O0`, `-O1`, `-O2` as data.
 
 A pass is a plain function in a module of its own; what stands here is its shell: a frozen dataclass whose fields are
-its options. `str(Layout(16))` is how the command line spells it: `layout{block=16}`.
+its options. `str(Layout(16))` is how the command line spells it: `layout{block=16}`, and `parse` is the inverse.
+
+A package of yours adds a pass by an entry point of the group `specc.passes` that names such a class:
+
+    [project.entry-points."specc.passes"]
+    my-pass = "my_package.passes:MyPass"
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import ClassVar
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
 
+from specc.diagnostics import did_you_mean, error
 from specc.ir.graph import Graph
 from specc.passes import canonicalize, fusion, layout, reparam
 from specc.passes.rewrite import Journal
@@ -77,8 +88,32 @@ class Fusion(Pass):
         return fusion.fuse(graph, self.epilogues)
 
 
-PASSES: dict[str, type[Pass]] = {p.name: p for p in (Canonicalize, Reparam, Layout, Fusion)}
-"""Every pass, by name."""
+@cache
+def _registered() -> dict[str, type[Pass]]:
+    """Our passes, then those that installed packages add."""
+    found: dict[str, type[Pass]] = {each.name: each for each in (Canonicalize, Reparam, Layout, Fusion)}
+    for entry in sorted(entry_points(group="specc.passes"), key=lambda entry: entry.name):
+        added = entry.load()
+        if not (isinstance(added, type) and issubclass(added, Pass)) or added.name in found:
+            raise error("S0710", f"`{entry.value}` is no pass with a name of its own (entry point `{entry.name}`)")
+        found[added.name] = added
+    return found
+
+
+class _Passes(Mapping[str, type[Pass]]):
+    """The registered passes, looked for when they are first asked for: entry points import other packages."""
+
+    def __getitem__(self, name: str) -> type[Pass]:
+        return _registered()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_registered())
+
+    def __len__(self) -> int:
+        return len(_registered())
+
+
+PASSES: Mapping[str, type[Pass]] = _Passes()
 
 LEVELS = (0, 1, 2)
 """0: what lowering needs and no more. 1: fewer operators. 2: fewer bytes moved too."""
@@ -91,3 +126,57 @@ def pipeline(level: int, target: Target) -> tuple[Pass, ...]:
     if level == 1:
         return (Canonicalize(), Reparam(), Canonicalize(), Fusion(epilogues=False))
     return (Canonicalize(), Reparam(), Canonicalize(), Layout(target.lanes), Fusion())
+
+
+_PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>[^}]*)\})?\s*(?:,|$)")
+
+
+def parse(text: str) -> tuple[Pass, ...]:
+    """The passes that `text` names, in order: `canonicalize,reparam,layout{block=8}`.
+
+    Raises S0708 for a pass or an option that does not exist, S0709 for an option's value and for any other text.
+    """
+    found: list[Pass] = []
+    position = 0
+    while position < len(text):
+        match = _PASS.match(text, position)
+        if match is None:
+            rest = text[position:]
+            raise error("S0709", f"`{rest}` is no list of passes, as in canonicalize,reparam,layout{{block=8}}")
+        found.append(_parse_pass(match["name"], match["options"] or ""))
+        position = match.end()
+    return tuple(found)
+
+
+def _parse_pass(name: str, options: str) -> Pass:
+    if name not in PASSES:
+        message = f"there is no pass `{name}`; there are {', '.join(PASSES)}"
+        raise error("S0708", message, notes=did_you_mean(name, PASSES))
+    declared = {option.name: option for option in fields(PASSES[name])}
+    chosen: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in options.split(";"))):
+        key, equals, literal = (piece.strip() for piece in part.partition("="))
+        if key not in declared:
+            message = f"`{name}` has no option `{key}`; there are {', '.join(declared) or 'none'}"
+            raise error("S0708", message, notes=did_you_mean(key, declared))
+        chosen[key] = _parse_option(name, declared[key], literal if equals else "True")
+    missing = [key for key, option in declared.items() if key not in chosen and not _has_default(option)]
+    if missing:
+        raise error("S0708", f"`{name}` needs its option `{missing[0]}`: {name}{{{missing[0]}=...}}")
+    return PASSES[name](**chosen)
+
+
+def _has_default(option: Field[Any]) -> bool:
+    return option.default is not MISSING or option.default_factory is not MISSING
+
+
+def _parse_option(name: str, option: Field[Any], literal: str) -> Any:
+    """The value of an option, of the type that its default has."""
+    words = {"true": True, "false": False}
+    try:
+        value = words[literal.lower()] if literal.lower() in words else ast.literal_eval(literal)
+    except (ValueError, SyntaxError):
+        value = literal
+    if type(value).__name__ != str(option.type):
+        raise error("S0709", f"the option `{option.name}` of `{name}` is of type {option.type}, not `{literal}`")
+    return value

@@ -41,6 +41,11 @@ class Event:
     def fired(self) -> bool:
         return self.reason is None
 
+    def to_json(self) -> dict[str, object]:
+        """A plain dictionary for `--json`."""
+        place = str(self.span) if self.span else None
+        return {"rule": self.rule, "op": self.op, "path": self.path, "place": place, "refused": self.reason}
+
 
 @dataclass
 class Journal:

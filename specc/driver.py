@@ -12,9 +12,10 @@ graph --specialize--> dimensions are numbers
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from specc.diagnostics import Label, error
 from specc.ir.graph import Graph, specialize
 from specc.ir.text import print_graph
 from specc.optimize import Step, run_passes
+from specc.passes.registry import Pass
 from specc.runtime import Artifact
 from specc.targets import Target
 
@@ -69,6 +71,8 @@ def compile(
     dump: str | Path | None = None,
     progress: Observer | None = None,
     sources: Mapping[str, str] | None = None,
+    passes: Sequence[Pass] | None = None,
+    verify_each: bool = False,
 ) -> Artifact:
     """The artifact of `graph` for `target`.
 
@@ -78,6 +82,8 @@ def compile(
     dump      a folder for the text of the graph after every pass
     progress  is told of stages as they go on
     sources   texts of the spec by file name, whose digest goes into the manifest (see `spec_sources`)
+    passes    these instead of the level's
+    verify_each  holds the graph to the invariants of the IR after every pass
     """
     runtime.prepare()
     from specc.backends import tvm as backend
@@ -89,12 +95,14 @@ def compile(
     spec = specialize(graph, shapes)
     _check_size(spec)
     values, origin = find_weights(graph, weights)
-    passes = pipeline(level, machine)
+    passes = pipeline(level, machine) if passes is None else passes
+    count = itertools.count(1)
     optimized, steps = run_passes(
         spec,
         passes,
         Path(dump) if dump is not None else None,
-        observe=lambda step: told(Progress("passes", passes.index(step.transformation) + 1, len(passes), step)),
+        verify_each,
+        observe=lambda step: told(Progress("passes", next(count), len(passes), step)),
     )
     told(Progress("weights"))
     frozen = freeze(optimized, values)

@@ -12,7 +12,7 @@ need to be held at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ from specc.compare import TOLERANCE, difference, finite
 from specc.diagnostics import Diagnostic, Label
 from specc.driver import Observer, Progress, Weights, compile, find_weights, interface
 from specc.ir.graph import Graph, specialize
+from specc.ir.verify import verify as check_invariants
+from specc.passes.registry import Pass, pipeline
 
 PASS_TOLERANCE = 1e-8
 """What float64 may differ when sums are taken in another order and batch norms are folded."""
@@ -63,6 +65,8 @@ def verify(
     per_pass: bool = False,
     tolerance: float = TOLERANCE,
     progress: Observer | None = None,
+    passes: Sequence[Pass] | None = None,
+    verify_each: bool = False,
 ) -> list[Verdict]:
     """One verdict for each pass (with `per_pass`) and one for the artifact; the first that does not hold ends it."""
     from specc.backends.torch import evaluate
@@ -76,12 +80,13 @@ def verify(
     names = [output.name for output in outputs]
     expected = evaluate(spec, values, given)
     verdicts: list[Verdict] = []
+    run = pipeline(level, machine) if passes is None else passes
     if per_pass:
-        from specc.passes.registry import pipeline
-
-        before, passes = spec, pipeline(level, machine)
-        for number, transformation in enumerate(passes, 1):
+        before = spec
+        for number, transformation in enumerate(run, 1):
             after = transformation(before)
+            if verify_each:
+                check_invariants(after)
             results = evaluate(after, values, given)
             apart = {name: difference(a, b) for name, a, b in zip(names, results, expected)}
             verdict = Verdict(str(transformation), apart, PASS_TOLERANCE)
@@ -90,8 +95,8 @@ def verify(
                 return [*verdicts, Verdict(verdict.subject, apart, PASS_TOLERANCE, blamed)]
             verdicts.append(verdict)
             before = after
-            told(Progress("verify", number, len(passes)))
-    artifact = compile(graph, machine, values, shapes, level, progress=progress)
+            told(Progress("verify", number, len(run)))
+    artifact = compile(graph, machine, values, shapes, level, progress=progress, passes=passes, verify_each=verify_each)
     results = artifact(**given)
     apart = {name: difference(a, b) for name, a, b in zip(names, results, expected)}
     verdict = Verdict(f"artifact for {machine.name}", apart, tolerance)

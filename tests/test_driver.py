@@ -120,10 +120,9 @@ def test_the_texts_of_the_spec_are_hashed(tmp_path: Path) -> None:
     assert before["std/conv.specc"] == after["std/conv.specc"]
 
 
-def test_the_expected_output_is_the_specs_and_not_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_expected_output_is_the_specs_and_not_the_passes() -> None:
     """A pass that computes something else makes an artifact that fails its own test."""
-    install(monkeypatch, Spoil())
-    assert codes_of(specc.compile(tiny.graph()).self_test) == ["S0908"]
+    assert codes_of(specc.compile(tiny.graph(), passes=passes_with(Spoil())).self_test) == ["S0908"]
 
 
 def test_progress_is_told() -> None:
@@ -226,15 +225,10 @@ class Swap(registry.Pass):
         return graph
 
 
-def install(monkeypatch: pytest.MonkeyPatch, extra: registry.Pass) -> None:
-    """Puts a pass behind re-parameterization."""
-    original = registry.pipeline
-
-    def changed(level: int, target: object) -> tuple[registry.Pass, ...]:
-        first, second, *rest = original(level, target)  # type: ignore[arg-type]
-        return (first, second, extra, *rest)
-
-    monkeypatch.setattr(registry, "pipeline", changed)
+def passes_with(extra: registry.Pass) -> tuple[registry.Pass, ...]:
+    """The usual passes, with another one behind re-parameterization."""
+    first, second, *rest = pipeline()
+    return (first, second, extra, *rest)
 
 
 def test_every_pass_and_the_artifact_are_judged() -> None:
@@ -244,9 +238,8 @@ def test_every_pass_and_the_artifact_are_judged() -> None:
     assert all(verdict.holds for verdict in verdicts)
 
 
-def test_a_wrong_pass_and_its_first_wrong_node_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, Spoil())
-    *before, last = verify(tiny.graph(), per_pass=True)
+def test_a_wrong_pass_and_its_first_wrong_node_are_named() -> None:
+    *before, last = verify(tiny.graph(), per_pass=True, passes=passes_with(Spoil()))
     assert [verdict.holds for verdict in before] == [True, True]
     assert last.subject == "spoil"
     assert not last.holds
@@ -256,16 +249,14 @@ def test_a_wrong_pass_and_its_first_wrong_node_are_named(monkeypatch: pytest.Mon
     assert last.diagnostic.labels
 
 
-def test_without_per_pass_the_artifact_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, Spoil())
-    (verdict,) = verify(tiny.graph())
+def test_without_per_pass_the_artifact_is_at_fault() -> None:
+    (verdict,) = verify(tiny.graph(), passes=passes_with(Spoil()))
     assert verdict.diagnostic is not None
     assert verdict.diagnostic.code == "S0706"
 
 
-def test_a_right_pass_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, Swap())
-    assert all(verdict.holds for verdict in verify(tiny.graph(), per_pass=True))
+def test_a_right_pass_is_not_blamed() -> None:
+    assert all(verdict.holds for verdict in verify(tiny.graph(), per_pass=True, passes=passes_with(Swap())))
 
 
 def test_several_outputs_have_names_of_their_own() -> None:

@@ -12,6 +12,8 @@ from specc.cli.options import (
     json_option,
     load_spec,
     mention_weights,
+    parse_passes,
+    pass_options,
     print_json,
     spec_argument,
     split_spec,
@@ -22,6 +24,7 @@ from specc.terminal import say
 @click.command()
 @spec_argument
 @compiling_options
+@pass_options
 @click.option("-o", "--output", type=click.Path(), required=True, help="The file to write.")
 @click.option("--dump", type=click.Path(), metavar="DIR", help="Write the graph's text after every pass here.")
 @json_option
@@ -31,6 +34,8 @@ def compile(
     target: str,
     shapes: dict[str, int] | None,
     level: int,
+    passes: str | None,
+    verify_each: bool,
     output: str,
     dump: str | None,
     as_json: bool,
@@ -42,11 +47,21 @@ def compile(
     start = time.perf_counter()
     check_writable(output)
     path, _ = split_spec(spec)
+    chosen = parse_passes(passes)
     graph = load_spec(spec)
     mention_weights(weights)
     with compilation(graph.name, tell=True) as observe:
         artifact = driver.compile(
-            graph, target, weights, shapes, level, dump, progress=observe, sources=driver.spec_sources(path)
+            graph,
+            target,
+            weights,
+            shapes,
+            level,
+            dump,
+            progress=observe,
+            sources=driver.spec_sources(path),
+            passes=chosen,
+            verify_each=verify_each,
         )
     size = artifact.save(output)
     manifest = artifact.manifest

@@ -15,6 +15,7 @@ from specc.terminal import say
 if TYPE_CHECKING:
     from specc.driver import Observer, Progress
     from specc.ir.graph import Graph
+    from specc.passes.registry import Pass
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,7 +59,12 @@ tolerance_option = click.option(
     show_default=True,
     help="Of max |difference| / max |output|.",
 )
+passes_option = click.option(
+    "--passes", metavar="a,b{option=1}", help="Run these passes instead of the level's (see `specc explain PASS`)."
+)
+verify_each_option = click.option("--verify-each", is_flag=True, help="Check the graph's invariants after every pass.")
 compiling_options = _options(weights_option, target_option, shapes_option, level_option)
+pass_options = _options(passes_option, verify_each_option)
 spec_argument = click.argument("spec", metavar="FILE[:VARIANT]")
 artifact_argument = click.argument("path", metavar="ARTIFACT", type=click.Path())
 
@@ -77,6 +83,15 @@ def load_spec(spec: str) -> Graph:
 
     path, variant = split_spec(spec)
     return driver.load(path, None, variant)
+
+
+def parse_passes(text: str | None) -> tuple[Pass, ...] | None:
+    """The passes of `--passes`; None where it is not given."""
+    if text is None:
+        return None
+    from specc.passes.registry import parse
+
+    return parse(text)
 
 
 def mention_weights(weights: str | None) -> None:

@@ -6,29 +6,49 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specc.cli.options import json_option, level_option, load_spec, print_json, shapes_option, target_option
+from specc.cli.options import (
+    json_option,
+    level_option,
+    load_spec,
+    parse_passes,
+    passes_option,
+    print_json,
+    shapes_option,
+    target_option,
+)
 from specc.diagnostics import did_you_mean, error
 
 if TYPE_CHECKING:
     from specc.ir.graph import Graph
+    from specc.optimize import Step
 
 
 @click.command()
 @click.argument("spec", metavar="FILE[:VARIANT]|ARTIFACT")
 @click.option("--at", "at", metavar="PASS", help="The graph's text behind this pass, or `spec`: before all of them.")
 @click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="Names in a row of the table.")
+@click.option("--explain", metavar="PASS", help="What the rules of this pass did and refused to do, and why.")
 @target_option
 @shapes_option
 @level_option
+@passes_option
 @json_option
 def show(
-    spec: str, at: str | None, depth: int, target: str, shapes: dict[str, int] | None, level: int, as_json: bool
+    spec: str,
+    at: str | None,
+    depth: int,
+    explain: str | None,
+    target: str,
+    shapes: dict[str, int] | None,
+    level: int,
+    passes: str | None,
+    as_json: bool,
 ) -> None:
     """Show a network block by block; its graph as text with --at, as JSON with --json; or what an artifact is."""
     from specc import artifact
 
     if artifact.is_artifact(spec):
-        if at is not None or shapes:
+        if at is not None or shapes or explain or passes:
             raise error("S1006", f"{spec} is compiled: it has neither passes nor shapes to choose")
         _show_artifact(artifact.read(spec).manifest, as_json)
         return
@@ -37,8 +57,12 @@ def show(
     from specc.ir.text import print_graph
 
     graph = load_spec(spec)
+    if explain is not None:
+        steps = _steps(specialize(graph, shapes), explain, target, level, passes)
+        _explain([step for step in steps if step.transformation.name == explain], as_json)
+        return
     if at is not None and at != "spec":
-        graph = _after(specialize(graph, shapes), at, target, level)
+        graph = _steps(specialize(graph, shapes), at, target, level, passes)[-1].after
     elif shapes or (at is None and not as_json):
         graph = specialize(graph, shapes)
     if as_json:
@@ -64,20 +88,35 @@ def show(
         click.echo(f"\n{total[0]} parameters, {total[1]} MACs")
 
 
-def _after(graph: Graph, name: str, target: str, level: int) -> Graph:
-    """The graph behind the last pass called `name`."""
+def _steps(graph: Graph, name: str, target: str, level: int, chosen: str | None) -> list[Step]:
+    """The passes up to the last one called `name`, done."""
     from specc import targets
     from specc.optimize import run_passes
     from specc.passes.registry import pipeline
 
-    passes = pipeline(level, targets.find(target))
+    passes = parse_passes(chosen) or pipeline(level, targets.find(target))
     names = [transformation.name for transformation in passes]
     if name not in names:
         known = ["spec", *dict.fromkeys(names)]
-        message = f"-O{level} has no pass `{name}`; there are {', '.join(known)}"
+        where = f"--passes {chosen}" if chosen else f"-O{level}"
+        message = f"{where} has no pass `{name}`; there are {', '.join(known)}"
         raise error("S1001", message, notes=did_you_mean(name, known))
     last = len(names) - names[::-1].index(name)
-    return run_passes(graph, passes[:last])[0]
+    return run_passes(graph, passes[:last])[1]
+
+
+def _explain(steps: list[Step], as_json: bool) -> None:
+    """Every match of every rule: that it fired, or why it did not, and where in the spec."""
+    events = [event for step in steps for event in step.journal.events]
+    if as_json:
+        print_json([event.to_json() for event in events])
+        return
+    for event in events:
+        place = f"{event.span}: " if event.span else ""
+        outcome = "done" if event.fired else f"refused: {event.reason}"
+        click.echo(f"{place}{event.op}{f' at {event.path}' if event.path else ''}: {event.rule}: {outcome}")
+    fired = sum(event.fired for event in events)
+    click.echo(f"{fired} done, {len(events) - fired} refused")
 
 
 def _show_artifact(manifest: Any, as_json: bool) -> None:

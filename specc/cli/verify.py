@@ -11,6 +11,8 @@ from specc.cli.options import (
     json_option,
     load_spec,
     mention_weights,
+    parse_passes,
+    pass_options,
     print_json,
     spec_argument,
     tolerance_option,
@@ -22,6 +24,7 @@ from specc.terminal import FAILED, FINE
 @click.command()
 @spec_argument
 @compiling_options
+@pass_options
 @click.option("--per-pass", is_flag=True, help="Judge the graph after every pass too; name the first wrong node.")
 @tolerance_option
 @json_option
@@ -31,6 +34,8 @@ def verify(
     target: str,
     shapes: dict[str, int] | None,
     level: int,
+    passes: str | None,
+    verify_each: bool,
     per_pass: bool,
     tolerance: float,
     as_json: bool,
@@ -38,10 +43,13 @@ def verify(
     """Compare what a network compiles to with its spec in float64; exit 1 if they differ."""
     from specc import verify as judge
 
+    chosen = parse_passes(passes)
     graph = load_spec(spec)
     mention_weights(weights)
     with compilation(graph.name) as observe:
-        verdicts = judge.verify(graph, target, weights, shapes, level, per_pass, tolerance, observe)
+        verdicts = judge.verify(
+            graph, target, weights, shapes, level, per_pass, tolerance, observe, chosen, verify_each
+        )
     holds = all(verdict.holds for verdict in verdicts)
     if as_json:
         print_json({"holds": holds, "verdicts": [verdict.to_json() for verdict in verdicts]})

@@ -312,6 +312,11 @@ REFUSALS: dict[str, tuple[Build, dict[str, int], str]] = {
         {"conv2d": 2, "concat": 1},
         "would cost",
     ),
+    "a relu before the sum": (
+        lambda g, x: total(g, g.apply("relu", [conv(g, x, 6, "a", k=3)]), conv(g, x, 6, "b", k=3)),
+        {"conv2d": 2, "relu": 1, "add": 1},
+        "no other term is linear in what the `conv2d` reads; they are made by `relu`",
+    ),
     "different groups": (
         lambda g, x: total(g, conv(g, x, 6, "a", k=3, groups=6), conv(g, x, 6, "b", k=3)),
         {"conv2d": 2, "add": 1},

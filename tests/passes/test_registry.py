@@ -1,0 +1,76 @@
+"""Passes by name: how they are spelled, and what is said where they are misspelt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from specc.diagnostics import SpeccError
+from specc.ir.graph import Graph
+from specc.passes import registry
+from specc.passes.registry import LEVELS, PASSES, Fusion, Layout, Pass, parse, pipeline
+from specc.passes.rewrite import Journal
+from specc.targets import TARGETS
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_pipeline_is_spelled_and_read_back(level: int) -> None:
+    for target in TARGETS.values():
+        passes = pipeline(level, target)
+        assert parse(",".join(map(str, passes))) == passes
+
+
+def test_options_have_defaults_and_flags_need_no_value() -> None:
+    assert parse(" layout , fusion{epilogues} ,fusion{epilogues=false}") == (Layout(), Fusion(), Fusion(False))
+    assert parse("") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("reparm", "S0708", "did you mean `reparam`"),
+        ("layout{blok=8}", "S0708", "did you mean `block`"),
+        ("canonicalize{x=1}", "S0708", "there are none"),
+        ("layout{block=wide}", "S0709", "of type int"),
+        ("layout{block=true}", "S0709", "of type int"),
+        ("fusion{epilogues=3}", "S0709", "of type bool"),
+        ("layout{block=8", "S0709", "no list of passes"),
+        ("a b", "S0709", "no list of passes"),
+    ],
+)
+def test_a_misspelt_list_says_what_is_wrong(text: str, code: str, words: str) -> None:
+    with pytest.raises(SpeccError) as raised:
+        parse(text)
+    assert raised.value.diagnostics[0].code == code
+    assert words in str(raised.value)
+
+
+@dataclass(frozen=True)
+class Nothing(Pass):
+    """Leaves everything as it is."""
+
+    name = "nothing"
+    summary = "nothing"
+
+    def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        return graph
+
+
+def _offer(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    entry = EntryPoint("theirs", value, "specc.passes")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+    registry._registered.cache_clear()
+
+
+def test_another_package_adds_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        _offer(monkeypatch, f"{__name__}:Nothing")
+        assert parse("nothing") == (Nothing(),)
+        assert list(PASSES)[-1] == "nothing"
+        _offer(monkeypatch, f"{__name__}:LEVELS")
+        with pytest.raises(SpeccError, match="S0710"):
+            list(PASSES)
+    finally:
+        registry._registered.cache_clear()
