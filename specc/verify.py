@@ -13,7 +13,8 @@ need to be held at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -24,9 +25,12 @@ from specc.artifact import Array
 from specc.compare import TOLERANCE, difference, finite
 from specc.diagnostics import Diagnostic, Label
 from specc.driver import Observer, Progress, Weights, compile, find_weights, interface
+from specc.files import replacing
 from specc.ir.graph import Graph, specialize
+from specc.ir.text import print_graph
 from specc.ir.verify import verify as check_invariants
 from specc.passes.registry import Pass, pipeline
+from specc.reduce import reduce
 
 PASS_TOLERANCE = 1e-8
 """What float64 may differ when sums are taken in another order and batch norms are folded."""
@@ -67,8 +71,13 @@ def verify(
     progress: Observer | None = None,
     passes: Sequence[Pass] | None = None,
     verify_each: bool = False,
+    reduce_to: Path | None = None,
 ) -> list[Verdict]:
-    """One verdict for each pass (with `per_pass`) and one for the artifact; the first that does not hold ends it."""
+    """One verdict for each pass (with `per_pass`) and one for the artifact; the first that does not hold ends it.
+
+    With the folder `reduce_to`, the graph behind which the first pass goes wrong is made as small as can be found, and
+    written there as text with its weights and inputs.
+    """
     from specc.backends.torch import evaluate
 
     told = progress or (lambda _: None)
@@ -92,6 +101,9 @@ def verify(
             verdict = Verdict(str(transformation), apart, PASS_TOLERANCE)
             if not verdict.holds:
                 blamed = blame(str(transformation), before, after, values, given)
+                if reduce_to is not None:
+                    note = write_reduced(reduce_to, before, transformation, values, given, told)
+                    blamed = replace(blamed, notes=(*blamed.notes, note))
                 return [*verdicts, Verdict(verdict.subject, apart, PASS_TOLERANCE, blamed)]
             verdicts.append(verdict)
             before = after
@@ -105,6 +117,46 @@ def verify(
         message = f"the artifact's `{worst}` differs by {apart[worst]:.3g} from the spec's, at most {tolerance:.3g}"
         verdict = Verdict(verdict.subject, apart, tolerance, Diagnostic("S0706", message))
     return [*verdicts, verdict]
+
+
+def write_reduced(
+    folder: Path,
+    graph: Graph,
+    transformation: Pass,
+    weights: Mapping[str, Array],
+    inputs: Mapping[str, Array],
+    told: Observer,
+) -> str:
+    """Reduces a graph that `transformation` breaks, writes it to `folder`; a note that says what was found."""
+    from specc.backends.torch import evaluate
+    from specc.weights import random_inputs, random_weights, write_safetensors
+
+    def data(part: Graph) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The values at hand where names and shapes are still those of the network, others drawn."""
+        some, types = random_weights(part), part.parameters
+        known = {key: weights[key] for key in types if key in weights and weights[key].shape == types[key].concrete}
+        drawn = random_inputs(part)
+        kept = {name: inputs[name] for name in drawn if name in inputs and inputs[name].shape == drawn[name].shape}
+        return {**some, **known}, {**drawn, **kept}
+
+    def fails(part: Graph) -> bool:
+        values = data(part)
+        before, after = evaluate(part, *values), evaluate(transformation(part), *values)
+        return any(difference(b, a) > PASS_TOLERANCE for a, b in zip(before, after, strict=True))
+
+    total = len(graph.live())
+    smallest = reduce(graph, fails, lambda nodes: told(Progress("reduce", total - nodes, total)))
+    used, given = data(smallest)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "graph.txt") as file:
+        file.write(print_graph(smallest).encode())
+    write_safetensors(folder / "weights.safetensors", used)
+    with replacing(folder / "inputs.npz") as file:
+        np.savez(file, **given)  # type: ignore[arg-type]
+    nodes = len(smallest.live())
+    return (
+        f"the smallest graph found that it changes has {nodes} of {total} nodes, and stands in {folder / 'graph.txt'}"
+    )
 
 
 @dataclass

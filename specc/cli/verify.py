@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from specc import terminal
@@ -26,6 +28,13 @@ from specc.terminal import FAILED, FINE
 @compiling_options
 @pass_options
 @click.option("--per-pass", is_flag=True, help="Judge the graph after every pass too; name the first wrong node.")
+@click.option(
+    "--reduce",
+    "reduce_to",
+    type=click.Path(),
+    metavar="DIR",
+    help="With --per-pass: shrink what differs, write it here.",
+)
 @tolerance_option
 @json_option
 def verify(
@@ -37,6 +46,7 @@ def verify(
     passes: str | None,
     verify_each: bool,
     per_pass: bool,
+    reduce_to: str | None,
     tolerance: float,
     as_json: bool,
 ) -> int:
@@ -48,7 +58,17 @@ def verify(
     mention_weights(weights)
     with compilation(graph.name) as observe:
         verdicts = judge.verify(
-            graph, target, weights, shapes, level, per_pass, tolerance, observe, chosen, verify_each
+            graph,
+            target,
+            weights,
+            shapes,
+            level,
+            per_pass or reduce_to is not None,
+            tolerance,
+            observe,
+            chosen,
+            verify_each,
+            Path(reduce_to) if reduce_to is not None else None,
         )
     holds = all(verdict.holds for verdict in verdicts)
     if as_json:

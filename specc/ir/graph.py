@@ -318,11 +318,13 @@ class Graph:
             if identity not in needed:
                 needed.add(identity)
                 pending += self.structure.predecessors(identity)
-        useless = [i for i in self.structure if i not in needed]
-        self.structure.remove_nodes_from(useless)
-        for identity in useless:
+        self.remove([i for i in self.structure if i not in needed])
+
+    def remove(self, identities: Iterable[int]) -> None:
+        """Removes nodes whose results nobody uses."""
+        for identity in identities:
+            self.structure.remove_node(identity)
             self._operands.pop(identity, None)
-        if useless:
             self._forget()
 
 

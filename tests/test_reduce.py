@@ -1,0 +1,121 @@
+"""Reducing: a network of many nodes, a pass with one mistake, and the few nodes that show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+
+from specc.backends.torch import evaluate
+from specc.cli import execute
+from specc.compare import difference
+from specc.ir.graph import Graph, Value, specialize
+from specc.ir.text import parse_graph
+from specc.passes import branches, reparam, rewrite
+from specc.passes.registry import Canonicalize, Pass
+from specc.passes.rewrite import Journal, Match, Op, Rule, Var
+from specc.reduce import reduce
+from specc.verify import PASS_TOLERANCE, verify
+from specc.weights import random_inputs, random_weights
+
+
+@dataclass(frozen=True)
+class Swap(Pass):
+    """A pass with one of three mistakes."""
+
+    mistake: str = "relu"
+    name = "swap"
+    summary = "one of several mistakes"
+
+    def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        rules = {
+            "relu": Rule("relu(x) => x", Op("relu", Var("x")), lambda m: m["x"]),
+            "epsilon": Rule(
+                "batch_norm without its epsilon",
+                Op("batch_norm", Var("x"), Var("m"), Var("v"), rest="affine"),
+                lambda m: None if _eps(m) < 1e-6 else _without_epsilon(m),
+            ),
+            "stride": Rule(
+                "a convolution that shifts its window",
+                Op("conv2d", Var("x"), Var("w"), rest="bias"),
+                lambda m: None if m.graph.node(m.root).attrs["stride"] == (1, 1) else _shifted(m),
+            ),
+        }
+        return rewrite.rewrite_graph(graph, [rules[self.mistake]], journal)
+
+
+def _eps(match: Match) -> float:
+    return float(match.graph.node(match.root).attrs["eps"])
+
+
+def _without_epsilon(match: Match) -> Value:
+    return match.apply("batch_norm", match["x"], match["m"], match["v"], *match["affine"], eps=1e-9)
+
+
+def _shifted(match: Match) -> Value | None:
+    attrs = dict(match.graph.node(match.root).attrs)
+    top, left, bottom, right = attrs["padding"]
+    if top < 1 or top > bottom:
+        return None
+    attrs["padding"] = (top - 1, left, bottom + 1, right)
+    return match.apply("conv2d", match["x"], match["w"], *match["bias"], **attrs)
+
+
+@pytest.mark.parametrize("mistake", ["relu", "epsilon", "stride"])
+def test_a_mistake_is_shown_by_at_most_three_operators(mistake: str, tmp_path: Path) -> None:
+    *_, verdict = verify(tiny.graph(), per_pass=True, passes=(Canonicalize(), Swap(mistake)), reduce_to=tmp_path)
+    assert not verdict.holds
+    assert verdict.diagnostic is not None
+    assert str(tmp_path) in verdict.diagnostic.notes[-1]
+    smallest = parse_graph((tmp_path / "graph.txt").read_text())
+    assert len(smallest.live()) <= 3
+    assert {path.name for path in tmp_path.iterdir()} == {"graph.txt", "inputs.npz", "weights.safetensors"}
+    weights, inputs = random_weights(smallest), random_inputs(smallest)
+    apart = [
+        difference(a, b)
+        for a, b in zip(evaluate(Swap(mistake)(smallest), weights, inputs), evaluate(smallest, weights, inputs))
+    ]
+    assert max(apart) > PASS_TOLERANCE
+
+
+def test_a_wrong_padding_in_a_branch_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mistake of a widely used library: a 1x1 branch is padded by 1, whatever the kernel beside it."""
+    graph = specialize(tiny.graph())
+
+    def wrong(match: Match, a: Value, b: Value) -> Value | None:
+        merged = branches.conv_conv(match, a, b)
+        if merged is None:
+            return None
+        attrs = dict(match.graph.node(merged.node).attrs)
+        top, left, bottom, right = attrs["padding"]
+        if top == 0 or bottom == 0:
+            return merged
+        attrs["padding"] = (top - 1, left, bottom + 1, right)
+        return match.apply("conv2d", *match.graph.operands(merged.node), **attrs)
+
+    rule = branches._sum_rule("conv(x, a) + conv(x, b) => conv(x, a + b)", wrong)
+    rules = [rule if r.equation == rule.equation else r for r in reparam.RULES]
+
+    def fails(part: Graph) -> bool:
+        weights, inputs = random_weights(part), random_inputs(part)
+        after = rewrite.rewrite_graph(part, rules)
+        return any(
+            difference(b, a) > PASS_TOLERANCE
+            for a, b in zip(evaluate(part, weights, inputs), evaluate(after, weights, inputs))
+        )
+
+    smallest = reduce(graph, fails)
+    assert sorted(smallest.node(i).op for i in smallest.live()) == ["add", "conv2d", "conv2d"]
+
+
+def test_what_does_not_fail_is_given_back() -> None:
+    graph = specialize(tiny.graph())
+    assert reduce(graph, lambda part: False) is graph
+
+
+def test_the_command_writes_nothing_where_nothing_differs(tmp_path: Path) -> None:
+    spec = tiny.write(tmp_path)
+    assert execute(["verify", f"{spec}:small", "--reduce", str(tmp_path / "reduced")]) == 0
+    assert not (tmp_path / "reduced").exists()
