@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from specc.diagnostics import Label, Span, SpeccError, did_you_mean
-from specc.grammar import builtins, operators
+from specc.grammar import builtins, composites, operators
 from specc.grammar import syntax as s
 from specc.grammar.arithmetic import binary, known_int, truth, unary
 from specc.grammar.scope import Argument, Place, Scope, join
@@ -117,7 +117,7 @@ class Evaluator(ABC):
             return local
         if name in scope.module.names:
             return scope.module.names[name]
-        if name in builtins.FUNCTIONS:
+        if name in builtins.FUNCTIONS or name in composites.FORMS:
             return Builtin(name)
         return operators.find(name)
 
@@ -247,6 +247,8 @@ class Evaluator(ABC):
                 return self.call_block(function, positional, keywords, place, call.span)
             case Operator():
                 return operators.apply(self.session, function.name, positional, keywords, scope, place, call.span)
+            case Builtin(form) if form in composites.FORMS:
+                return composites.call(self.session, form, positional, keywords, scope, place, call.span)
             case Builtin(builtin):
                 return self._builtin(builtin, positional, keywords, scope, place, call.span)
             case Poison():
@@ -254,7 +256,7 @@ class Evaluator(ABC):
         if name.name in scope.names or name.name in scope.dims:
             what = kind(scope.names.get(name.name, scope.dims.get(name.name)))
             raise self.session.problem("S0402", f"`{name.name}` is {what} and cannot be called", Label(name.span))
-        candidates = [*scope.module.names, *builtins.FUNCTIONS, *operators.names()]
+        candidates = [*scope.module.names, *builtins.FUNCTIONS, *composites.FORMS, *operators.names()]
         raise self._unknown(name, scope, "a block or an operator", candidates)
 
     def _builtin(

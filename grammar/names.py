@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from specc.diagnostics import Diagnostic, Label, did_you_mean
-from specc.grammar import builtins, operators
+from specc.grammar import builtins, composites, operators
 from specc.grammar import syntax as s
 from specc.grammar.expressions import WORDS
 from specc.grammar.modules import Module, Program
@@ -47,7 +47,7 @@ class _Reader:
     def __init__(self, program: Program, module: Module) -> None:
         self.module = module
         self.used = {name.name for use in module.tree.uses for name in use.names}
-        self.known = {*module.names, *builtins.FUNCTIONS, *operators.names()}
+        self.known = {*module.names, *builtins.FUNCTIONS, *composites.FORMS, *operators.names()}
 
     def read(self) -> Iterator[Diagnostic]:
         """The diagnostics of all definitions, in order."""

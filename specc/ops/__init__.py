@@ -6,12 +6,12 @@ from typing import Any
 
 from specc.ir.dims import Symbolic
 from specc.ir.types import TensorType
-from specc.ops import conv, elementwise, linear, norm, pool, reduce, shape, source
+from specc.ops import conv, elementwise, linear, norm, pool, reduce, shape, source, statistics
 from specc.ops.record import ELEMENTS, REQUIRED, Argument, Illegal, Operator, Spelling, Types
 
 OPERATORS: dict[str, Operator] = {
     record.name: record
-    for module in (source, elementwise, conv, linear, norm, pool, reduce, shape)
+    for module in (source, elementwise, conv, linear, norm, statistics, pool, reduce, shape)
     for record in module.RECORDS
 }
 """Every operator record, by name."""

@@ -45,6 +45,9 @@ _MEAN_SQUARE: dict[str, Callable[..., float]] = {
     "global_avg_pool": lambda x: 0.2 * x,
     "avg_pool2d": lambda x: 0.4 * x,
     "batch_norm": lambda x, *_: 1.0,
+    "layer_norm": lambda x, *_: 1.0,
+    "group_norm": lambda x, *_: 1.0,
+    "rms_norm": lambda x, *_: 1.0,
     "conv2d": lambda x, *_: 1.0,
     "linear": lambda x, *_: 1.0,
 }
