@@ -242,7 +242,8 @@ def _fire(graph: Graph, rules: list[Rule], identity: int, frozen: set[int]) -> I
             continue
         if result is None:
             continue
-        assert graph.type(result) == node.types[0], f"{rule.equation}: {graph.type(result)} for {node.types[0]}"
+        made, needed = graph.type(result), node.types[0]
+        assert made == needed, f"the rule `{rule.equation}` makes {made} where {needed} is needed"
         graph.replace(Value(identity), result)
         yield Event(rule.equation, node.op, node.path, node.span)
         return

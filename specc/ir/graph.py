@@ -68,7 +68,7 @@ class MergeClaim:
     stack: tuple[Frame, ...] = ()
 
 
-@dataclass
+@dataclass(repr=False)
 class Graph:
     """A network. `defaults` gives symbolic dimensions the value that they have where the caller names none."""
 
@@ -202,6 +202,19 @@ class Graph:
 
     def __len__(self) -> int:
         return len(self.structure)
+
+    def __repr__(self) -> str:
+        """The graph's text, so that a failing test shows it; of a broken graph, its name."""
+        from specc.ir.text import print_graph
+
+        try:
+            return print_graph(self).rstrip()
+        except (ValueError, KeyError):
+            return f"<broken graph {self.name}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """As IPython and hypothesis ask for it."""
+        printer.text(repr(self))
 
     def order(self) -> list[int]:
         """All nodes, operands before users, in an order that depends on the graph alone and not on how it was built.
