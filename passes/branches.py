@@ -11,6 +11,7 @@
     linear(x, a) + x * s        => linear(x, a + diag(s))
     linear(x, a) + t            => linear(x, a, bias + t)
     x * s + x * t               => x * (s + t)
+    x + t + v                   => x + (t + v)
 
 A sum is a tree of additions whose inner results nobody else uses; its terms may stand in any order. Each rule takes two
 terms at a time and leaves one, so sums end. A merge that would cost more multiplications than its branches is refused.
@@ -196,6 +197,11 @@ def linear_identity(match: Match, a: Value, b: Value) -> Value | None:
     return match.apply("linear", x, total, *match.graph.operands(a.node)[2:])
 
 
+def shift_shift(match: Match, a: Value, b: Value) -> Value | None:
+    """T + v, both frozen."""
+    return match.apply("add", a, b) if match.is_frozen(a) and match.is_frozen(b) else None
+
+
 Merge = Callable[[Match, Value, Value], Value | None]
 
 
@@ -273,15 +279,15 @@ def _sum_rule(equation: str, merge: Merge, explains: str | None = None) -> Rule:
             except Refused as refused:
                 refusal = refusal or refused
                 continue
-            if total is None or match.type(total) != match.type(root):
-                continue
             others = [term for position, term in enumerate(terms) if position not in (i, j)]
+            if total is None or (match.type(total) != match.type(root) and not match.is_frozen(total)):
+                continue
             if not others:  # the whole sum became one node, and stands where the sum stood
                 node = match.graph.node(match.root)
                 match.graph.update(total.node, path=node.path, span=node.span)
             for term in others:
                 total = match.apply("add", total, term)
-            return total
+            return total if match.type(total) == match.type(root) else None
         refusal = refusal or (_alone(match, terms, explains) if explains else None)
         if refusal:
             raise refusal
@@ -302,4 +308,5 @@ RULES = (
     _sum_rule("linear(x, a) + linear(linear(x, b), c) => linear(x, a + c b)", linear_chain),
     _sum_rule("linear(x, a) + t => linear(x, a, bias + t)", _with_bias("linear")),
     _sum_rule("x * s + x * t => x * (s + t)", identity_identity),
+    _sum_rule("x + t + v => x + (t + v)", shift_shift),
 )

@@ -10,9 +10,10 @@ Batch norm at inference is a scale and a shift of every channel; scales and shif
     linear(x * s, w)               => linear(x, w * s)
     linear(x + t, w, b)            => linear(x, w, b + w t)
 
-and the sums of `specc.passes.branches` become one term, the chains of `specc.passes.chains` one link, the
-concatenations of `specc.passes.concats` one part. Everything is computed on the frozen side of the graph, so the
-pass needs no weights. A scale or shift moves in one direction, or two terms become one, so the pass ends.
+in the normal form of `specc.passes.affine`, and the sums of `specc.passes.branches` become one term, the chains of
+`specc.passes.chains` one link, the concatenations of `specc.passes.concats` one part. Everything is computed on the
+frozen side of the graph, so the pass needs no weights. A scale or shift moves in one direction, or two terms become
+one, so the pass ends.
 
 References: batch norm folding, arXiv:1712.05877, section 3.2; RepVGG, arXiv:2101.03697, section 3.3.
 """
@@ -20,7 +21,7 @@ References: batch norm folding, arXiv:1712.05877, section 3.2; RepVGG, arXiv:210
 from __future__ import annotations
 
 from specc.ir.graph import Graph, Value
-from specc.passes import branches, chains, concats
+from specc.passes import affine, branches, chains, concats
 from specc.passes.rewrite import Frozen, Journal, Match, Op, Refused, Rule, Var, rewrite_graph
 from specc.passes.weight_space import (
     add_bias,
@@ -138,6 +139,7 @@ RULES = (
         for make in (_scale_behind, _scale_before, _shift_before)
         for op, name in (("conv2d", "conv"), ("linear", "linear"))
     ),
+    *affine.RULES,
     *branches.RULES,
     *chains.RULES,
     *concats.RULES,

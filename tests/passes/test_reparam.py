@@ -213,6 +213,65 @@ MERGES: dict[str, tuple[Build, tuple[int, ...], dict[str, int]]] = {
         IMAGE,
         ONE_CONV,
     ),
+    "FastViT's RepMixer: x + gamma * (mixed - normed)": (
+        lambda g, x: total(
+            g,
+            x,
+            scale(
+                g,
+                g.apply(
+                    "sub",
+                    [total(g, conv_bn(g, x, 6, "m", k=3, groups=6), conv_bn(g, x, 6, "p", groups=6)), bn(g, x, "n")],
+                ),
+                6,
+                1,
+                1,
+            ),
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "MobileOne's overparameterized depthwise block": (
+        lambda g, x: total(
+            g,
+            *(conv_bn(g, x, 6, f"k{i}", k=3, groups=6) for i in range(4)),
+            conv_bn(g, x, 6, "s", groups=6),
+            bn(g, x, "i"),
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "RepGhost's cheap branch": (
+        lambda g, x: total(g, conv_bn(g, x, 6, "a", k=3, groups=6), bn(g, x, "b")),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "YOLO's implicit addition and multiplication": (
+        lambda g, x: g.apply(
+            "mul",
+            [
+                conv(g, g.apply("add", [x, g.parameter("ia", TensorType((1, 6, 1, 1)))]), 4, "a", bias=True),
+                g.parameter("im", TensorType((1, 4, 1, 1)), "ones"),
+            ],
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "a difference of two convolutions": (
+        lambda g, x: g.apply("sub", [conv_bn(g, x, 4, "a", k=3), conv_bn(g, x, 4, "b", k=1)]),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "a convolution less what it reads": (
+        lambda g, x: g.apply("sub", [conv_bn(g, x, 6, "a", k=3), x]),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "scales and shifts in a row": (
+        lambda g, x: bn(g, scale(g, bn(g, g.apply("relu", [x]), "a"), 1), "b"),
+        IMAGE,
+        {"relu": 1, "mul": 1, "add": 1},
+    ),
     "layer scale": (lambda g, x: scale(g, conv(g, x, 4, "a", k=3, bias=True), 4, 1, 1), IMAGE, ONE_CONV),
     "a number as scale": (lambda g, x: scale(g, conv_bn(g, x, 4, "a", k=3), 1), IMAGE, ONE_CONV),
     "a number as shift": (
