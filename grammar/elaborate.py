@@ -13,6 +13,7 @@ from specc.grammar import operators
 from specc.grammar import syntax as s
 from specc.grammar.expressions import Evaluator
 from specc.grammar.modules import Module
+from specc.grammar.parameters import declare
 from specc.grammar.printer import print_expression, print_type
 from specc.grammar.scope import Argument, Place, Scope
 from specc.grammar.session import DEEPEST_CALLS, Session
@@ -192,6 +193,9 @@ class Elaborator(Evaluator):
         match statement:
             case s.Assign():
                 self._assign(statement, scope)
+            case s.Param():
+                indices = self._indices(statement.target, scope)
+                self._store(statement.target, indices, declare(self, scope, statement, indices), scope)
             case s.Require():
                 self._require(statement, scope)
             case s.Ensure():

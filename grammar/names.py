@@ -89,6 +89,14 @@ class _Reader:
                         for index in target.indices:
                             yield from self._expression(index, local)
                     yield from self._expression(value, local)
+                case s.Param(_, target, type_, init):
+                    for index in target.indices:
+                        yield from self._expression(index, local)
+                    for dimension in type_.dimensions:
+                        yield from self._expression(dimension.size, local)
+                    yield from _extent_defaults([type_], "a parameter has the extents that it has")
+                    if init is not None and init.argument is not None:
+                        yield from self._expression(init.argument, local)
                 case s.Require(condition, message):
                     yield from self._expression(condition, local)
                     for part in message.parts if message else ():

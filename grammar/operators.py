@@ -192,13 +192,17 @@ def _own(session: Session, record: Operator, roles: list[str], place: Place, spa
         ]
         raise session.problem("S0205", "this call has weights and no name", *labels, notes=notes)
     for role in [*roles, *(weight.role for weight in record.training_state)]:
-        key = join(place.path, role)
-        owner = session.owners.get(key)
-        if owner is not None:
-            labels = [Label(span)] if owner == span else [Label(span), Label(owner, "the first one")]
-            notes = ["every call with weights needs a name of its own; in a loop, an indexed one: `blocks[i] = ...`"]
-            raise session.problem("S0206", f"two weights have the same key, `{key}`", *labels, notes=notes)
-        session.owners[key] = span
+        own_key(session, join(place.path, role), span)
+
+
+def own_key(session: Session, key: str, span: Span) -> None:
+    """Takes a key of the state_dict; raises S0206 where it is taken."""
+    owner = session.owners.get(key)
+    if owner is not None:
+        labels = [Label(span)] if owner == span else [Label(span), Label(owner, "the first one")]
+        notes = ["every call with weights needs a name of its own; in a loop, an indexed one: `blocks[i] = ...`"]
+        raise session.problem("S0206", f"two weights have the same key, `{key}`", *labels, notes=notes)
+    session.owners[key] = span
 
 
 def _listed(roles: list[str]) -> str:

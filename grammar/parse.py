@@ -189,6 +189,14 @@ class Build(Transformer[Token, Any]):
         name, *indices = children
         return s.Target(str(name), tuple(indices), span=span)
 
+    def param(self, span: Span, children: list[Any]) -> s.Param:
+        word, target, type_, init = children
+        return s.Param(str(word), target, type_, init, span=span)
+
+    def initializer(self, span: Span, children: list[Any]) -> s.Initializer:
+        name, argument = children
+        return s.Initializer(str(name), argument, span=span)
+
     def require(self, span: Span, children: list[Any]) -> s.Require:
         condition, message = children
         return s.Require(condition, None if message is None else self._template(message), span=span)

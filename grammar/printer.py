@@ -190,11 +190,17 @@ def _statement(statement: s.Statement, level: int, gap: Gap) -> Iterator[Line]:
             yield Line(tuple(_simple(statement)), level, gap)
 
 
-def _simple(statement: s.Assign | s.Require | s.Ensure | s.Return) -> Iterator[str | Group]:
+def _simple(statement: s.Assign | s.Param | s.Require | s.Ensure | s.Return) -> Iterator[str | Group]:
     match statement:
         case s.Assign(targets, value):
             yield f"{', '.join(map(_target, targets))} = "
             yield from _expression(value)
+        case s.Param(word, target, type_, init):
+            yield f"{word} {_target(target)}: "
+            yield _tensor(type_)
+            if init is not None:
+                yield f" init {init.name}"
+                yield "" if init.argument is None else f"({print_expression(init.argument)})"
         case s.Require(condition, message):
             yield "require "
             yield from _expression(condition)

@@ -234,6 +234,24 @@ class Assign(Node):
     value: Expression
 
 
+@dataclass(frozen=True)
+class Initializer(Node):
+    """`normal(0.02)`, `zeros`."""
+
+    name: str
+    argument: Expression | None = None
+
+
+@dataclass(frozen=True)
+class Param(Node):
+    """`param pos: [1, l, c] init normal(0.02)`; a `buffer` is not trained."""
+
+    kind: str
+    target: Target
+    type: Tensor
+    init: Initializer | None = None
+
+
 # "{len(dims)} dims"
 @dataclass(frozen=True)
 class Template(Node):
@@ -282,7 +300,7 @@ class For(Node):
     body: tuple[Statement, ...]
 
 
-Statement: TypeAlias = Assign | Require | Ensure | Return | If | For
+Statement: TypeAlias = Assign | Param | Require | Ensure | Return | If | For
 
 
 # ---- the file
@@ -381,6 +399,8 @@ def assigned_names(statements: tuple[Statement, ...]) -> frozenset[str]:
         match statement:
             case Assign(targets):
                 names |= {target.name for target in targets}
+            case Param(target=target):
+                names.add(target.name)
             case If(branches, otherwise):
                 names |= assigned_names(otherwise).union(*(assigned_names(body) for _, body in branches))
             case For(pattern, _, body):

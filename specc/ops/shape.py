@@ -112,6 +112,23 @@ def _concat_compute(k: Any, types: Types, *xs: Any, axis: int) -> Any:
     return element
 
 
+def _expand_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+    x, shape = _plain(types, "expand"), attrs["shape"]
+    new = len(shape) - x.rank
+    if any(isinstance(e, int) and e < 1 and (e != -1 or at < new) for at, e in enumerate(shape)):
+        reason = f"an extent is at least 1, or -1 for that of the operand, unlike in {_list(shape)}"
+        raise Illegal(reason, argument="shape")
+    if new < 0 or any(goal not in (-1, e) and e != 1 for e, goal in zip(x.shape, shape[max(new, 0) :])):
+        raise Illegal(f"{x} is not repeated to {_list(shape)}: only extents of 1 are", argument="shape")
+    own = tuple(e if goal == -1 else goal for e, goal in zip(x.shape, shape[new:]))
+    return (TensorType((*shape[:new], *own), x.dtype),)
+
+
+def _expand_compute(k: Any, types: Types, x: Any, *, shape: tuple[Dim, ...]) -> Any:
+    own = types[0].concrete
+    return lambda *i: x(*(0 if extent == 1 else j for extent, j in zip(own, i[len(i) - len(own) :])))
+
+
 def _slice_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     x = _plain(types, "slice")
     (axis,) = normal_axes((attrs["axis"],), x.rank, "axis")
@@ -204,6 +221,12 @@ def _concat_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any
     return [TensorType(part) for part in parts], {"axis": axis - rng.choice((0, len(shape)))}
 
 
+def _expand_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]:
+    pairs = [rng.choice(((e, -1), (e, -1), (e, e), (1, e))) for e in _shape(rng)]
+    new = rng.choice(((), (), (1,), (2,), (3, 2)))
+    return [TensorType(tuple(e for e, _ in pairs))], {"shape": (*new, *(goal for _, goal in pairs))}
+
+
 def _slice_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]:
     shape = _shape(rng)
     axis = rng.randrange(len(shape))
@@ -263,6 +286,17 @@ RECORDS = (
         _concat_example,
         attributes=(Argument("axis", "int", 1),),
         compute=_concat_compute,
+        elements="any",
+    ),
+    Operator(
+        "expand",
+        "x repeated to `shape`, along dimensions of extent 1 and new ones in front; -1 is the extent of x.",
+        ("x",),
+        _expand_infer,
+        lambda x, shape: x.expand(shape),
+        _expand_example,
+        attributes=(Argument("shape", "ints"),),
+        compute=_expand_compute,
         elements="any",
     ),
     Operator(

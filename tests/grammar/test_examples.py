@@ -60,6 +60,33 @@ def test_repvit_computes_what_timm_computes(timm: Any, one_thread: None) -> None
     assert (wanted - got).abs().max() <= 1e-9 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("variant", ["tiny", "small", "base"])
+def test_vit_has_the_names_and_shapes_of_timm(timm: Any, variant: str) -> None:
+    model = timm.create_model(f"vit_{variant}_patch16_224")
+    graph = grammar.load(EXAMPLES / "vit.specc", variant=variant)
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    assert {key: type_.shape for key, type_ in graph.checkpoint.items()} == expected
+
+
+def test_vit_computes_what_timm_computes(timm: Any, one_thread: None) -> None:
+    import torch
+
+    from specc.backends.torch import to_torch
+
+    torch.manual_seed(3)
+    model = timm.create_model("vit_tiny_patch16_224", depth=3, img_size=64).double().eval()
+    text = (EXAMPLES / "vit.specc").read_text()
+    text += "\nvariants ViT:\n    small_image: size = 64, width = 192, heads = 3, depth = 3\n"
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.copy_(torch.randn_like(tensor) * 0.1)
+        module = to_torch(grammar.loads(text, variant="small_image")).double().eval()
+        module.load_state_dict(model.state_dict())
+        image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+        wanted, got = model(image), module(image)
+    assert (wanted - got).abs().max() <= 1e-9 * wanted.abs().max()
+
+
 def test_digits_trains(one_thread: None) -> None:
     torch = pytest.importorskip("torch")
     datasets = pytest.importorskip("sklearn.datasets")

@@ -31,8 +31,8 @@ names = st.one_of(
     st.sampled_from(WORDS),
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True).filter(lambda n: n not in RESERVED),
 )
-# `require` and `ensure` begin statements of their own, so no line begins with them as a name
-line_names = names.filter(lambda n: n not in {"require", "ensure"})
+# `require`, `ensure`, `param` and `buffer` begin statements of their own, so no line begins with them as a name
+line_names = names.filter(lambda n: n not in {"require", "ensure", "param", "buffer"})
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=8)
 escaped_texts = st.one_of(texts, st.sampled_from(('a "b"', "back\\slash", "two\nlines", "tab\t", "{brace}", "")))
 numbers = st.one_of(
@@ -101,6 +101,13 @@ templates = lists(escaped_texts | names.map(s.Name) | numbers, 0, 4).map(_joined
 targets = st.builds(s.Target, line_names, lists(expressions, 0, 2))
 simple_statements = st.one_of(
     st.builds(s.Assign, lists(targets, 1, 2), expressions),
+    st.builds(
+        s.Param,
+        st.sampled_from(("param", "buffer")),
+        targets,
+        tensors,
+        st.none() | st.builds(s.Initializer, names, st.none() | expressions),
+    ),
     st.builds(s.Require, expressions, st.none() | templates),
     st.builds(s.Ensure, targets, names),
     st.builds(s.Return, lists(expressions, 1, 2)),

@@ -1,0 +1,69 @@
+"""`param pos: [1, l, c] init normal(0.02)` --> a parameter of the graph, under the name that it is given.
+
+A `buffer` is the same, but not trained. How it begins is what `torch.nn.init` calls it; without `init`, at zero.
+"""
+
+from __future__ import annotations
+
+from specc.diagnostics import Label, did_you_mean
+from specc.grammar import operators
+from specc.grammar import syntax as s
+from specc.grammar.expressions import Evaluator
+from specc.grammar.scope import Scope, join
+from specc.grammar.shapes import declared_extent
+from specc.grammar.values import Tensor, is_integer, kind, show
+from specc.ir.types import TensorType
+
+INITIALIZERS = {"zeros": False, "ones": False, "kaiming": False, "normal": True}
+"""Every way to begin, and whether it takes a number (the standard deviation)."""
+
+
+def declare(evaluator: Evaluator, scope: Scope, statement: s.Param, indices: list[int | str]) -> Tensor:
+    """The tensor that the statement declares, as a new parameter of the graph."""
+    session = evaluator.session
+    slot = ".".join([statement.target.name, *map(str, indices)])
+    if scope.place.nameless:
+        labels = [Label(scope.place.nameless), Label(statement.span, "the parameter of this")]
+        notes = ["give this call a line of its own: `name = ...`"]
+        raise session.problem("S0205", "this call has weights and no name", *labels, notes=notes)
+    type_ = TensorType(tuple(_extent(evaluator, scope, dimension) for dimension in statement.type.dimensions))
+    session.bound_size(type_, statement.span)
+    init = _init(evaluator, scope, statement.init, type_)
+    key = join(scope.place.path, slot)
+    operators.own_key(session, key, statement.span)
+    value = session.graph.parameter(key, type_, init, statement.kind == "param", statement.span)
+    return Tensor(value, type_, statement.span)
+
+
+def _extent(evaluator: Evaluator, scope: Scope, dimension: s.Dimension) -> int:
+    extent = declared_extent(evaluator, scope, dimension)
+    if isinstance(extent, int) and extent >= 1:
+        return extent
+    if extent is None or isinstance(extent, int):
+        shown = "_" if extent is None else str(extent)
+        message = f"an extent of a parameter is an integer of at least 1; this is {shown}"
+        raise evaluator.session.problem("S0401", message, Label(dimension.span))
+    message = f"the shape of a parameter must be known now, and `{extent}` is fixed only when the network is compiled"
+    note = "a number, or a parameter of the block, in the place of the dimension"
+    raise evaluator.session.problem("S0405", message, Label(dimension.span), notes=[note])
+
+
+def _init(evaluator: Evaluator, scope: Scope, init: s.Initializer | None, type_: TensorType) -> str:
+    if init is None:
+        return "zeros"
+    session, label = evaluator.session, Label(init.span)
+    if init.name not in INITIALIZERS:
+        notes = did_you_mean(init.name, INITIALIZERS) or (f"there are {', '.join(INITIALIZERS)}",)
+        raise session.problem("S0201", f"no parameter begins as `{init.name}`", label, notes=notes)
+    if INITIALIZERS[init.name] != (init.argument is not None):
+        takes = "takes a standard deviation: normal(0.02)" if INITIALIZERS[init.name] else "takes no number"
+        raise session.problem("S0403", f"`{init.name}` {takes}", label)
+    if init.name == "kaiming" and type_.rank < 2:
+        raise session.problem("S0302", f"`kaiming` is for two dimensions or more, and this is {type_}", label)
+    if init.argument is None:
+        return init.name
+    value = evaluator.evaluate(init.argument, scope)
+    if not (is_integer(value) or isinstance(value, float)) or value < 0:
+        message = f"a standard deviation is a number of at least 0; this is {show(value)}, {kind(value)}"
+        raise session.problem("S0401", message, Label(init.argument.span))
+    return f"{init.name}({float(value)})"
