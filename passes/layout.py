@@ -53,7 +53,9 @@ def layout(graph: Graph, block: int) -> Graph:
         for position, operand in enumerate(graph.operands(identity)):
             reading = _reading(graph, operand, node, position)
             wanted = name if identity in blocked and reading == "as the node works" else ""
-            if reading != "either" and graph.type(operand).layout != wanted:
+            if reading == "either" and identity in blocked:
+                continue
+            if graph.type(operand).layout != wanted:
                 graph.set_operand(identity, position, converted_to(operand, wanted, node))
         types = ops.infer(node.record, [graph.type(o) for o in graph.operands(identity)], dict(node.attrs))
         graph.update(identity, types=types)
@@ -128,7 +130,7 @@ def _reading(graph: Graph, operand: Value, user: Node, position: int) -> str:
     if t.rank != 4:
         return "either"
     if user.record.elementwise and t.shape[2:] == (1, 1) and user.types[0].shape[2:] != (1, 1):
-        return "either"  # read by channel, however it lies
+        return "either"  # read by channel; where the node works plainly, a conversion of it costs nothing to speak of
     activation = user.record.variadic or position < len(user.record.call_operands)
     return "as the node works" if activation else "plainly"
 

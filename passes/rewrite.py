@@ -207,7 +207,8 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], journal: Journal | None =
     graph smaller (its live nodes, or the depth at which scales and shifts stand), which each rule module argues for.
     """
     graph = graph.copy()
-    journal = journal or Journal()
+    graph.prune()  # a use in dead code is no use
+    journal = journal if journal is not None else Journal()
     by_op: dict[str, list[Rule]] = {}
     for rule in rules:
         for op in (rule.pattern.op,) if isinstance(rule.pattern.op, str) else rule.pattern.op:

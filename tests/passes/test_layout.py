@@ -129,3 +129,15 @@ def test_a_kernel_that_depends_on_the_input_is_read_plainly() -> None:
     )
     check_pass(lambda g: layout(g, 16), graph)
     assert layouts(layout(graph, 16))[-2:] == [("conv2d", "NCHW16c"), ("convert_layout", "")]
+
+
+def test_a_blocked_mean_is_converted_for_a_plain_reader() -> None:
+    graph = chain(
+        "param a: float32[1, 8, 1, 1] kaiming",
+        "%0: float32[1, 1, 1, 4] = conv2d(x, @a) {padding=(0, 1, 0, 2)}",
+        "%1: float32[1, 1, 1, 1] = mean(%0) {axes=(2, 3); keep=True}",
+        "%2: float32[1, 1, 1, 4] = sub(%0, %1)",
+        "return %2",
+        source="float32[1, 8, 1, 1]",
+    )
+    check_pass(lambda g: layout(g, 16), graph)
