@@ -106,17 +106,35 @@ def misplaced(program: Program) -> Iterator[Diagnostic]:
             target = checked_choice(program, item)
             if isinstance(target, Diagnostic):
                 yield target
-        if not isinstance(item, s.Variants):
+        if isinstance(item, s.Rename):
+            yield from _renamings(item)
+        if not isinstance(item, (s.Variants, s.Rename)):
             continue
         if item.network.name not in networks:
             notes = did_you_mean(item.network.name, networks)
             yield Diagnostic("S0503", f"there is no network `{item.network.name}`", (Label(item.network.span),), notes)
-        for variant in item.variants:
+        for variant in item.variants if isinstance(item, s.Variants) else ():
             key = (item.network.name, variant.name)
             if key in seen:
                 labels = (Label(variant.span), Label(seen[key], "the first one"))
                 yield Diagnostic("S0203", f"there are two variants `{variant.name}`", labels)
             seen.setdefault(key, variant.span)
+
+
+def renames(program: Program, network: str) -> tuple[tuple[str, str], ...]:
+    """The rules of the network's tables of names, in order."""
+    tables = [i.table for i in program.root.tree.items if isinstance(i, s.Rename) and i.network.name == network]
+    return tuple((rule.old, rule.new) for table in tables for rule in table)
+
+
+def _renamings(item: s.Rename) -> Iterator[Diagnostic]:
+    for rule in item.table:
+        if rule.old.count("*") != rule.new.count("*"):
+            message = f'"{rule.old}" has {rule.old.count("*")} `*`, and "{rule.new}" has {rule.new.count("*")}'
+            note = "each `*` stands for what its partner in the old name has"
+            yield Diagnostic("S0508", message, (Label(rule.span),), (note,))
+        elif not rule.old or not rule.new:
+            yield Diagnostic("S0508", "a name is not empty", (Label(rule.span),))
 
 
 def _variants(program: Program) -> dict[str, dict[str, s.Variant]]:

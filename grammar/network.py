@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from specc.diagnostics import Diagnostic, Frame, Label, SpeccError, did_you_mean
 from specc.grammar import syntax as s
-from specc.grammar.contents import Choice, misplaced
+from specc.grammar.contents import Choice, misplaced, renames
 from specc.grammar.elaborate import Elaborator, compile_time_names
 from specc.grammar.modules import Program
 from specc.grammar.names import unresolved
@@ -35,6 +35,7 @@ def elaborate(program: Program, choice: Choice) -> Graph:
     problems = static_problems(program)
     name = choice.network.name + (f"_{choice.variant.name}" if choice.variant else "")
     session = Session(Graph(name))
+    session.graph.renames = renames(program, choice.network.name)
     session.diagnostics += problems
     try:
         _Builder(session, program, choice).build()

@@ -254,6 +254,14 @@ class Build(Transformer[Token, Any]):
     def bindings(self, span: Span, children: list[Any]) -> tuple[s.Keyword, ...]:
         return tuple(children)
 
+    def rename(self, span: Span, children: list[Any]) -> s.Rename:
+        network, *table = children
+        return s.Rename(self._name(network), tuple(table), span=self._span(network))
+
+    def renaming(self, span: Span, children: list[Any]) -> s.Renaming:
+        old, new = (self._unescape(token, str(token)[1:-1]) for token in children)
+        return s.Renaming(old, new, span=self._span(children[0]).to(self._span(children[1])))
+
     def check(self, span: Span, children: list[Any]) -> s.Check:
         first, second, bindings, *expectations = children
         variant = second or first

@@ -84,6 +84,9 @@ def _item(item: s.Item) -> Iterator[Line]:
         case s.Variants(network, variants):
             yield Line((f"variants {network.name}:",), gap=Gap.ONE)
             yield from _rows((f"{v.name}:", *_bindings(v.bindings)) for v in variants)
+        case s.Rename(network, table):
+            yield Line((f"rename {network.name}:",), gap=Gap.ONE)
+            yield from _rows((f"{_string(rule.old)} -> {_string(rule.new)}",) for rule in table)
         case s.Check(network, variant, bindings, expectations):
             target = f"{network}.{variant.name}" if network else variant.name
             given = (" with", *_bindings(bindings)) if bindings else ()
@@ -272,7 +275,7 @@ def _bare(expression: s.Expression) -> tuple[Doc, int]:
         case s.Number(text):
             return (text,), _POSTFIX
         case s.String(value):
-            return (f'"{value.translate(_ESCAPES)}"',), _POSTFIX
+            return (_string(value),), _POSTFIX
         case s.Constant(value):
             return ({True: "true", False: "false", None: "none"}[value],), _POSTFIX
         case s.ListOf(items):
@@ -318,6 +321,10 @@ def _keyword(keyword: s.Keyword) -> Doc:
     """`k=3`, `k=2 * n`; with spaces where the value is a condition or a choice: `k = 3 if i > 0 else 1`."""
     value, tightness = _bare(keyword.value)
     return (f"{keyword.name}{'=' if tightness > _COMPARISON else ' = '}", *value)
+
+
+def _string(value: str) -> str:
+    return f'"{value.translate(_ESCAPES)}"'
 
 
 def _comprehension(expression: s.Comprehension) -> Group:

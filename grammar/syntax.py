@@ -346,6 +346,22 @@ class Variants(Node):
 
 
 @dataclass(frozen=True)
+class Renaming(Node):
+    """`"backbone.*" -> "*"`."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Rename(Node):
+    """`rename RepViT: ...`: what a checkpoint calls a weight, and what the network calls it."""
+
+    network: Name
+    table: tuple[Renaming, ...]
+
+
+@dataclass(frozen=True)
 class Expectation(Node):
     """`params == 8.8M`."""
 
@@ -374,7 +390,7 @@ class Use(Node):
     module_span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
 
 
-Item: TypeAlias = Definition | Variants | Check
+Item: TypeAlias = Definition | Variants | Rename | Check
 
 
 @dataclass(frozen=True)

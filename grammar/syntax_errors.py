@@ -134,7 +134,7 @@ _SLIPS: tuple[Slip, ...] = (
     ),
     (
         lambda p: (
-            bool(re.match(r"\s*(if|elif|else|for|block|network|variants|check)\b", p.line))
+            bool(re.match(r"\s*(if|elif|else|for|block|network|variants|rename|check)\b", p.line))
             and "COLON" in p.expected
             and p.found in {"_NL", "_INDENT"}
         ),

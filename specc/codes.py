@@ -47,6 +47,7 @@ CODES: dict[str, str] = {
     "S0505": "a check that cannot be evaluated",
     "S0506": "a checked number is different",
     "S0507": "an `ensure ... merges into` that does not hold",
+    "S0508": "a rule for names that cannot be applied",
     "S0601": "a checkpoint cannot be read",
     "S0602": "a file that is no checkpoint",
     "S0603": "the weights do not fit the network",

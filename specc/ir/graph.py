@@ -70,7 +70,10 @@ class MergeClaim:
 
 @dataclass(repr=False)
 class Graph:
-    """A network. `defaults` gives symbolic dimensions the value that they have where the caller names none."""
+    """A network. `defaults` gives symbolic dimensions the value that they have where the caller names none.
+
+    `renames` are the spec's rules from the names of a checkpoint to the network's own; see `specc.weights.rename`.
+    """
 
     name: str
     structure: nx.MultiDiGraph = field(default_factory=nx.MultiDiGraph)
@@ -82,6 +85,7 @@ class Graph:
     _operands: dict[int, tuple[Value, ...]] = field(default_factory=dict, repr=False, compare=False)
     _order: tuple[tuple[Value, ...], list[int]] | None = field(default=None, repr=False, compare=False)
     _frozen: frozenset[int] | None = field(default=None, repr=False, compare=False)
+    renames: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -162,6 +166,7 @@ class Graph:
             dict(self._operands),
             self._order,
             self._frozen,
+            renames=self.renames,
         )
 
     # ---- looking --------------------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ definitions = st.builds(
 )
 bindings = lists(st.builds(s.Keyword, names, expressions), 0, 2)
 variants = st.builds(s.Variants, names.map(s.Name), lists(st.builds(s.Variant, names, bindings), 1, 2))
+renames = st.builds(s.Rename, names.map(s.Name), lists(st.builds(s.Renaming, escaped_texts, escaped_texts), 1, 2))
 comparisons = st.sampled_from(("==", "!=", "<", "<=", ">", ">="))
 checks = st.builds(
     s.Check,
@@ -144,4 +145,4 @@ checks = st.builds(
     lists(st.builds(s.Expectation, names.map(s.Name), comparisons, expressions), 1, 2),
 )
 uses = st.builds(s.Use, lists(names, 1, 2), lists(names.map(s.Name), 1, 2))
-files = st.builds(s.File, st.just(1), docstrings, lists(uses, 0, 2), lists(definitions | variants | checks))
+files = st.builds(s.File, st.just(1), docstrings, lists(uses, 0, 2), lists(definitions | variants | renames | checks))
