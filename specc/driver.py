@@ -161,29 +161,18 @@ def interface(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, .
 
 def find_weights(graph: Graph, weights: Weights | None) -> tuple[dict[str, Array], dict[str, Any]]:
     """The values of the graph's parameters, and where they come from for the manifest; see `compile`."""
-    from specc.weights import match, random_weights, read_checkpoint
+    from specc.weights import in_memory, match, random_weights, read_checkpoint
 
     if weights is None:
         values = random_weights(graph, sample.SEED)
     else:
-        values = match(graph, read_checkpoint(weights) if isinstance(weights, (str, Path)) else _arrays(weights))
+        values = match(graph, read_checkpoint(weights) if isinstance(weights, (str, Path)) else in_memory(weights))
     state = hashlib.blake2b(digest_size=32)
     for key in sorted(graph.parameters):
         array = np.ascontiguousarray(values[key])
         state.update(f"{key} {array.dtype.name} {array.shape}\n".encode())
         state.update(array.reshape(-1).view(np.uint8).data)
     return values, {"digest": state.hexdigest(), "seed": sample.SEED if weights is None else None}
-
-
-def _arrays(weights: Mapping[str, Any]) -> dict[str, Array]:
-    """A state_dict's tensors as arrays; bfloat16, which numpy lacks, becomes float32."""
-    arrays = {}
-    for key, given in weights.items():
-        if hasattr(given, "detach"):
-            given = given.detach().cpu()
-            given = given.float() if str(given.dtype) == "torch.bfloat16" else given
-        arrays[key] = np.asarray(given)
-    return arrays
 
 
 def spec_sources(path: str | Path) -> dict[str, str]:

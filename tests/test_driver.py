@@ -266,3 +266,11 @@ def test_several_outputs_have_names_of_their_own() -> None:
     artifact = specc.compile(graph)
     assert [spec.name for spec in artifact.manifest.outputs] == ["output0", "output1"]
     assert len(artifact.self_test()) == 2
+
+
+def test_a_network_of_numbers_is_an_artifact(tmp_path: Path) -> None:
+    artifact = specc.compile(grammar.loads("specc 1\nnetwork Number(x: []) -> []:\n    return relu(x)\n"))
+    artifact.save(tmp_path / "number")
+    assert specc.open(tmp_path / "number").self_test() == [0]
+    (result,) = artifact(np.float32(3))
+    assert result.shape == () and result == 3

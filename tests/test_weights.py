@@ -22,7 +22,15 @@ from specc.diagnostics import SpeccError
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.testing import graphs
-from specc.weights import Checkpoint, match, random_inputs, random_weights, read_checkpoint, write_safetensors
+from specc.weights import (
+    Checkpoint,
+    in_memory,
+    match,
+    random_inputs,
+    random_weights,
+    read_checkpoint,
+    write_safetensors,
+)
 
 
 def network() -> Graph:
@@ -174,6 +182,34 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, code: str, word
     assert given_code == code and words in text
 
 
+@pytest.mark.parametrize(
+    "tensor, words",
+    [
+        (torch.ones(2).to(torch.float8_e4m3fn), "`w` has elements of type float8_e4m3fn"),
+        (torch.ones(2, device="meta"), "`w` has no values"),
+    ],
+    ids=["eight bits", "meta"],
+)
+def test_tensors_that_numpy_cannot_hold_are_refused(tmp_path: Path, tensor: Any, words: str) -> None:
+    torch.save({"w": tensor}, tmp_path / "w.pt")
+    code, text = code_of(tmp_path / "w.pt")
+    assert code == "S0602" and words in text
+    with pytest.raises(SpeccError, match="S0602"):
+        in_memory({"w": tensor})["w"]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.pt")
+    code, text = code_of(tmp_path / "w.pt")
+    assert code == "S0601" and "a pipe" in text
+
+
+def test_reading_a_pickle_warns_of_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "w.pt").write_bytes(pickle.dumps({"w": 1}, protocol=4))
+    assert code_of(tmp_path / "w.pt")[0] == "S0605"
+    assert not list(recwarn)
+
+
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     assert code_of(tmp_path / "w.safetensors")[0] == "S0601"
     assert code_of(tmp_path)[0] == "S0601"
@@ -311,6 +347,15 @@ def test_numbers_that_are_none_are_refused(wild: float) -> None:
     weights["head.bias"][1] = wild
     code, text = refused(graph, weights)
     assert code == "S0604" and "`head.bias`" in text
+
+
+def test_a_number_too_large_for_the_graphs_type_is_refused(recwarn: pytest.WarningsRecorder) -> None:
+    graph = network()
+    weights = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in random_weights(graph).items()}
+    weights["head.bias"][1] = 1e300
+    code, text = refused(graph, weights)
+    assert code == "S0604" and "`head.bias`" in text
+    assert not list(recwarn)
 
 
 # ---- random weights -------------------------------------------------------------------------------------------------

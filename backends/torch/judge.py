@@ -136,7 +136,8 @@ def _weight(graph: Graph, weights: Mapping[str, Array], identity: int) -> Array:
 
 def _tensor(array: Array, dtype: str) -> Any:
     floating = np.issubdtype(array.dtype, np.floating)
-    return torch.tensor(np.ascontiguousarray(array), dtype=getattr(torch, dtype) if floating else None)
+    # asarray(order="C") and not ascontiguousarray, which makes a list of a number
+    return torch.tensor(np.asarray(array, order="C"), dtype=getattr(torch, dtype) if floating else None)
 
 
 def _array(tensor: Any) -> Array:

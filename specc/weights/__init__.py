@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from specc.weights.draw import random_inputs, random_weights
 from specc.weights.match import match
-from specc.weights.read import Checkpoint, read_checkpoint
+from specc.weights.read import Checkpoint, in_memory, read_checkpoint
 from specc.weights.tensors import write_safetensors
 
-__all__ = ["Checkpoint", "match", "random_inputs", "random_weights", "read_checkpoint", "write_safetensors"]
+__all__ = [
+    "Checkpoint",
+    "in_memory",
+    "match",
+    "random_inputs",
+    "random_weights",
+    "read_checkpoint",
+    "write_safetensors",
+]

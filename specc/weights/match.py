@@ -17,6 +17,7 @@ import numpy as np
 from specc.diagnostics import error
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
+from specc.weights.rename import Renamed
 from specc.weights.tensors import Array
 
 _ROWS = 24
@@ -29,6 +30,8 @@ def match(graph: Graph, checkpoint: Mapping[str, Array]) -> dict[str, Array]:
     Floats of any width become the graph's type; an array that has that type already stays where it lies. Raises S0603
     for missing, unexpected and wrongly shaped keys, S0604 for numbers that are not finite.
     """
+    if graph.renames:
+        checkpoint = Renamed(checkpoint, graph.renames)
     origin = getattr(checkpoint, "origin", "the checkpoint")
     required, allowed = graph.parameters, graph.checkpoint
     missing = [key for key in required if key not in checkpoint]
@@ -43,11 +46,13 @@ def match(graph: Graph, checkpoint: Mapping[str, Array]) -> dict[str, Array]:
         table = _table(graph.name, allowed, missing, wrong, values, given)
         hints = _prefix(required, list(checkpoint))
         raise error("S0603", f"{origin} does not fit `{graph.name}`: {summary}", notes=[table, *hints])
+    with np.errstate(over="ignore"):  # what is too large for the graph's type becomes infinite, and is told of below
+        values = {key: np.asarray(array, allowed[key].dtype) for key, array in values.items()}
     wild = [key for key, array in values.items() if not np.isfinite(array).all()]
     if wild:
         listed = ", ".join(f"`{key}`" for key in wild[:5]) + (f" and {len(wild) - 5} more" if len(wild) > 5 else "")
         raise error("S0604", f"{origin} holds infinite numbers or no numbers at {listed}")
-    return {key: np.asarray(array, allowed[key].dtype) for key, array in values.items()}
+    return values
 
 
 def _fits(array: Array, type: TensorType) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -50,6 +51,8 @@ def read_checkpoint(path: str | Path, under: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for a writer
+            raise error("S0601", f"`{path}` cannot be read: it is a device or a pipe, not a file")
         with path.open("rb") as file:
             head = file.read(32)
         format = _format(path, head)
@@ -66,6 +69,11 @@ def read_checkpoint(path: str | Path, under: str | None = None) -> Checkpoint:
         return _read_pickle(path, under)
     except OSError as problem:
         raise error("S0601", f"`{path}` cannot be read: {problem.strerror or problem}") from None
+
+
+def in_memory(tensors: Mapping[str, Any], origin: str = "the checkpoint") -> Checkpoint:
+    """The checkpoint of arrays or PyTorch's tensors by key; reading one that numpy cannot hold raises S0602."""
+    return Checkpoint(origin, {key: _reader(origin, key, given) for key, given in tensors.items()})
 
 
 def _format(path: Path, head: bytes) -> str | None:
@@ -113,13 +121,15 @@ def _read_pickle(path: Path, under: str | None) -> Checkpoint:
     import torch
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of storages and protocols: nothing that the caller could change
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         raise _refused(path, problem) from None
     except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError) as problem:
         raise damaged(path, str(problem).splitlines()[0] if str(problem) else type(problem).__name__) from None
     tensors, place = _tensors(path, loaded, under)
-    return Checkpoint(f"{path}{place}", {key: _converter(tensor) for key, tensor in tensors.items()})
+    return in_memory(tensors, f"{path}{place}")
 
 
 def _refused(path: Path, problem: Exception) -> SpeccError:
@@ -168,14 +178,23 @@ def _described(loaded: Any) -> str:
     return f"a {type(loaded).__name__}"
 
 
-def _converter(tensor: Any) -> Callable[[], Array]:
+def _reader(origin: str, key: str, given: Any) -> Callable[[], Array]:
+    if not hasattr(given, "detach"):
+        return lambda: np.asarray(given)
+
     def read() -> Array:
         import torch
 
-        plain = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
-        if plain.dtype == torch.bfloat16:
-            return widen_bfloat16(plain.contiguous().view(torch.uint16).numpy())
-        array: Array = plain.resolve_conj().resolve_neg().numpy()
-        return array
+        try:
+            plain = given.detach().cpu()
+            plain = plain.to_dense() if plain.layout != torch.strided else plain
+            if plain.dtype == torch.bfloat16:
+                return widen_bfloat16(plain.contiguous().view(torch.uint16).numpy())
+            array: Array = plain.resolve_conj().resolve_neg().numpy()
+            return array
+        except (TypeError, RuntimeError, NotImplementedError):  # 8-bit floats, quantized numbers, tensors of no values
+            kind = str(given.dtype).removeprefix("torch.")
+            said = "no values" if given.device.type == "meta" else f"elements of type {kind}, which cannot be used"
+            raise error("S0602", f"{origin}: `{key}` has {said}") from None
 
     return read

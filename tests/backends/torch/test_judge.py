@@ -101,6 +101,13 @@ def test_frozen_values_are_the_intermediate_ones(graph: Graph) -> None:
         np.testing.assert_array_equal(array, known[value].astype(array.dtype))
 
 
+def test_a_number_stays_a_number() -> None:
+    graph = Graph("Number")
+    graph.outputs = [graph.apply("neg", [graph.input("x", TensorType(()))])]
+    (result,) = evaluate(graph, {}, {"x": np.float32(2)})
+    assert result.shape == () and result == -2
+
+
 def test_layouts_and_groups_change_nothing() -> None:
     graph = Graph("Blocked")
     x = graph.input("x", TensorType((1, 3, 2, 2)))
