@@ -12,14 +12,18 @@ from typing import BinaryIO
 from specc.diagnostics import error
 
 
-def check_writable(path: str | Path) -> Path:
+def check_writable(path: str | Path, *sources: str | Path | None) -> Path:
     """The file that writing to `path` would make or replace; raises S0002 where it is plain that it cannot be written.
 
-    To be asked before long work whose result goes there.
+    To be asked before long work whose result goes there. It may be none of the `sources`, from which the result comes.
     """
     goal = Path(os.path.realpath(path))  # through links: they stay, what they point at is replaced
     problem = None
-    if goal.exists() and not goal.is_file():
+    if not os.fspath(path):
+        problem = "its name is empty"
+    elif any(source is not None and os.path.realpath(source) == str(goal) for source in sources):
+        problem = "what this command reads stands there"
+    elif goal.exists() and not goal.is_file():
         problem = f"it is {'a directory' if goal.is_dir() else 'a device'}, not a file"
     elif not goal.parent.is_dir():
         problem = f"there is no folder {goal.parent}"

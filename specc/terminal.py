@@ -5,11 +5,12 @@ Exit codes: 0 fine, 1 a diagnostic or a failed check, 2 a wrong command line, 3 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from specc import driver
 
 FINE, FAILED, USAGE, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def say(text: str) -> None:
@@ -62,13 +64,26 @@ def guarded(action: Callable[[], int | None]) -> int:
         # Who read our output has gone. What is still buffered must not raise once more at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as problem:
+        if problem.filename is not None or problem.errno not in _FULL:
+            return _our_fault(problem)
+        # A full disk, met where stdout goes: what is written to files says S0002 itself.
+        with suppress(OSError):
+            sys.stdout.close()
+        say(f"error[S0002]: the output cannot be written: {problem.strerror}")
+        return FAILED
     except Exception as problem:
-        if os.environ.get("SPECC_DEBUG"):
-            traceback.print_exc()
-        say(f"error[S1099]: specc made a mistake: {type(problem).__name__}: {problem}")
-        if not os.environ.get("SPECC_DEBUG"):
-            say("  = this is a bug in specc, not in your file; SPECC_DEBUG=1 shows where it happened")
-        return OUR_FAULT
+        return _our_fault(problem)
+
+
+def _our_fault(problem: Exception) -> int:
+    """Says that this is a mistake of specc's own; the exit code."""
+    if os.environ.get("SPECC_DEBUG"):
+        traceback.print_exception(problem)
+    say(f"error[S1099]: specc made a mistake: {type(problem).__name__}: {problem}")
+    if not os.environ.get("SPECC_DEBUG"):
+        say("  = this is a bug in specc, not in your file; SPECC_DEBUG=1 shows where it happened")
+    return OUR_FAULT
 
 
 @contextmanager

@@ -290,6 +290,7 @@ def test_wrong_command_lines(capsys: pytest.CaptureFixture[str], words: list[str
         (["compile", "{spec}:small", "-o", "{tmp}/a", "--target", "x86-64-v33"], "S0801"),
         (["compile", "{spec}:small", "-o", "{tmp}/absent/a"], "S0002"),
         (["compile", "{spec}:small", "-o", "{tmp}"], "S0002"),
+        (["compile", "{spec}:small", "-o", ""], "S0002"),
         (["compile", "{spec}:small", "-o", "{tmp}/a", "--weights", "{tmp}/absent"], "S0601"),
         (["compile", "{spec}:small", "-o", "{tmp}/a", "--weights", "{spec}"], "S0602"),
         (["compile", "{spec}:small", "-o", "{tmp}/a", "--shapes", "h=99999999"], "S0707"),
@@ -338,6 +339,45 @@ def test_mistakes_have_a_code_and_leave_nothing(
     assert f"error[{code}]" in ran.err
     assert ran.code == terminal.FAILED
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_nothing_that_is_read_is_written_over(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, artifact: str
+) -> None:
+    spec, parts, arrays = tiny.write(tmp_path), tmp_path / "parts.specc", tmp_path / "in.npz"
+    parts.write_text("specc 1\n\nblock Same(x: [n, c]) -> [n, c]:\n    return x\n")
+    spec.write_text(spec.read_text().replace("use std.conv", "use parts: Same\nuse std.conv"))
+    np.savez(arrays, image=tiny.image())
+    (tmp_path / "link").symlink_to(spec)
+    copy = tmp_path / "tiny.artifact"
+    copy.write_bytes(Path(artifact).read_bytes())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    compile_, run = ["compile", f"{spec}:small"], ["run", str(copy), "--inputs", str(arrays)]
+    for words in (
+        [*compile_, "-o", str(spec)],
+        [*compile_, "-o", str(tmp_path / "link")],
+        [*compile_, "-o", str(parts)],
+        [*compile_, "--weights", str(arrays), "-o", str(arrays)],
+        [*run, "--outputs", str(arrays)],
+        [*run, "--outputs", str(copy)],
+    ):
+        ran = Ran(capsys, *words)
+        assert ran.code == terminal.FAILED and "error[S0002]" in ran.err and "what this command reads" in ran.err
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_without_a_network_is_said_to_be_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "parts.specc"
+    path.write_text("specc 1\n")
+    ran = Ran(capsys, "check", str(path))
+    assert ran.code == terminal.FINE and ran.out == f"{path} is right, and has no network\n"
+
+
+def test_a_full_disk_is_not_our_mistake(spec: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*SPECC, "check", spec], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == terminal.FAILED
+    assert done.stderr == "error[S0002]: the output cannot be written: No space left on device\n"
 
 
 def test_our_own_mistakes_are_called_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def check(spec: str, shapes: dict[str, int] | None, as_json: bool) -> int:
     if as_json:
         print_json({"holds": not problems, "reports": [facts for facts, _ in found], "diagnostics": []})
     else:
-        click.echo("\n\n".join(_text(facts) for facts, _ in found))
+        click.echo("\n\n".join(_text(facts) for facts, _ in found) or f"{path} is right, and has no network")
     for message in dict.fromkeys(problem.render() for problem in problems):
         say(message)
     return FAILED if problems else FINE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import click
 
@@ -45,10 +46,12 @@ def compile(
     from specc.files import check_writable
 
     start = time.perf_counter()
-    check_writable(output)
     path, _ = split_spec(spec)
+    check_writable(output, path, weights)
     chosen = parse_passes(passes)
     graph = load_spec(spec)
+    sources = driver.spec_sources(path)
+    check_writable(output, *(Path(path).parent / name for name in sources))
     mention_weights(weights)
     with compilation(graph.name, tell=True) as observe:
         artifact = driver.compile(
@@ -59,7 +62,7 @@ def compile(
             level,
             dump,
             progress=observe,
-            sources=driver.spec_sources(path),
+            sources=sources,
             passes=chosen,
             verify_each=verify_each,
         )

@@ -35,7 +35,7 @@ def run(
     if self_test and (inputs or outputs or assert_outputs):
         raise click.UsageError("--self-test has inputs and outputs of its own")
     if outputs:
-        check_writable(outputs)
+        check_writable(outputs, path, inputs, assert_outputs)
     artifact = runtime.open(path, threads)
     names = [spec.name for spec in artifact.manifest.outputs]
     if self_test:
