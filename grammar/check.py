@@ -1,6 +1,7 @@
 """`check m1_1 with image = [1, 3, 224, 224]: params == 8.8M` --> what was wanted, what is, and whether it holds.
 
-A number holds at the precision in which it is written: 8.8M is anything from 8.75M to 8.85M.
+A number holds at the precision in which it is written: 8.8M is anything from 8.75M to 8.85M. `output == [1, 1000]` is
+about the shape of the result, `output1` about that of the second one where there are several.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from decimal import Decimal
 from specc.diagnostics import Diagnostic, Label, Span, SpeccError, did_you_mean
 from specc.grammar import syntax as s
 from specc.grammar.contents import Choice, there_are
+from specc.grammar.printer import print_expression
 from specc.grammar.values import number, precision
 from specc.ir.dims import Symbolic
 from specc.ir.graph import Graph, specialize
@@ -24,7 +26,7 @@ class Expected:
     quantity: str
     comparison: str
     wanted: str
-    actual: int
+    actual: int | tuple[int, ...]
     holds: bool
     span: Span
 
@@ -81,11 +83,25 @@ def evaluate_check(check: s.Check, choice: Choice, graph: Graph) -> tuple[list[E
     except SpeccError as problem:
         found = problem.diagnostics
         return [], [d if d.labels else Diagnostic(d.code, d.message, (Label(check.span),), d.notes) for d in found]
-    expected, failures = [], []
+    expected: list[Expected] = []
+    failures: list[Diagnostic] = []
+    outputs = _outputs(fixed)
     for expectation in check.expectations:
         quantity = expectation.quantity
+        if quantity.name in outputs:
+            line = _shape_line(expectation, outputs[quantity.name])
+            if isinstance(line, Diagnostic):
+                failures.append(line)
+                continue
+            expected.append(line)
+            if not line.holds:
+                shape = f"[{', '.join(map(str, outputs[quantity.name]))}]"
+                message = f"`{quantity.name}` of `{choice.name}` is {shape}, not {line.comparison} {line.wanted}"
+                failures.append(Diagnostic("S0506", message, (Label(line.span, f"it is {shape}"),)))
+            continue
         if quantity.name not in QUANTITIES:
-            notes = did_you_mean(quantity.name, QUANTITIES) or (there_are(list(QUANTITIES)),)
+            known = [*QUANTITIES, *outputs]
+            notes = did_you_mean(quantity.name, known) or (there_are(known),)
             message = f"`{quantity.name}` is nothing that can be checked"
             failures.append(Diagnostic("S0505", message, (Label(quantity.span),), notes))
             continue
@@ -102,6 +118,26 @@ def evaluate_check(check: s.Check, choice: Choice, graph: Graph) -> tuple[list[E
             message = f"`{choice.name}` has {actual:,} {quantity.name}, not {expectation.comparison} {wanted}"
             failures.append(Diagnostic("S0506", message, (Label(span, abbreviated(actual, wanted)),)))
     return expected, failures
+
+
+def _outputs(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """The shapes of the results, by the names that artifacts give them too."""
+    shapes = [graph.type(value).concrete for value in graph.outputs]
+    return {"output": shapes[0]} if len(shapes) == 1 else {f"output{i}": shape for i, shape in enumerate(shapes)}
+
+
+def _shape_line(expectation: s.Expectation, actual: tuple[int, ...]) -> Expected | Diagnostic:
+    items = expectation.value.items if isinstance(expectation.value, s.ListOf) else None
+    numbers = [number(item.text) if isinstance(item, s.Number) else item for item in items or ()]
+    if items is None or not all(isinstance(extent, int) or extent == s.Name("_") for extent in numbers):
+        message = "a shape is compared with a list of integers; `_` fits every extent"
+        return Diagnostic("S0505", message, (Label(expectation.value.span),), ("for example [1, 1000]",))
+    if expectation.comparison not in ("==", "!="):
+        return Diagnostic("S0505", "shapes are equal or not", (Label(expectation.span),), ("`==` and `!=` say so",))
+    equal = len(numbers) == len(actual) and all(n in (s.Name("_"), e) for n, e in zip(numbers, actual, strict=True))
+    wanted = print_expression(expectation.value)
+    holds = equal == (expectation.comparison == "==")
+    return Expected(expectation.quantity.name, expectation.comparison, wanted, actual, holds, expectation.span)
 
 
 def abbreviated(value: int, like: str) -> str:

@@ -82,7 +82,8 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append("  --shapes gives the symbolic dimensions a value, and with them parameters and MACs are counted")
     for line in facts["checks"]:
         verdict = "holds" if line["holds"] else "does not hold"
-        lines.append(f"  {line['quantity']} {line['comparison']} {line['wanted']}: {line['actual']:,}, {verdict}")
+        actual = f"{line['actual']:,}" if isinstance(line["actual"], int) else list(line["actual"])
+        lines.append(f"  {line['quantity']} {line['comparison']} {line['wanted']}: {actual}, {verdict}")
     if facts["merges"]:
         broken = sum(diagnostic["code"] == "S0507" for diagnostic in facts["diagnostics"])
         lines.append("  ensure ... merges into: " + ("not all hold" if broken else f"{facts['merges']} hold"))
