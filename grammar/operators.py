@@ -2,6 +2,7 @@
 
 conv2d(x, 64, k=3)    the operands first (tensors), then the operator's arguments by position or by name
 x * 0.5               a number beside a tensor becomes a constant
+linear(x, 8, weight=table)    a parameter that is there already takes the place of a new one
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from specc.grammar.suggest import suggest
 from specc.grammar.values import Family, Tensor, Value, is_integer, kind, show, show_shape
 from specc.ir.dims import Symbolic
 from specc.ir.graph import Value as GraphValue
-from specc.ops.record import REQUIRED, Illegal, Operator
+from specc.ops.record import REQUIRED, Illegal, Operator, Spelling
 
 _ARITHMETIC = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 _INTERNAL = frozenset({"convert_layout"})
@@ -65,8 +66,14 @@ def apply(
     """A call of the operator `name`."""
     record = ops.get(name)
     operands, rest = _operands(session, record, positional, span)
-    given = _bind(session, record, rest, keywords, span)
-    return _node(session, name, operands, given, scope, place, span, f"`{name}`")
+    shared = {n: a for n, a in keywords.items() if n in _roles(record) and isinstance(a.value, Tensor)}
+    given = _bind(session, record, rest, {n: a for n, a in keywords.items() if n not in shared}, span)
+    return _node(session, name, operands, given, scope, place, span, f"`{name}`", shared)
+
+
+def _roles(record: Operator) -> list[str]:
+    """The names of the weights that a call brings, or is given."""
+    return [role.rstrip("?") for role in record.operands[len(record.call_operands) :]]
 
 
 def _operands(
@@ -123,7 +130,7 @@ def _bind(
     given = dict(zip(declared, rest, strict=False))
     for name, argument in keywords.items():
         if name not in declared:
-            notes = [*suggest(name, declared), called]
+            notes = [*suggest(name, [*declared, *_roles(record)]), called]
             message = f"`{record.name}` has no argument `{name}`"
             raise session.problem("S0403", message, Label(argument.span), notes=notes)
         if name in given:
@@ -150,6 +157,7 @@ def _node(
     place: Place,
     span: Span,
     spoken: str,
+    shared: dict[str, Argument] | None = None,
 ) -> Tensor:
     record, graph = ops.get(name), session.graph
     arguments = {key: _plain(argument.value) for key, argument in given.items()}
@@ -160,8 +168,9 @@ def _node(
         spelling = ops.spell(record, types, arguments)
         for weight in spelling.weights:
             session.bound_size(weight.type, span)
-        _own(session, record, [weight.role for weight in spelling.weights], place, span)
-        result = graph.call(name, values, arguments, place.path, span)
+        taken = _shared(session, record, spelling, shared or {})
+        _own(session, record, [w.role for w in spelling.weights if w.role not in taken], place, span)
+        result = graph.call(name, values, arguments, place.path, span, taken)
     except Illegal as illegal:
         reason = illegal.reason if illegal.reason.startswith(spoken) else f"{spoken}: {illegal.reason}"
         if illegal.argument in given:
@@ -178,14 +187,35 @@ def _node(
     return Tensor(result, graph.type(result), span)
 
 
+def _shared(
+    session: Session, record: Operator, spelling: Spelling, given: dict[str, Argument]
+) -> dict[str, GraphValue]:
+    """The weights that a call is given by name, if each has the type that the call needs and no input is part of it."""
+    needed = {weight.role: weight.type for weight in spelling.weights}
+    taken: dict[str, GraphValue] = {}
+    for role, argument in given.items():
+        assert isinstance(argument.value, Tensor)
+        found = argument.value.type
+        if needed.get(role) != found:
+            needs = f"is {show_shape(needed[role])}" if role in needed else "does not exist"
+            message = f"`{role}` of this `{record.name}` {needs}; the one that is given is {show_shape(found)}"
+            labels = [Label(argument.span), Label(argument.value.span, show_shape(found))]
+            raise session.problem("S0301", message, *labels)
+        if argument.value.value.node not in session.graph.frozen():
+            message = f"`{role}` of `{record.name}` depends on an input; weights are fixed when the network is compiled"
+            raise session.problem("S0301", message, Label(argument.span))
+        taken[role] = argument.value.value
+    return taken
+
+
 def _own(session: Session, record: Operator, roles: list[str], place: Place, span: Span) -> None:
     """Takes the keys of a call's weights; raises where the call has no name, or where a key is taken."""
-    if not roles:
+    if not roles and not record.training_state:
         return
     if place.nameless:
         labels = [Label(place.nameless)]
         if place.nameless != span:
-            labels.append(Label(span, f"the {_listed(roles)} of this"))
+            labels.append(Label(span, f"the {_listed(roles or ['state'])} of this"))
         notes = [
             "the name on the left of `=` becomes the key in the state_dict; only the outermost call of a line gets it",
             "give this call a line of its own: `name = ...`",

@@ -127,17 +127,22 @@ class Graph:
         arguments: Mapping[str, Any] | None = None,
         path: str = "",
         span: Span | None = None,
+        shared: Mapping[str, Value] | None = None,
     ) -> Value:
         """A call of the language: makes the operator's parameters, named `path.role`, then applies it.
 
+        `shared` are values that take the place of parameters, by role; their types are those that `spell` says.
         Raises `specc.Illegal` when the call is not legal; nothing is added to the graph then.
         """
         record = ops.get(op)
         types = [self.type(operand) for operand in operands]
         spelling = ops.spell(record, types, dict(arguments or {}))
         ops.infer(record, [*types, *(w.type for w in spelling.weights)], ops.complete(record, dict(spelling.attrs)))
+        given = shared or {}
         weights = [
-            self.parameter(f"{path}.{w.role}" if path else w.role, w.type, w.init, w.trainable, span)
+            given[w.role]
+            if w.role in given
+            else self.parameter(f"{path}.{w.role}" if path else w.role, w.type, w.init, w.trainable, span)
             for w in spelling.weights
         ]
         return self.apply(op, [*operands, *weights], spelling.attrs, path, span)

@@ -344,3 +344,23 @@ def test_line_ends_and_marks_of_other_systems_change_nothing(tmp_path: Path) -> 
     plain.write_text(text)
     foreign.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     assert print_graph(grammar.load(plain)) == print_graph(grammar.load(foreign))
+
+
+def test_weights_that_are_given_are_shared() -> None:
+    import torch
+
+    from specc.backends.torch import to_torch
+
+    text = (
+        "specc 1\nnetwork N(x: [n = 2, 3]):\n    param table: [4, 3] init normal(1)\n    param shift: [4]\n"
+        "    a = linear(x, 4, weight=table, bias=shift)\n"
+        "    b = linear(a, 3, weight=permute(table, [1, 0]))\n    return b\n"
+    )
+    graph = grammar.loads(text)
+    assert sorted(graph.parameters) == ["b.bias", "shift", "table"]
+    module = to_torch(graph, "float64")
+    state = {key: torch.randn(type_.concrete, dtype=torch.float64) for key, type_ in graph.parameters.items()}
+    module.load_state_dict(state)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    wanted = (x @ state["table"].T + state["shift"]) @ state["table"] + state["b.bias"]
+    assert (module(x) - wanted).abs().max() < 1e-12
