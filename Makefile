@@ -3,15 +3,17 @@
 #   make test    linter, type checker and the tests
 #   make slow    the tests that take long: every variant of every example
 #   make docs    writes docs/errors.md and docs/std.md from their sources
+#   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
 #   make clean   removes .venv and what tools leave behind
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
+MINUTES ?= 20
 
 .DEFAULT_GOAL := test
-.PHONY: demo test slow lint types unit docs clean
+.PHONY: demo test slow lint types unit docs fuzz clean
 
 # The linker that TVM calls, and Python's venv: installed where this machine lacks them and lets us.
 $(READY): pyproject.toml Makefile
@@ -43,6 +45,9 @@ slow: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

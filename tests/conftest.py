@@ -21,10 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def timm() -> Iterator[Any]:
     """timm, importable beside a CPU build of torch: torchvision wants two operators to exist."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield pytest.importorskip("timm")
+    import timm
+
+    yield timm
     del library  # the operators are there as long as the library is

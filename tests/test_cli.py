@@ -218,7 +218,6 @@ def test_verify_fails_where_the_tolerance_is_missed(capsys: pytest.CaptureFixtur
 
 
 def test_bench_measures_a_spec_beside_its_peers(capsys: pytest.CaptureFixture[str], spec: str) -> None:
-    pytest.importorskip("onnxruntime")
     ran = Ran(capsys, "bench", f"{spec}:small", "--threads", "1", "--seconds", "0", "--json")
     assert ran.code == terminal.FINE
     ours, *peers = ran.json["timings"]  # type: ignore[misc]

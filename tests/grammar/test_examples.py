@@ -27,7 +27,8 @@ def test_every_example_elaborates_and_its_checks_hold(path: Path) -> None:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """These networks are small: on a busy machine, two threads wait for each other longer than they compute."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -88,8 +89,9 @@ def test_vit_computes_what_timm_computes(timm: Any, one_thread: None) -> None:
 
 
 def test_digits_trains(one_thread: None) -> None:
-    torch = pytest.importorskip("torch")
-    datasets = pytest.importorskip("sklearn.datasets")
+    import torch
+    from sklearn import datasets
+
     from specc.backends.torch import to_torch
 
     torch.manual_seed(0)

@@ -303,7 +303,8 @@ def test_export_and_compile_see_plain_tensor_code() -> None:
 
 
 def test_onnx_takes_the_module_and_the_frozen_one() -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     graph = network()
     module = to_torch(graph).eval()
     weights = random_weights(graph)
