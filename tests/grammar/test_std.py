@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import pytest
 
 from specc import grammar
@@ -28,6 +31,27 @@ CASES = {
         IMAGE,
         "SqueezeExcite(x)",
         ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"],
+    ),
+    "ConvNorm": ("conv", IMAGE, "ConvNorm(x, 4)", ["conv.weight", *(f"bn.{r}" for r in BATCH_NORM)]),
+    "Conv1d": ("conv", "x: [n = 1, 8, l = 9]", "Conv1d(x, 4, k=3, s=2)", ["weight"]),
+    "EfficientChannelAttention": ("channel", IMAGE, "EfficientChannelAttention(x)", ["conv.weight"]),
+    "ChannelGate": ("channel", IMAGE, "ChannelGate(x, 2)", ["fc1.weight", "fc2.weight"]),
+    "SpatialGate": (
+        "channel",
+        IMAGE,
+        "SpatialGate(x, 3)",
+        ["conv.conv.weight", *(f"conv.bn.{r}" for r in BATCH_NORM)],
+    ),
+    "Cbam": (
+        "channel",
+        IMAGE,
+        "Cbam(x)",
+        [
+            "channel.fc1.weight",
+            "channel.fc2.weight",
+            "spatial.conv.conv.weight",
+            *(f"spatial.conv.bn.{r}" for r in BATCH_NORM),
+        ],
     ),
     "NormLinear": (
         "linear",
@@ -68,6 +92,31 @@ def test_a_block_of_the_library(name: str) -> None:
     graph = grammar.loads(text)
     verify(graph)
     assert sorted(graph.parameters) == sorted(f"y.{key}" for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "build"),
+    [
+        ("channel", "EfficientChannelAttention(x)", lambda layers: layers.eca.EcaModule(kernel_size=3)),
+        ("channel", "Cbam(x, 0.25)", lambda layers: layers.cbam.CbamModule(8, rd_ratio=0.25)),
+    ],
+)
+def test_a_block_computes_what_timm_computes(timm: Any, module: str, call: str, build: Any) -> None:
+    import torch
+
+    from specc.backends.torch import to_torch
+
+    torch.manual_seed(5)
+    importlib.import_module("timm.layers.cbam")
+    theirs = build(importlib.import_module("timm.layers")).double().eval()
+    name = call.split("(")[0]
+    text = f"specc 1\nuse std.{module}: {name}\nnetwork N({IMAGE}):\n    return {call}\n"
+    ours = to_torch(grammar.loads(text), "float64").eval()
+    state = {key: torch.rand_like(t) + 0.5 if t.is_floating_point() else t for key, t in theirs.state_dict().items()}
+    theirs.load_state_dict(state)
+    ours.load_state_dict(state)
+    x = torch.randn(1, 8, 8, 8, dtype=torch.float64)
+    assert (theirs(x) - ours(x)).abs().max() < 1e-12
 
 
 def test_every_block_of_the_library_is_tested() -> None:
