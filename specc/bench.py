@@ -31,7 +31,9 @@ from specc.runtime import Artifact
 PEERS = ("torch", "onnxruntime")
 OURS = "specc"
 BLOCK, WARM_UP, PAUSE = 10, 3, 0.05
-"""Counted calls in a block, uncounted ones before them, and seconds of rest before these."""
+"""Counted calls in a block at least, uncounted ones before them, and seconds of rest before these.
+
+A block lasts as long as the rest at least: otherwise a network of microseconds would be waited for, not measured."""
 
 Call = Callable[[], Sequence[Array]]
 
@@ -92,10 +94,12 @@ def bench(contenders: Sequence[Contender], seconds: float = 5.0) -> list[Timing]
             begin = time.perf_counter()
             for _ in range(WARM_UP):
                 contender.call()
-            for _ in range(BLOCK):
+            counted = 0
+            while counted < BLOCK or time.perf_counter() - begin < PAUSE:
                 start = time.perf_counter()
                 contender.call()
                 times[contender.name].append((time.perf_counter() - start) * 1e3)
+                counted += 1
             spent[contender.name] += time.perf_counter() - begin
         turn += 1
     return [Timing(c.name, c.form, tuple(times[c.name]), distance) for c, distance in zip(contenders, apart)]

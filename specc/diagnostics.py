@@ -19,11 +19,15 @@ ours and raises `KeyError`.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from specc.codes import CODES
+
+_WIDEST = 200
+"""Letters of a line of text that are shown: more of it would push the carets off every screen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,15 @@ def render(diagnostic: Diagnostic, sources: Mapping[str, str] | None = None) -> 
     if diagnostic.stack:
         inner, *outer = reversed(diagnostic.stack)
         lines.append(f"{' ' * width} = in {inner}" + "".join(f", called from {frame}" for frame in outer))
-    return "\n".join(lines)
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(text: str) -> str:
+    """The text without characters that would steer a terminal or turn the order of letters round."""
+    return "".join(
+        letter if letter == "\n" or unicodedata.category(letter)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+        for letter in text
+    )
 
 
 def _text_of(file: str, sources: Mapping[str, str]) -> list[str]:
@@ -164,11 +176,26 @@ def _excerpt(labels: list[Label], text: list[str], width: int) -> list[str]:
             continue
         rows.append(gutter if not previous or number == previous + 1 else f"{' ' * width}...")
         source = text[number - 1].replace("\t", " ")
-        rows.append(f"{number:>{width}} | {source}".rstrip())
         here = sorted((label for label in labels if label.span.line == number), key=lambda label: label.span.column)
+        if len(source) > _WIDEST:
+            source, here = _window(source, here)
+        rows.append(f"{number:>{width}} | {source}".rstrip())
         rows += [f"{gutter} {row}" for row in _carets(here, source)]
         previous = number
     return rows
+
+
+def _window(source: str, labels: list[Label]) -> tuple[str, list[Label]]:
+    """The part of a long line that begins a little before its first label, and the labels as they lie in it."""
+    start = max(0, min(labels[0].span.column - _WIDEST // 4, len(source) - _WIDEST))
+    shown = source[start : start + _WIDEST]
+    shown = ("..." + shown[3:] if start else shown)[:-3] + ("..." if start + _WIDEST < len(source) else shown[-3:])
+    moved = []
+    for label in labels:
+        span, last = label.span, label.span.end_column if label.span.end_line == label.span.line else len(source) + 1
+        column, end = (min(max(number - start, 1), _WIDEST + 1) for number in (span.column, last))
+        moved.append(Label(Span(span.file, span.line, column, span.line, end), label.text))
+    return shown, moved
 
 
 def _carets(labels: list[Label], source: str) -> list[str]:

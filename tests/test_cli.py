@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,12 @@ def test_bench_measures_an_artifact(capsys: pytest.CaptureFixture[str], artifact
     ran = Ran(capsys, "bench", artifact, "--against", "torch", "--seconds", "0")
     assert ran.code == terminal.FINE
     assert [line.split()[0] for line in ran.out.splitlines()[2:]] == ["specc", "torch"]
+
+
+def test_bench_of_a_quick_network_is_quick(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
+    begin = time.perf_counter()
+    assert Ran(capsys, "bench", artifact, "--against", "", "--seconds", "1").code == terminal.FINE
+    assert time.perf_counter() - begin < 10
 
 
 def test_bench_compares_results_for_equal_weights_alone(

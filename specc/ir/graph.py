@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import networkx as nx
@@ -360,6 +361,7 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
     from specc.diagnostics import Label, did_you_mean
 
     chosen = {**graph.defaults, **(shapes or {})}
+    chosen = {name: int(extent) if isinstance(extent, Integral) else extent for name, extent in chosen.items()}
     names = graph.symbols()
     for name in shapes or {}:
         if name not in names and name not in graph.defaults:
@@ -367,6 +369,8 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
             hint = did_you_mean(name, names)
             raise error("S0703", f"`{graph.name}` has no dimension `{name}`; there are {known}", notes=hint)
     for name, extent in chosen.items():
+        if not isinstance(extent, int):
+            raise error("S0703", f"the dimension `{name}` is an integer, not {extent!r}")
         if extent < 1:
             raise error("S0703", f"the dimension `{name}` is at least 1, not {extent}")
     missing = sorted(names - chosen.keys())

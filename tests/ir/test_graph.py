@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import networkx as nx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -204,3 +205,12 @@ def test_specialize_refuses_extents_that_an_operator_cannot_take() -> None:
     with pytest.raises(SpeccError, match=r"error\[S0301\].*`max_pool2d` does not take.*h = 3.*window of 4") as problem:
         specialize(graph, {"h": 3})
     assert len(problem.value.diagnostics) == 1
+
+
+def test_extents_are_integers_of_any_kind() -> None:
+    graph = Graph("Any")
+    graph.outputs = [graph.input("x", TensorType((symbol("n"), 3)))]
+    assert specialize(graph, {"n": np.int64(4)}).type(graph.outputs[0]) == TensorType((4, 3))  # type: ignore[dict-item]
+    for wrong in (4.0, "4", None):
+        with pytest.raises(SpeccError, match=r"S0703.*`n` is an integer"):
+            specialize(graph, {"n": wrong})  # type: ignore[dict-item]
