@@ -169,6 +169,9 @@ class Build(Transformer[Token, Any]):
     def optional_type(self, span: Span, children: list[Any]) -> s.OptionalType:
         return s.OptionalType(children[0], span=span)
 
+    def choice_type(self, span: Span, children: list[Any]) -> s.ChoiceType:
+        return s.ChoiceType(tuple(self._unescape(token, str(token)[1:-1]) for token in children), span=span)
+
     def tensor(self, span: Span, children: list[Any]) -> s.Tensor:
         return s.Tensor(tuple(_given(children)), span=span)
 

@@ -157,6 +157,8 @@ def _type(type_: s.Type) -> Doc:
             return ("list[", *_type(element), "]")
         case s.OptionalType(inner):
             return (*_type(inner), "?")
+        case s.ChoiceType(options):
+            return (" | ".join(map(_string, options)),)
 
 
 def _tensor(tensor: s.Tensor) -> Group:

@@ -212,7 +212,14 @@ class OptionalType(Node):
     inner: Type
 
 
-Type: TypeAlias = Tensor | PlainType | ListType | OptionalType
+@dataclass(frozen=True)
+class ChoiceType(Node):
+    """`"relu" | "gelu"`: one of these texts."""
+
+    options: tuple[str, ...]
+
+
+Type: TypeAlias = Tensor | PlainType | ListType | OptionalType | ChoiceType
 
 
 # ---- statements

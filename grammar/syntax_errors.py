@@ -41,6 +41,7 @@ _PUNCTUATION = {
     "PERCENT": "%",
     "DOUBLE_STAR": "**",
     "QMARK": "?",
+    "VBAR": "|",
     "__ANON_0": "->",
     "__ANON_1": "|>",
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias, TypeGuard, Union
 
-from specc.diagnostics import Span
+from specc.diagnostics import Span, did_you_mean
 from specc.grammar import syntax as s
 from specc.grammar.printer import print_type
 from specc.ir.dims import Symbolic
@@ -186,6 +186,8 @@ def fit(value: Value, type_: s.Type) -> Value:
         notes = []
         if isinstance(value, float) and value.is_integer() and type_ == s.PlainType("int"):
             notes.append("`/` gives a number with a fraction; `//` divides integers, `int(...)` cuts the fraction off")
+        if isinstance(value, str) and isinstance(type_, s.ChoiceType):
+            notes += did_you_mean(value, type_.options)
         raise Unfit("S0401", f"this is {show(value)}, {kind(value)}; it must be {print_type(type_)}", *notes)
     result: Value = fitted
     return result
@@ -202,6 +204,8 @@ def _fit(value: Value, type_: s.Type) -> Any:
                 return NotImplemented
             items = [_fit(item, element) for item in value]
             return NotImplemented if any(item is NotImplemented for item in items) else tuple(items)
+        case s.ChoiceType(options) if isinstance(value, str) and value in options:
+            return value
         case s.PlainType("int") if is_integer(value) or isinstance(value, Symbolic):
             return value
         case s.PlainType("float") if isinstance(value, float) or is_integer(value):

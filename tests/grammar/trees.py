@@ -84,7 +84,8 @@ scalar_types: st.SearchStrategy[Any] = st.recursive(
     lambda inner: inner.map(s.ListType) | inner.map(s.OptionalType),
     max_leaves=3,
 )
-parameters = st.builds(s.Parameter, names, tensors | scalar_types, st.none() | expressions)
+choice_types = lists(escaped_texts, 2).map(s.ChoiceType)
+parameters = st.builds(s.Parameter, names, tensors | scalar_types | choice_types, st.none() | expressions)
 
 
 def _joined(parts: tuple[Any, ...]) -> s.Template:
