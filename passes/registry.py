@@ -120,7 +120,12 @@ LEVELS = (0, 1, 2)
 
 
 def pipeline(level: int, target: Target) -> tuple[Pass, ...]:
-    """The passes of `-O<level>`, in order; behind the last one, the graph can be lowered for `target`."""
+    """The passes of `-O<level>`, in order; behind the last one, the graph can be lowered for `target`.
+
+    Raises S1001 for a level that does not exist.
+    """
+    if level not in (0, 1, 2):
+        raise error("S1001", f"there is no level {level!r}; there are 0, 1 and 2")
     if level == 0:
         return (Fusion(epilogues=False),)
     if level == 1:

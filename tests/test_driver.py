@@ -274,3 +274,8 @@ def test_a_network_of_numbers_is_an_artifact(tmp_path: Path) -> None:
     assert specc.open(tmp_path / "number").self_test() == [0]
     (result,) = artifact(np.float32(3))
     assert result.shape == () and result == 3
+
+
+@pytest.mark.parametrize("level", [3, -1, "2"])
+def test_a_level_that_does_not_exist_is_refused(level: int) -> None:
+    assert codes_of(lambda: specc.compile(tiny.graph(), level=level)) == ["S1001"]
