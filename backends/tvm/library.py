@@ -7,8 +7,8 @@
 Kernels are compiled by threads: TVM gives up Python's lock for as long as LLVM works.
 
 The cache is the folder `SPECC_CACHE_DIR` (default: ~/.cache/specc). A file's name is the digest of the kernel's text,
-the target and TVM's version; files appear whole or not at all, so that several compilers can share the folder. It may
-be deleted at any time.
+the target and TVM's version; it holds the object behind the object's digest, so that a damaged one is made anew. Files
+appear whole or not at all, so that several compilers can share the folder. It may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from tvm import relax
 from tvm.relax.vm_build import _vmcodegen, _vmlink
 
 from specc.backends.tvm.lowering import Lowered
-from specc.diagnostics import error
+from specc.diagnostics import SpeccError, error
 from specc.files import replacing
 from specc.targets import Target
 
@@ -73,20 +74,34 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None) ->
 
 
 def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Path:
-    """The object file of a kernel, from the cache or put there; in `folder` where there can be no cache."""
+    """The object file of a kernel in `folder`: from the cache where it is there and whole, else made and put there."""
     text = "\n".join((version("apache-tvm"), repr(target), repr(PASS_OPTIONS), function.script()))
-    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    cache = cache_folder()
-    path = (cache or folder) / f"{name}-{digest}.o"
-    if path.exists():
-        return path
+    cache, made = cache_folder(), folder / f"{name}.o"
+    kept = cache and cache / f"{name}-{_digest(text.encode()).hex()}.kernel"
+    if kept and (found := _whole(kept)) is not None:
+        made.write_bytes(found)
+        return made
     with tvm.transform.PassContext(config=PASS_OPTIONS):
         module = tvm.tirx.build(tvm.IRModule({name: function}), target=tvm_target(target))
-    made = folder / f"{name}.o"
     module.write_to_file(str(made))
-    with replacing(path) as file:
-        file.write(made.read_bytes())
-    return path
+    if kept:
+        content = made.read_bytes()
+        with suppress(SpeccError), replacing(kept) as file:  # a cache that takes no more is no reason to fail
+            file.write(_digest(content) + content)
+    return made
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _whole(path: Path) -> bytes | None:
+    """The object in a file of the cache, behind its digest; None where there is none, or a damaged one."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return content[16:] if _digest(content[16:]) == content[:16] else None
 
 
 def cache_folder() -> Path | None:

@@ -79,6 +79,20 @@ def test_equal_groups_share_a_kernel_and_views_have_none() -> None:
     assert len(lowered.kernels) == len(groups) - 1, "the first two blocks are one kernel"
 
 
+def test_a_damaged_file_of_the_cache_is_made_anew(cache: Path) -> None:
+    graph = network()
+    lowered = lower(graph, NATIVE, freeze(graph, weights(graph)))
+    build(lowered, NATIVE)
+    whole = {path: path.read_bytes() for path in (cache / "kernels").iterdir()}
+    for number, (path, content) in enumerate(whole.items()):
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 1
+        path.write_bytes((content[: len(content) // 2], bytes(flipped), b"")[number % 3])
+    build(lowered, NATIVE)
+    assert len(whole) >= 3
+    assert {path: path.read_bytes() for path in (cache / "kernels").iterdir()} == whole
+
+
 def test_kernels_come_from_the_cache(cache: Path) -> None:
     graph = network()
     lowered = lower(graph, NATIVE, freeze(graph, weights(graph)))
@@ -100,7 +114,7 @@ def test_builds_at_the_same_time_share_the_cache(cache: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(made) == 3
-    assert not [path for path in (cache / "kernels").iterdir() if path.suffix != ".o"]
+    assert not [path for path in (cache / "kernels").iterdir() if path.suffix != ".kernel"]
 
 
 def test_progress_counts_every_kernel() -> None:
