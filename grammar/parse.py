@@ -285,6 +285,9 @@ class Build(Transformer[Token, Any]):
         return s.Name(str(children[0]), span=span)
 
     def number(self, span: Span, children: list[Any]) -> s.Number:
+        exponent = re.search(r"[eE][+-]?0*(\d+)", children[0])
+        if exponent and len(exponent[1]) > 3:
+            raise error("S0406", "the exponent of a number has at most three digits", Label(span))
         return s.Number(str(children[0]), span=span)
 
     def string(self, span: Span, children: list[Any]) -> s.String:
