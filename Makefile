@@ -21,8 +21,8 @@ $(READY): pyproject.toml Makefile
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -qy --no-install-recommends g++ python3-venv; } \
 	  || { echo 'make: needs g++ and python3-venv: ask for them to be installed' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
+	$(BIN)/pip install -qq --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
 	@touch $@
 
 demo: $(READY)

@@ -15,7 +15,7 @@ from specc.grammar import syntax as s
 from specc.grammar.contents import Choice, there_are
 from specc.grammar.printer import print_expression
 from specc.grammar.values import number, precision
-from specc.ir.dims import Symbolic
+from specc.ir.cost import count_macs, count_params
 from specc.ir.graph import Graph, specialize
 
 
@@ -50,22 +50,6 @@ class Report:
         """Raises a `SpeccError` with the failures, if there are any."""
         if self.failures:
             raise SpeccError(*self.failures, sources=self.sources)
-
-
-def count_params(graph: Graph) -> int:
-    """The number of trainable weights."""
-    nodes = (graph.node(i) for i in graph.order())
-    return sum(_fixed(n.types[0].elements) for n in nodes if n.op == "param" and n.attrs["trainable"])
-
-
-def count_macs(graph: Graph) -> int:
-    """Multiply-accumulate operations of convolutions and matrix products; the graph's dimensions are fixed."""
-    total = 0
-    for identity in graph.order():
-        node = graph.node(identity)
-        if node.record.macs is not None:
-            total += _fixed(node.record.macs([graph.type(value) for value in graph.operands(identity)], node.attrs))
-    return total
 
 
 QUANTITIES: dict[str, Callable[[Graph], int]] = {"params": count_params, "macs": count_macs}
@@ -196,8 +180,3 @@ def _shapes(check: s.Check, choice: Choice, graph: Graph) -> dict[str, int]:
 
 def _problem(message: str, span: Span, *notes: str) -> SpeccError:
     return SpeccError(Diagnostic("S0505", message, (Label(span),), notes))
-
-
-def _fixed(dim: int | Symbolic) -> int:
-    assert isinstance(dim, int), "the graph is specialized"
-    return dim

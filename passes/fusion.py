@@ -14,6 +14,7 @@ Views (reshape) cost nothing and stand in no group.
 
 from __future__ import annotations
 
+from specc.ir.cost import macs_of
 from specc.ir.graph import Graph, Value
 
 SMALL_MACS = 1 << 17
@@ -64,7 +65,7 @@ def _is_small_product(graph: Graph, identity: int, operand: Value, frozen: froze
         return False
     if not all(o.node in frozen for o in operands[1:]):
         return False
-    macs = node.record.macs([graph.type(o) for o in operands], node.attrs)
+    macs = macs_of(graph, identity)
     return isinstance(macs, int) and macs <= SMALL_MACS
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from specc.ir.cost import fixed, macs_of, params_of
 from specc.ir.dims import Symbolic
-from specc.ir.graph import Graph, Node
+from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 
 
@@ -44,10 +45,10 @@ def blocks(graph: Graph, depth: int) -> list[Block]:
         if node.op == "input":
             continue
         row = rows.setdefault(prefix(node.path, depth), Block(prefix(node.path, depth)))
-        row.params += count_params(node)
+        row.params += fixed(params_of(graph, identity))
         if identity not in frozen:
             row.nodes += 1
-            row.macs += count_macs(graph, identity)
+            row.macs += fixed(macs_of(graph, identity))
             row.type = node.types[0]
     return list(rows.values())
 
@@ -61,21 +62,6 @@ def prefix(path: str, depth: int) -> str:
             break
         kept.append(part)
     return ".".join(kept)
-
-
-def count_params(node: Node) -> int:
-    """The trainable numbers that a node stands for."""
-    return math.prod(node.types[0].concrete) if node.op == "param" and node.attrs["trainable"] else 0
-
-
-def count_macs(graph: Graph, identity: int) -> int:
-    """The multiply-accumulate operations of a node; the graph's dimensions are numbers."""
-    node = graph.node(identity)
-    if node.record.macs is None:
-        return 0
-    macs = node.record.macs([graph.type(operand) for operand in graph.operands(identity)], node.attrs)
-    assert isinstance(macs, int), "the graph is specialized"
-    return macs
 
 
 def to_json(graph: Graph) -> dict[str, Any]:

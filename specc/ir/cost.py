@@ -1,0 +1,37 @@
+"""What a graph costs: trainable numbers, and multiply-accumulate operations of convolutions and matrix products."""
+
+from __future__ import annotations
+
+from specc.ir.dims import Dim
+from specc.ir.graph import Graph
+
+
+def params_of(graph: Graph, identity: int) -> Dim:
+    """The trainable numbers that a node stands for."""
+    node = graph.node(identity)
+    return node.types[0].elements if node.op == "param" and node.attrs["trainable"] else 0
+
+
+def macs_of(graph: Graph, identity: int) -> Dim:
+    """The multiply-accumulate operations of a node, as its operator's record counts them."""
+    node = graph.node(identity)
+    if node.record.macs is None:
+        return 0
+    return node.record.macs([graph.type(operand) for operand in graph.operands(identity)], node.attrs)
+
+
+def count_params(graph: Graph) -> int:
+    """The trainable numbers of a graph; `ValueError` while a dimension has no value."""
+    return sum(fixed(params_of(graph, identity)) for identity in graph)
+
+
+def count_macs(graph: Graph) -> int:
+    """The multiply-accumulate operations of one inference; `ValueError` while a dimension has no value."""
+    return sum(fixed(macs_of(graph, identity)) for identity in graph.live())
+
+
+def fixed(dim: Dim) -> int:
+    """The dimension as a number; `ValueError` while it has no value."""
+    if not isinstance(dim, int):
+        raise ValueError(f"`{dim}` is no number yet")
+    return dim
