@@ -18,7 +18,6 @@ from specc.diagnostics import error
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.weights.rename import Renamed
-from specc.weights.rename import Renamed
 from specc.weights.tensors import Array
 
 _ROWS = 24
@@ -31,8 +30,6 @@ def match(graph: Graph, checkpoint: Mapping[str, Array]) -> dict[str, Array]:
     Floats of any width become the graph's type; an array that has that type already stays where it lies. Raises S0603
     for missing, unexpected and wrongly shaped keys, S0604 for numbers that are not finite.
     """
-    if graph.renames:
-        checkpoint = Renamed(checkpoint, graph.renames)
     if graph.renames:
         checkpoint = Renamed(checkpoint, graph.renames)
     origin = getattr(checkpoint, "origin", "the checkpoint")
