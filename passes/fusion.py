@@ -9,16 +9,69 @@ comes back: groups are convex by construction (and the verifier asks again).
 Small matrix products behind a mean join as well: the two of a squeeze-excite are computed where their input is, since
 starting another parallel region would take longer than the product itself.
 
+A kernel writes an epilogue as one expression, in which `x * sigmoid(x)` names x several times; a chain of such
+operators would grow with the power of its length, so a group ends where its expression would become too long.
+
 Views (reshape) cost nothing and stand in no group.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from typing import Any
 
 from specc.ir.cost import macs_of
 from specc.ir.graph import Graph, Value
 
 SMALL_MACS = 1 << 17
 """Up to this many multiplications, a product behind another node of a group does not pay for a kernel of its own."""
+
+
+MAX_NAMES = 500
+"""How often the expression of an epilogue may name what it begins with: two functions such as tanh in a row, or eight
+operators that name their operand twice. A chain of three tanh took TVM 4 s to compile, one of four 54 s."""
+
+MAX_NODES = 64
+"""The nodes of a group behind its first one."""
+
+
+class _Names:
+    """Stands for an expression, and knows how often it names its operands (see `KernelMath`)."""
+
+    POLYNOMIAL = 16
+    """What exp, erf, tanh and sigmoid come to: a polynomial names its argument with every coefficient."""
+
+    dtype = "float32"
+
+    def __init__(self, count: int = 0) -> None:
+        self.count = count
+
+    def _joined(self, *others: Any) -> _Names:
+        return _Names(self.count + sum(other.count for other in others if isinstance(other, _Names)))
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _joined
+    __lt__ = __le__ = __gt__ = __ge__ = _joined
+
+    def __neg__(self) -> _Names:
+        return self
+
+    def __getattr__(self, function: str) -> Any:
+        """The functions of `KernelMath`: `max(a, b)` names what its operands name."""
+        if function in ("exp", "erf", "tanh", "sigmoid"):
+            return lambda x: _Names(self.POLYNOMIAL * x.count)
+        if function == "const":
+            return lambda value, dtype: _Names()
+        return lambda *operands: _Names()._joined(*operands)
+
+
+def _names(graph: Graph, identity: int) -> int:
+    """How often the expression of an elementwise node names an operand; 1 for any other node: its result is stored."""
+    node = graph.node(identity)
+    if node.record.scalar is None:
+        return 1
+    operands = [_Names(1) for _ in graph.operands(identity)]
+    named: _Names = node.record.scalar(_Names(), *operands, **node.attrs)
+    return max(1, named.count - len(operands) + 1)
 
 
 def fuse(graph: Graph, epilogues: bool = True) -> Graph:
@@ -28,6 +81,8 @@ def fuse(graph: Graph, epilogues: bool = True) -> Graph:
     place = {identity: position for position, identity in enumerate(order)}
     live = graph.live()
     frozen = graph.frozen()
+    lengths = {identity: _names(graph, identity) for identity in live}
+    sizes: Counter[int] = Counter()
     anchors: dict[int, str] = {}
     for group, identity in enumerate(i for i in live if "view" not in graph.node(i).record.traits):
         graph.update(identity, group=group)
@@ -39,7 +94,13 @@ def fuse(graph: Graph, epilogues: bool = True) -> Graph:
             ]
             if hosts:
                 host = max(hosts, key=lambda value: place[value.node])
-                graph.update(identity, group=graph.node(host.node).group)
+                joined = graph.node(host.node).group
+                length = lengths[host.node] * lengths[identity] if graph.node(identity).record.elementwise else 1
+                if joined is None or length > MAX_NAMES or sizes[joined] >= MAX_NODES:
+                    continue
+                lengths[identity] = length
+                sizes[joined] += 1
+                graph.update(identity, group=joined)
     return renumber(graph)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+import specc
 from specc.diagnostics import SpeccError
-from specc.ir.graph import Graph
+from specc.ir.graph import Graph, Value
 from specc.ir.text import parse_graph
 from specc.ir.verify import verify
 from specc.passes.fusion import fuse
@@ -104,3 +105,24 @@ def test_the_verifier_refuses_a_group_that_is_left_and_entered_again() -> None:
     )
     with pytest.raises(SpeccError, match="groups 0, 1 are not convex"):
         verify(graph)
+
+
+@pytest.mark.parametrize(("op", "together"), [("tanh", 2), ("silu", 2), ("hard_swish", 8), ("relu", 65)])
+def test_a_group_ends_where_its_expression_would_become_too_long(op: str, together: int) -> None:
+    """An operator that names its operand k times makes an expression of k ** n names out of n in a row."""
+    graph = net()
+    value = Value(graph.inputs[0])
+    for _ in range(2 * together):
+        value = graph.apply(op, [value])
+    graph.outputs = [value]
+    assert [len(group) for group in groups(fuse(graph))] == [together, together]
+
+
+def test_long_chains_compile() -> None:
+    """Without that limit, four of these in a row take TVM most of a minute, and eight do not end."""
+    graph = net()
+    value = Value(graph.inputs[0])
+    for op in ("tanh", "silu", "gelu", "sigmoid", "hard_swish", "tanh", "exp", "silu"):
+        value = graph.apply(op, [value])
+    graph.outputs = [value]
+    assert max(specc.compile(graph).self_test()) < 1e-5
