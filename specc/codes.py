@@ -53,6 +53,7 @@ CODES: dict[str, str] = {
     "S0603": "the weights do not fit the network",
     "S0604": "a checkpoint holds numbers that are not finite",
     "S0605": "a pickle that holds more than tensors",
+    "S0606": "weights with which the network computes no numbers",
     "S0701": "a graph breaks an invariant of the IR",
     "S0702": "a text is not a printed graph",
     "S0703": "a dimension has no value",

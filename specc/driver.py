@@ -87,7 +87,7 @@ def compile(
     """
     runtime.prepare()
     from specc.backends import tvm as backend
-    from specc.backends.torch import evaluate, freeze
+    from specc.backends.torch import freeze
     from specc.passes.registry import pipeline
 
     told = progress or (lambda _: None)
@@ -112,7 +112,7 @@ def compile(
     told(Progress("sample"))
     inputs, outputs = interface(spec)
     given = sample.draw(inputs)
-    expected = evaluate(spec, values, {i.name: array for i, array in zip(inputs, given)})
+    expected = reference(spec, values, {i.name: array for i, array in zip(inputs, given)})
     manifest = Manifest(
         network=graph.name,
         inputs=inputs,
@@ -148,6 +148,26 @@ def _check_size(graph: Graph) -> None:
                 *([Label(node.span)] if node.span else []),
                 notes=("--shapes makes it smaller",),
             )
+
+
+def reference(graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Array]) -> list[Array]:
+    """The outputs of the graph in float64, by which a result is judged.
+
+    Raises S0606 where one is not a number: every result would be as good as any other. The message names the first
+    node whose result is none.
+    """
+    from specc.backends.torch import evaluate, intermediates
+
+    outputs = evaluate(graph, weights, inputs)
+    if not any(np.isnan(output).any() for output in outputs):
+        return outputs
+    for value, array in intermediates(graph, weights, inputs).items():
+        if np.isnan(array).any():
+            node = graph.node(value.node)
+            where = f"`{node.op}`{f' at `{node.path}`' if node.path else ''}"
+            message = f"with these weights, `{graph.name}` computes what is no number (NaN), first in {where}"
+            raise error("S0606", message, *([Label(node.span)] if node.span else []))
+    raise AssertionError("an output is no number, and no node's result is")
 
 
 def interface(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -24,7 +24,7 @@ from specc import sample, targets
 from specc.artifact import Array
 from specc.compare import TOLERANCE, difference, finite
 from specc.diagnostics import Diagnostic, Label
-from specc.driver import Observer, Progress, Weights, compile, find_weights, interface
+from specc.driver import Observer, Progress, Weights, compile, find_weights, interface, reference
 from specc.files import replacing
 from specc.ir.graph import Graph, specialize
 from specc.ir.text import print_graph
@@ -87,7 +87,7 @@ def verify(
     inputs, outputs = interface(spec)
     given = {spec_.name: array for spec_, array in zip(inputs, sample.draw(inputs))}
     names = [output.name for output in outputs]
-    expected = evaluate(spec, values, given)
+    expected = reference(spec, values, given)
     verdicts: list[Verdict] = []
     run = pipeline(level, machine) if passes is None else passes
     if per_pass:

@@ -23,6 +23,7 @@ from specc.ir.text import parse_graph
 from specc.passes import registry
 from specc.passes.rewrite import Journal
 from specc.verify import verify
+from specc.weights import random_weights
 
 
 def codes_of(action: object) -> list[str]:
@@ -279,3 +280,17 @@ def test_a_network_of_numbers_is_an_artifact(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", [3, -1, "2"])
 def test_a_level_that_does_not_exist_is_refused(level: int) -> None:
     assert codes_of(lambda: specc.compile(tiny.graph(), level=level)) == ["S1001"]
+
+
+def test_weights_that_give_no_numbers_are_refused() -> None:
+    """A negative variance, as a damaged checkpoint has it: NaN equals nothing, and so everything."""
+    graph = tiny.graph()
+    weights = random_weights(graph)
+    key = next(key for key in weights if key.endswith("running_var"))
+    weights[key] = -weights[key]
+    for judge in (specc.compile, verify):
+        with pytest.raises(SpeccError) as raised:
+            judge(graph, weights=weights)  # type: ignore[operator]
+        (found,) = raised.value.diagnostics
+        assert found.code == "S0606"
+        assert key.removesuffix(".running_var") in found.message
