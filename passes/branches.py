@@ -70,7 +70,7 @@ def _scaled(match: Match, term: Value) -> tuple[Value, Value | None]:
     return term, None
 
 
-def _pairs_of_convolutions(match: Match, a: Value, b: Value) -> Convolution | None:
+def _convolution_beside(match: Match, a: Value, b: Value) -> Convolution | None:
     """The convolution that makes `a`, where `b` could be a branch beside it."""
     return None if a == b else convolutions.read(match, a)
 
@@ -81,7 +81,7 @@ def _merged(match: Match, a: Value, first: Convolution, second: Convolution, lim
 
 def conv_conv(match: Match, a: Value, b: Value) -> Value | None:
     """conv(x, a) + conv(x, b); None where the terms are something else."""
-    first, second = _pairs_of_convolutions(match, a, b), convolutions.read(match, b)
+    first, second = _convolution_beside(match, a, b), convolutions.read(match, b)
     if first is None or second is None or first.source != second.source:
         return None
     _absorbable(match, a, b)
@@ -90,7 +90,7 @@ def conv_conv(match: Match, a: Value, b: Value) -> Value | None:
 
 def conv_chain(match: Match, a: Value, b: Value) -> Value | None:
     """conv(x, a) + conv(conv(x, b), c): worth it where the sum costs less, though the chain alone may not."""
-    first, outer = _pairs_of_convolutions(match, a, b), convolutions.read(match, b)
+    first, outer = _convolution_beside(match, a, b), convolutions.read(match, b)
     if first is None or outer is None or outer.source == first.source:
         return None
     inner = convolutions.read(match, outer.source)
@@ -103,7 +103,7 @@ def conv_chain(match: Match, a: Value, b: Value) -> Value | None:
 
 def conv_identity(match: Match, a: Value, b: Value) -> Value | None:
     """conv(x, a) + x * s, where the product with s may be missing."""
-    first = _pairs_of_convolutions(match, a, b)
+    first = _convolution_beside(match, a, b)
     x, factor = _scaled(match, b)
     if first is None or first.source != x:
         return None
@@ -113,7 +113,7 @@ def conv_identity(match: Match, a: Value, b: Value) -> Value | None:
 
 def conv_pool(match: Match, a: Value, b: Value) -> Value | None:
     """conv(x, a) + avg_pool(x)."""
-    first = _pairs_of_convolutions(match, a, b)
+    first = _convolution_beside(match, a, b)
     if first is None or match.graph.op(b) != "avg_pool2d" or _source(match, b) != first.source:
         return None
     _absorbable(match, a, b)
@@ -124,7 +124,7 @@ def conv_pool(match: Match, a: Value, b: Value) -> Value | None:
 
 def conv_pooled(match: Match, a: Value, b: Value) -> Value | None:
     """conv(x, a) + avg_pool(conv(x, b)): worth it where the sum costs less, though the chain alone may not."""
-    first = _pairs_of_convolutions(match, a, b)
+    first = _convolution_beside(match, a, b)
     if first is None or match.graph.op(b) != "avg_pool2d":
         return None
     inner = convolutions.read(match, _source(match, b))

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 from specc.ir.dims import Dim, product
 from specc.ir.graph import Value
+from specc.ops.record import Attributes
 from specc.passes.kernels import Taps, embed, union
 from specc.passes.rewrite import Match, Refused
 from specc.passes.weight_space import add_bias, along, is_per_channel, per_channel, response
@@ -108,9 +109,8 @@ def pooling(match: Match, value: Value, like: Convolution) -> Convolution | None
     return replace(point, weight=_mean(match, point.weight, attrs), stride=attrs["stride"], taps=pool_taps(attrs))
 
 
-def pool_taps(attrs: object) -> tuple[Taps, Taps]:
+def pool_taps(attrs: Attributes) -> tuple[Taps, Taps]:
     """The taps of an average pool; refused where it is no convolution, as it counts fewer elements at a border."""
-    assert hasattr(attrs, "__getitem__")
     top, left, bottom, right = attrs["padding"]
     if any((top, left, bottom, right)) and not attrs["count_padding"]:
         raise Refused(
@@ -120,9 +120,8 @@ def pool_taps(attrs: object) -> tuple[Taps, Taps]:
     return Taps(kh, 1, top, bottom), Taps(kw, 1, left, right)
 
 
-def _mean(match: Match, point: Value, attrs: object) -> Value:
+def _mean(match: Match, point: Value, attrs: Attributes) -> Value:
     """A kernel [o, i, 1, 1] repeated over the window of a pool, each tap weighing the same."""
-    assert hasattr(attrs, "__getitem__")
     kh, kw = attrs["k"]
     return match.apply("mul", point, match.constant(1.0 / (kh * kw), (1, 1, kh, kw)))
 
@@ -212,9 +211,8 @@ def _product(match: Match, outer: Convolution, inner: Convolution, taps: tuple[T
     return total
 
 
-def pooled(match: Match, attrs: object, inner: Convolution, limit: Dim | None = None) -> Convolution | None:
+def pooled(match: Match, attrs: Attributes, inner: Convolution, limit: Dim | None = None) -> Convolution | None:
     """A mean pool behind a convolution of one tap, which commute; None for a larger kernel; refuses as `compose`."""
-    assert hasattr(attrs, "__getitem__")
     if any((tap.count, tap.before, tap.after) != (1, 0, 0) for tap in inner.taps) or inner.stride != (1, 1):
         return None
     taps = pool_taps(attrs)
