@@ -16,7 +16,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def compile(
             "spec": {"graph": print_graph(spec), "files": digests(sources or {})},
             "weights": origin,
             "passes": [step.to_json() for step in steps],
-            "kernels": list(lowered.kernels),
+            "kernels": [asdict(call) for call in lowered.calls],
             "tuning": [],
         },
     )

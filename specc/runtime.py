@@ -23,7 +23,8 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class Artifact:
         self.contents = contents
         self._threads, self._wanted = _threads(threads), threads is not None
         self._lock = threading.Lock()
+        self._machine: Any = None
         self._main: Callable[..., Any] | None = None
         self._weights: list[Any] = []
 
@@ -76,7 +78,8 @@ class Artifact:
             if self._main is None:
                 _check_machine(self.manifest)
                 ffi = _runtime(self.manifest.runtime)
-                self._main = _load_library(ffi, self.contents.library)
+                self._machine = _load_library(ffi, self.contents.library)
+                self._main = self._machine["main"]
                 self._weights = [ffi.from_dlpack(_aligned(weight)) for weight in self.contents.weights]
 
     def __call__(self, /, *arrays: Array, **named: Array) -> list[Array]:
@@ -94,6 +97,17 @@ class Artifact:
         tensors = [results] if isinstance(results, tvm_ffi.Tensor) else list(results)
         # Copies: a result may be a view of an input or of a weight, and belongs to the caller now.
         return [np.array(np.from_dlpack(tensor)) for tensor in tensors]
+
+    @contextmanager
+    def watched(self, watch: Callable[..., int]) -> Iterator[None]:
+        """While it lasts, the runtime calls `watch(function, name, before, result, *operands)` around every call that
+        the program makes; it returns 0."""
+        self.load()
+        self._machine["set_instrument"](watch)
+        try:
+            yield
+        finally:
+            self._machine["set_instrument"](None)
 
     def self_test(self, tolerance: float = TOLERANCE) -> list[float]:
         """How far each output is from the reference's for the sample, norm-wise; raises S0908 above `tolerance`."""
@@ -270,8 +284,8 @@ def _import_ffi() -> Any:
     return tvm_ffi
 
 
-def _load_library(ffi: Any, library: bytes) -> Callable[..., Any]:
-    """The function `main` of a shared library's program, which takes inputs and weights."""
+def _load_library(ffi: Any, library: bytes) -> Any:
+    """The virtual machine of a shared library's program; its function `main` takes inputs and weights."""
     # dlopen takes a name. The folder is this user's alone and is gone before anything in the library runs.
     with tempfile.TemporaryDirectory(prefix="specc-") as folder:
         path = Path(folder) / "library.so"
@@ -285,7 +299,7 @@ def _load_library(ffi: Any, library: bytes) -> Callable[..., Any]:
     try:
         machine = module["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
-        main: Callable[..., Any] = machine["main"]
+        machine["main"]
     except Exception as problem:
         raise error("S0905", f"the library of the artifact holds no program: {problem}") from None
-    return main
+    return machine

@@ -59,7 +59,7 @@ def test_help_is_quick_and_names_the_commands() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("check", "show", "compile", "run", "verify", "bench"):
+    for command in ("check", "show", "compile", "run", "verify", "bench", "profile"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -240,6 +240,23 @@ def test_bench_of_a_quick_network_is_quick(capsys: pytest.CaptureFixture[str], a
     begin = time.perf_counter()
     assert Ran(capsys, "bench", artifact, "--against", "", "--seconds", "1").code == terminal.FINE
     assert time.perf_counter() - begin < 10
+
+
+def test_profile_tells_of_every_call(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
+    found = Ran(capsys, "profile", artifact, "--threads", "1", "--seconds", "0", "--json").json
+    assert found["network"] and found["threads"] == 1
+    calls = found["calls"]
+    assert isinstance(calls, list) and len(calls) == len(tiny.artifact().manifest.facts["kernels"])
+    assert all(call["us"] > 0 and call["bytes"] > 0 and call["share"] > 0 for call in calls)
+    assert any(call["operations"] > 0 and call["path"] for call in calls)
+    assert found["operations_per_second"] > found["bytes_per_second"] / 8 > 1e8  # type: ignore[operator]
+
+
+def test_profile_shows_a_row_for_each_kernel_or_call(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
+    calls = tiny.artifact().manifest.facts["kernels"]
+    table = Ran(capsys, "profile", artifact, "--seconds", "0").out.splitlines()
+    assert len(table) == len({call["kernel"] for call in calls}) + 2
+    assert len(Ran(capsys, "profile", artifact, "--seconds", "0", "--by-call").out.splitlines()) == len(calls) + 2
 
 
 def test_bench_compares_results_for_equal_weights_alone(

@@ -25,6 +25,7 @@ from specc.backends.tvm.emitter import Kernel
 from specc.backends.tvm.group import Group, extract
 from specc.backends.tvm.kernels import select
 from specc.backends.tvm.packing import Packing, of_type
+from specc.ir.cost import fixed, macs_of
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.targets import Target
@@ -33,13 +34,23 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a kernel in the program: the place in the spec that it computes, and its multiplications."""
+
+    kernel: str
+    path: str
+    macs: int
+
+
+@dataclass(frozen=True)
 class Lowered:
     """`program` is a Relax module whose `main` takes the inputs and then `weights`; `kernels` are the functions that
-    it calls."""
+    it calls, `calls` these calls in order."""
 
     program: Any
     kernels: Mapping[str, Kernel]
     weights: list[Array]
+    calls: list[Call]
 
 
 def lower(graph: Graph, target: Target, frozen: Mapping[Value, Array]) -> Lowered:
@@ -69,6 +80,7 @@ class _Lowering:
             node = graph.node(identity)
             self.computed[Value(identity)] = relax.Var(_identifier(node.attrs["name"]), _relax_type(node.types[0]))
         inputs = list(self.computed.values())
+        made: list[Call] = []
         calls: list[tuple[Value, str | None, list[Any], TensorType]] = []
         for piece, group in zip(pieces, groups, strict=True):
             if group is None:
@@ -82,9 +94,16 @@ class _Lowering:
             for value, packing in zip(outside, self.kernels[name].packings, strict=True):
                 operands.append(self._weight(value, packing) if value.node in self.frozen else value)
             calls.append((result, name, operands, program.result))
+            made.append(self._describe(name, piece))
         outputs = [self._weight(v, of_type(graph.type(v))) if v.node in self.frozen else v for v in graph.outputs]
         module = self._program(inputs, calls, outputs)
-        return Lowered(module, self.kernels, [array for _, array in self.weights.values()])
+        return Lowered(module, self.kernels, [array for _, array in self.weights.values()], made)
+
+    def _describe(self, kernel: str, piece: list[int]) -> Call:
+        """What a call computes, told by the node of its group that multiplies most."""
+        macs = {identity: fixed(macs_of(self.graph, identity)) for identity in piece}
+        most = max(piece, key=lambda identity: macs[identity])
+        return Call(kernel, self.graph.node(most).path, sum(macs.values()))
 
     def _pieces(self) -> list[list[int]]:
         """The groups' nodes and the single nodes, each in topological order, in an order in which they can run."""

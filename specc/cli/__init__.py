@@ -17,6 +17,7 @@ from specc.cli.check import check
 from specc.cli.compile import compile
 from specc.cli.explain import explain
 from specc.cli.fmt import fmt
+from specc.cli.profile import profile
 from specc.cli.run import run
 from specc.cli.show import show
 from specc.cli.verify import verify
@@ -28,7 +29,7 @@ def cli() -> None:
     """Compile neural networks written as text to verified artifacts."""
 
 
-for command in (check, fmt, show, compile, run, verify, bench, explain):
+for command in (check, fmt, show, compile, run, verify, bench, profile, explain):
     cli.add_command(command)
 
 

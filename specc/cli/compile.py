@@ -69,7 +69,7 @@ def compile(
     size = artifact.save(output)
     manifest = artifact.manifest
     seconds = time.perf_counter() - start
-    kernels = len(manifest.facts["kernels"])
+    kernels = len({call["kernel"] for call in manifest.facts["kernels"]})
     say(f"{kernels} kernels for {manifest.machine.target}, {size / 1e6:.1f} MB in {output}, {seconds:.1f} s")
     if as_json:
         facts = {"output": output, "bytes": size, "seconds": seconds, "kernels": kernels}

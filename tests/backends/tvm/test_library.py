@@ -51,7 +51,7 @@ def weights(graph: Graph) -> dict[str, Array]:
 
 def run(library: bytes, packed: list[Array], inputs: list[Array], folder: Path) -> list[Array]:
     ffi = runtime._runtime(runtime.installed_runtime())
-    main = runtime._load_library(ffi, library)
+    main = runtime._load_library(ffi, library)["main"]
     tensors = [ffi.from_dlpack(runtime._aligned(array)) for array in (*inputs, *packed)]
     results = main(*tensors)
     return [np.array(np.from_dlpack(t)) for t in ([results] if isinstance(results, ffi.Tensor) else results)]

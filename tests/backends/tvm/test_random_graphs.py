@@ -36,7 +36,7 @@ def test_equals_torch(seed: int, level: int, tmp_path: Path, monkeypatch: pytest
     optimized, _ = run_passes(graph, pipeline(level, target))
     lowered = lower(optimized, target, freeze(optimized, weights))
     ffi = runtime._runtime(runtime.installed_runtime())
-    main = runtime._load_library(ffi, build(lowered, target))
+    main = runtime._load_library(ffi, build(lowered, target))["main"]
     found = main(*(ffi.from_dlpack(runtime._aligned(array)) for array in (*inputs.values(), *lowered.weights)))
     expected = evaluate(graph, weights, inputs)
     for a, b in zip([found] if isinstance(found, ffi.Tensor) else found, expected, strict=True):

@@ -1,0 +1,62 @@
+"""`specc profile`: where an artifact's time goes, kernel by kernel."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import click
+
+from specc.cli.options import artifact_argument, json_option, print_json, threads_option
+
+if TYPE_CHECKING:
+    from specc.profile import KernelTime
+
+
+@click.command()
+@artifact_argument
+@click.option("--by-call", is_flag=True, help="A row for each call, in order; without it, for each kernel.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="How long to measure.")
+@threads_option
+@json_option
+def profile(path: str, by_call: bool, seconds: float, threads: int | None, as_json: bool) -> None:
+    """Time every kernel of an artifact where it stands in the run, and compare it with this machine's roofline."""
+    from specc import profile as stopwatch
+    from specc import report, runtime, sample
+
+    artifact = runtime.open(path, threads)
+    found = stopwatch.profile(artifact, sample.draw(artifact.manifest.inputs), seconds)
+    if as_json:
+        print_json({"network": artifact.manifest.network, "threads": artifact.threads, **found.to_json()})
+        return
+    total = sum(call.microseconds for call in found.calls)
+    if by_call:
+        groups: list[list[KernelTime]] = [[call] for call in found.calls]
+    else:
+        kernels: dict[str, list[KernelTime]] = defaultdict(list)
+        for call in found.calls:
+            kernels[call.kernel].append(call)
+        groups = sorted(kernels.values(), key=lambda calls: -sum(call.microseconds for call in calls))
+    rows = []
+    for calls in groups:
+        spent = sum(call.microseconds for call in calls)
+        least = sum(call.microseconds * call.share for call in calls)
+        rows.append(
+            {
+                "us": f"{spent:.0f}",
+                "part": f"{spent / total:.1%}",
+                "calls": str(len(calls)),
+                "GFLOP/s": f"{sum(call.operations for call in calls) / spent / 1e3:.1f}",
+                "GB/s": f"{sum(call.bytes for call in calls) / spent / 1e3:.1f}",
+                "of roof": f"{least / spent:.0%}",
+                "kernel": calls[0].kernel,
+                "first in": calls[0].path,
+            }
+        )
+    if rows:
+        click.echo(report.table(rows, right=("us", "part", "calls", "GFLOP/s", "GB/s", "of roof")))
+    click.echo(
+        f"{artifact.manifest.network}, {artifact.threads} threads: {total:.0f} us in {len(found.calls)} kernels, "
+        f"{found.microseconds:.0f} us in all; roofs {found.operations_per_second / 1e9:.0f} GFLOP/s "
+        f"and {found.bytes_per_second / 1e9:.1f} GB/s"
+    )
