@@ -44,7 +44,9 @@ class _Call:
     def node(self, op: str, operands: Sequence[Tensor], **arguments: Value) -> Tensor:
         given = {name: Argument(value, self.span) for name, value in arguments.items()}
         taken = [Argument(operand, operand.span) for operand in operands]
-        return operators.apply(self.session, op, taken, given, self.scope, self.place, self.span)
+        made = operators.apply(self.session, op, taken, given, self.scope, self.place, self.span)
+        assert isinstance(made, Tensor)
+        return made
 
     def tensor(self, argument: Argument) -> Tensor:
         if isinstance(argument.value, Tensor):

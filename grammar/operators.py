@@ -51,7 +51,8 @@ def arithmetic(
     for argument in arguments:
         if not isinstance(argument.value, Tensor) and not _scalar(argument.value):
             raise _no_operand(session, argument, f"`{symbol}`")
-    return _node(session, _ARITHMETIC[symbol], arguments, {}, scope, place, span, f"the operands of `{symbol}`")
+    (result,) = _node(session, _ARITHMETIC[symbol], arguments, {}, scope, place, span, f"the operands of `{symbol}`")
+    return result
 
 
 def apply(
@@ -62,13 +63,14 @@ def apply(
     scope: Scope,
     place: Place,
     span: Span,
-) -> Tensor:
-    """A call of the operator `name`."""
+) -> Value:
+    """A call of the operator `name`: a tensor, or the list of its results where it has several."""
     record = ops.get(name)
     operands, rest = _operands(session, record, positional, span)
     shared = {n: a for n, a in keywords.items() if n in _roles(record) and isinstance(a.value, Tensor)}
     given = _bind(session, record, rest, {n: a for n, a in keywords.items() if n not in shared}, span)
-    return _node(session, name, operands, given, scope, place, span, f"`{name}`", shared)
+    results = _node(session, name, operands, given, scope, place, span, f"`{name}`", shared)
+    return results[0] if len(results) == 1 else results
 
 
 def _roles(record: Operator) -> list[str]:
@@ -158,7 +160,7 @@ def _node(
     span: Span,
     spoken: str,
     shared: dict[str, Argument] | None = None,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     record, graph = ops.get(name), session.graph
     arguments = {key: _plain(argument.value) for key, argument in given.items()}
     dtype = next((o.value.type.dtype for o in operands if isinstance(o.value, Tensor)), "float32")
@@ -183,8 +185,10 @@ def _node(
         labels = _operand_labels(operands, illegal.operand, span)
         raise session.problem("S0301", reason, *labels, notes=_bindings(scope)) from None
     session.count_nodes(span)
-    session.bound_size(graph.type(result), span)
-    return Tensor(result, graph.type(result), span)
+    types = list(graph.node(result.node).types)
+    for type_ in types:
+        session.bound_size(type_, span)
+    return tuple(Tensor(GraphValue(result.node, number), type_, span) for number, type_ in enumerate(types))
 
 
 def _shared(

@@ -107,7 +107,7 @@ def fuse(graph: Graph, epilogues: bool = True) -> Graph:
 def _joins(graph: Graph, identity: int, operand: Value, anchors: dict[int, str], frozen: frozenset[int]) -> bool:
     """Whether a node can be computed in the epilogue of the kernel that makes `operand`."""
     node, host = graph.node(identity), graph.node(operand.node)
-    if host.group is None or graph.uses(operand) != 1:
+    if host.group is None or sum(graph.uses(Value(operand.node, r)) for r in range(len(host.types))) != 1:
         return False
     if anchors[host.group] == "mean" and _is_small_product(graph, identity, operand, frozen):
         return True

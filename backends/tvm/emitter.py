@@ -6,9 +6,9 @@ lanes around a whole tile; what is inside is written for one lane and TVM widens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
@@ -27,10 +27,37 @@ Leaf = Callable[[int, Index], Scalar]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A group in TIR: `function(*inputs, result)`, and how each input is stored (frozen ones as they are packed)."""
+    """A group in TIR: `function(*inputs, *results)`, and how each input is stored (frozen ones as they are packed)."""
 
     function: Any
     packings: tuple[Packing, ...]
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a group is to be computed: `write` puts the statements into a function whose inputs lie as `packings` say.
+
+    An input that is not in `packings` lies as its type says.
+    """
+
+    write: Callable[[Emitter], None]
+    packings: Mapping[int, Packing] = field(default_factory=dict)
+
+
+class Again(Exception):
+    """Raised by a template that learned something while writing: the function is to be written once more."""
+
+
+def kernel_of(group: Group, template: Template) -> Kernel:
+    """The kernel of `group` as `template` writes it."""
+    while True:
+        emitter = Emitter(group, template.packings)
+        try:
+            with emitter.open():
+                template.write(emitter)
+            return Kernel(emitter.function, emitter.packings)
+        except Again:
+            continue
 
 
 class Tensor:
@@ -79,14 +106,13 @@ class Emitter:
     `packings` overrides how frozen inputs are stored: such an input is left to the template to read, as `buffers[i]`.
     """
 
-    def __init__(self, group: Group, packings: dict[int, Packing] | None = None) -> None:
+    def __init__(self, group: Group, packings: Mapping[int, Packing]) -> None:
         self.group = group
         self.math = Math()
-        self.packings = tuple(
-            (packings or {}).get(i) or of_type(operand.type) for i, operand in enumerate(group.inputs)
-        )
+        self.packings = tuple(packings.get(i) or of_type(operand.type) for i, operand in enumerate(group.inputs))
         self._analyzer = tvm.sym.Analyzer()
         self.buffers: list[Any] = []
+        self.outputs: list[Any] = []
         self.function: Any = None
 
     @contextmanager
@@ -98,14 +124,11 @@ class Emitter:
             for i, (operand, packing) in enumerate(zip(self.group.inputs, self.packings, strict=True)):
                 shape = packing.shape(operand.type.concrete)
                 self.buffers.append(T.arg(f"v{i}", T.buffer(shape, operand.type.dtype)))
-            result = self.group.result
-            self.result_buffer = T.arg("result", T.buffer(result.physical, result.dtype))
+            for i, value in enumerate(self.group.results):
+                type = self.group.type(value)
+                self.outputs.append(T.arg(f"result{i}", T.buffer(type.physical, type.dtype)))
             yield
         self.function = builder.get()
-
-    def kernel(self) -> Kernel:
-        """What has been written."""
-        return Kernel(self.function, self.packings)
 
     # ---- loops ----------------------------------------------------------------------------------------------------
 
@@ -161,8 +184,9 @@ class Emitter:
         """An input of the group that is stored as its type says."""
         return Tensor(self.buffers[number], self.group.inputs[number].type, self.simplify)
 
-    def result(self) -> Tensor:
-        return Tensor(self.result_buffer, self.group.result, self.simplify)
+    def result(self, number: int = 0) -> Tensor:
+        """A result of the group."""
+        return Tensor(self.outputs[number], self.group.type(self.group.results[number]), self.simplify)
 
     @staticmethod
     def store(buffer: Any, value: Any, position: Sequence[Any]) -> None:

@@ -5,8 +5,9 @@
     v2 = conv2d(v0, v1) {...}
     v3 = gelu(v2)                                   <- result
 
-Two groups with equal programs are one kernel. A *frozen* input depends on no input of the network: its value is known
-when the network is compiled, so it may be stored in whatever form suits the kernel (`packing`).
+Values are numbered: the inputs, then the results of each step in turn. Two groups with equal programs are one kernel. A
+*frozen* input depends on no input of the network: its value is known when the network is compiled, so it may be stored
+in whatever form suits the kernel (`packing`).
 """
 
 from __future__ import annotations
@@ -32,12 +33,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Step:
-    """An operator applied to values: numbers below `len(inputs)` are inputs, the others are earlier steps."""
+    """An operator applied to values: numbers below `len(inputs)` are inputs, the others results of earlier steps."""
 
     op: str
     attributes: tuple[tuple[str, Any], ...]
     operands: tuple[int, ...]
-    type: TensorType
+    types: tuple[TensorType, ...]
+
+    @property
+    def type(self) -> TensorType:
+        """The type of the first result."""
+        return self.types[0]
 
     @property
     def record(self) -> Operator:
@@ -55,30 +61,55 @@ class Step:
 
 @dataclass(frozen=True)
 class Group:
-    """The program of a group; `result` is the number of the value that it computes."""
+    """The program of a group; `results` are the numbers of the values that others read."""
 
     inputs: tuple[Input, ...]
     steps: tuple[Step, ...]
+    results: tuple[int, ...]
+
+    @property
+    def single(self) -> bool:
+        """Whether the last step makes the only result, and every step makes one: what templates with tiles take."""
+        return self.results == (self.last,) and all(len(step.types) == 1 for step in self.steps)
 
     @property
     def result(self) -> TensorType:
-        return self.steps[-1].type
+        """The type of the first result."""
+        return self.type(self.results[0])
+
+    @property
+    def last(self) -> int:
+        """The number of the last value."""
+        return len(self.inputs) + len(self._places) - 1
+
+    @cached_property
+    def _places(self) -> tuple[tuple[int, int], ...]:
+        """For each value that a step computes: the step's number, and which of its results the value is."""
+        return tuple((number, result) for number, step in enumerate(self.steps) for result in range(len(step.types)))
+
+    @cached_property
+    def _firsts(self) -> tuple[int, ...]:
+        """For each step, the number of its first result."""
+        return tuple(value for value, (_, result) in enumerate(self._places, len(self.inputs)) if not result)
 
     def type(self, value: int) -> TensorType:
         """The type of a value."""
-        return self.inputs[value].type if value < len(self.inputs) else self.step(value).type
+        if value < len(self.inputs):
+            return self.inputs[value].type
+        number, result = self._places[value - len(self.inputs)]
+        return self.steps[number].types[result]
 
     def step(self, value: int) -> Step:
         """The step that computes a value."""
-        return self.steps[value - len(self.inputs)]
+        return self.steps[self._places[value - len(self.inputs)][0]]
 
     def number(self, step: int) -> int:
-        """The number of the value that step number `step` computes."""
-        return step + len(self.inputs)
+        """The number of the first value that step number `step` computes."""
+        return self._firsts[step]
 
     @cached_property
     def anchors(self) -> tuple[int, ...]:
-        """The numbers of the values that are computed by anything but pointwise steps."""
+        """The numbers of the first values of all steps that are not pointwise."""
         return tuple(self.number(i) for i, step in enumerate(self.steps) if not step.pointwise)
 
     @property
@@ -87,7 +118,7 @@ class Group:
         if len(self.anchors) != 1:
             return None
         (anchor,) = self.anchors
-        before = [s for s in self.steps[: anchor - len(self.inputs)] if s.op != "constant"]
+        before = [s for s in self.steps[: self._places[anchor - len(self.inputs)][0]] if s.op != "constant"]
         return None if before else anchor
 
     @property
@@ -97,11 +128,11 @@ class Group:
         return "_".join(names) or "convert_layout"
 
 
-def extract(graph: Graph, members: Sequence[int], frozen: frozenset[int]) -> tuple[Group, list[Value], Value]:
-    """The program of the nodes `members` (in topological order), the values that are its inputs, and its result.
+def extract(graph: Graph, members: Sequence[int], frozen: frozenset[int]) -> tuple[Group, list[Value], list[Value]]:
+    """The program of the nodes `members` (in topological order), the values that are its inputs, and its results.
 
-    `ValueError` when more than one value is used outside. Constants of rank 0 become steps, for their number is part of
-    the kernel.
+    The results are those that the graph's outputs or nodes outside read. Constants of rank 0 become steps, for their
+    number is part of the kernel.
     """
     inside = set(members)
     outside: list[Value] = []
@@ -119,24 +150,16 @@ def extract(graph: Graph, members: Sequence[int], frozen: frozenset[int]) -> tup
         for r in range(len(graph.node(identity).types))
         if Value(identity, r) in graph.outputs or any(user not in inside for user, _ in graph.users(Value(identity, r)))
     ]
-    if len(results) != 1 or results[0].node != members[-1]:
-        names = ", ".join(graph.node(i).op for i in members)
-        raise ValueError(f"the group ({names}) has {len(results)} results; a group has one, its last node's")
     numbers = {value: i for i, value in enumerate(outside)}
     steps: list[Step] = []
-    for literal in literals:
-        node = graph.node(literal.node)
-        numbers[literal] = len(outside) + len(steps)
-        steps.append(Step("constant", _attributes(node.attrs), (), node.types[0]))
-    for identity in members:
+    for identity in [*(literal.node for literal in literals), *members]:
         node = graph.node(identity)
-        if len(node.types) != 1:
-            raise ValueError(f"`{node.op}` has {len(node.types)} results, and kernels compute one")
-        numbers[Value(identity)] = len(outside) + len(steps)
         operands = tuple(numbers[o] for o in graph.operands(identity))
-        steps.append(Step(node.op, _attributes(node.attrs), operands, node.types[0]))
+        steps.append(Step(node.op, _attributes(node.attrs), operands, node.types))
+        for result in range(len(node.types)):
+            numbers[Value(identity, result)] = len(numbers)
     inputs = tuple(Input(graph.type(value), value.node in frozen) for value in outside)
-    return Group(inputs, tuple(steps)), outside, results[0]
+    return Group(inputs, tuple(steps), tuple(numbers[value] for value in results)), outside, results
 
 
 def _attributes(attrs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

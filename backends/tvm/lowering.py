@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from specc.backends.tvm.emitter import Kernel
+from specc.backends.tvm.emitter import Kernel, kernel_of
 from specc.backends.tvm.group import Group, extract
 from specc.backends.tvm.kernels import select
 from specc.backends.tvm.packing import Packing, of_type
@@ -81,19 +82,19 @@ class _Lowering:
             self.computed[Value(identity)] = relax.Var(_identifier(node.attrs["name"]), _relax_type(node.types[0]))
         inputs = list(self.computed.values())
         made: list[Call] = []
-        calls: list[tuple[Value, str | None, list[Any], TensorType]] = []
+        calls: list[tuple[list[Value], str | None, list[Any]]] = []
         for piece, group in zip(pieces, groups, strict=True):
             if group is None:
                 (identity,) = piece
                 (source,) = graph.operands(identity)
-                calls.append((Value(identity), None, [source], graph.node(identity).types[0]))
+                calls.append(([Value(identity)], None, [source]))
                 continue
-            program, outside, result = group
+            program, outside, results = group
             name = self._kernel(program)
             operands: list[Any] = []
             for value, packing in zip(outside, self.kernels[name].packings, strict=True):
                 operands.append(self._weight(value, packing) if value.node in self.frozen else value)
-            calls.append((result, name, operands, program.result))
+            calls.append((results, name, operands))
             made.append(self._describe(name, piece))
         outputs = [self._weight(v, of_type(graph.type(v))) if v.node in self.frozen else v for v in graph.outputs]
         module = self._program(inputs, calls, outputs)
@@ -111,9 +112,17 @@ class _Lowering:
         for identity in self.graph.live():
             group = self.graph.node(identity).group
             members.setdefault(("node", identity) if group is None else ("group", group), []).append(identity)
-        # A group is convex and its result is its last node, so that node's place is one where all operands are done.
+        # A group is convex, so there is an order of the groups; a node's place decides where several are ready.
+        pieces = list(members.values())
+        piece_of = {identity: number for number, piece in enumerate(pieces) for identity in piece}
+        parts = nx.DiGraph()
+        parts.add_nodes_from(range(len(pieces)))
+        for source, user in self.graph.structure.edges():
+            if source in piece_of and user in piece_of and piece_of[source] != piece_of[user]:
+                parts.add_edge(piece_of[source], piece_of[user])
         place = {identity: position for position, identity in enumerate(self.graph.order())}
-        return sorted(members.values(), key=lambda piece: place[piece[-1]])
+        order = nx.lexicographical_topological_sort(parts, key=lambda number: place[pieces[number][-1]])
+        return [pieces[number] for number in order]
 
     def _is_view(self, piece: list[int]) -> bool:
         node = self.graph.node(piece[0])
@@ -124,7 +133,7 @@ class _Lowering:
         if group not in self.names:
             digest = hashlib.blake2b(repr(group).encode(), digest_size=6).hexdigest()
             name = f"{group.title[:60]}_{digest}"
-            kernel = select.lower(group, self.target)
+            kernel = kernel_of(group, select.lower(group, self.target))
             self.names[group] = name
             self.kernels[name] = Kernel(kernel.function.with_attr("global_symbol", name), kernel.packings)
         return self.names[group]
@@ -147,13 +156,17 @@ class _Lowering:
 
         with builder.function("main", parameters, attrs={"num_input": len(inputs)}):
             with builder.dataflow():
-                for result, name, operands, type in calls:
+                for values, name, operands in calls:
                     arguments = [variable(operand) for operand in operands]
+                    types = [self.graph.type(value) for value in values]
                     if name is None:
-                        call = relax.op.reshape(arguments[0], relax.ShapeExpr(type.concrete))
+                        call = relax.op.reshape(arguments[0], relax.ShapeExpr(types[0].concrete))
                     else:
-                        call = relax.op.call_dps_packed(name, relax.Tuple(arguments), _relax_type(type))
-                    self.computed[result] = builder.emit(call)
+                        call = relax.op.call_dps_packed(name, relax.Tuple(arguments), [*map(_relax_type, types)])
+                    made = builder.emit(call)
+                    for number, value in enumerate(values):
+                        one = made if len(values) == 1 else builder.emit(relax.TupleGetItem(made, number))
+                        self.computed[value] = one
                 results = [builder.emit_output(variable(output)) for output in outputs]
             builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
         return builder.get()

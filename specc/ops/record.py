@@ -95,7 +95,8 @@ class Operator:
     torch      the reference: tensors and attributes to a tensor (or a tuple of them)
     training   as `torch`, for training mode, where it differs; may update buffers in place
     scalar     elementwise operators: `scalar(k, *elements of the operands, **attributes)` is the result's element
-    compute    all others: `compute(k, types, *operands' accesses, **attributes)` is the access of the result
+    compute    all others: `compute(k, types, *operands' accesses, **attributes)` is the access of the result, or a
+               tuple of accesses where there are several results
     macs       multiply-accumulate operations, counted for convolutions and matrix products
     example    a random legal call: operand types and attributes
     elements   the element types that it takes, a key of `ELEMENTS`; all operands have the same one

@@ -77,6 +77,37 @@ def _max_compute(k: Any, types: Types, x: Any, *, axes: tuple[int, ...], keep: b
     return k.stage(result, lambda *i: k.max_over(extents, lambda *r: at(i, r)))
 
 
+def _var_mean_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+    return _infer(types, attrs) * 2
+
+
+def _var_mean_reference(x: Any, *, axes: tuple[int, ...], keep: bool) -> Any:
+    import torch
+
+    if not axes:
+        return x * 0, x
+    return torch.var_mean(x, axes, correction=0, keepdim=keep)
+
+
+def _var_mean_compute(k: Any, types: Types, x: Any, *, axes: tuple[int, ...], keep: bool) -> Any:
+    """The mean first, then the squares of what differs from it: their difference would lose digits."""
+    if not axes:
+        return lambda *i: x(*i) * 0.0, x
+    result, extents, at = _term(x, types[0], axes, keep)
+    count = product(extents)
+    assert isinstance(count, int)
+    part = k.const(1.0 / count, types[0].dtype)
+    total = k.stage(result, lambda *i: k.sum(extents, lambda *r: at(i, r)))
+    mean = k.stage(result, lambda *i: total(*i) * part)
+
+    def square(i: tuple[Any, ...], r: tuple[Any, ...]) -> Any:
+        apart = at(i, r) - mean(*i)
+        return apart * apart
+
+    squares = k.stage(result, lambda *i: k.sum(extents, lambda *r: square(i, r)))
+    return lambda *i: squares(*i) * part, mean
+
+
 def _pool_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     require_rank4(types, "global_avg_pool")
     return _infer(types, {"axes": (2, 3), "keep": attrs["keep"]})
@@ -148,6 +179,16 @@ RECORDS = (
         _example,
         attributes=_ATTRIBUTES,
         compute=_sum_compute,
+    ),
+    Operator(
+        "var_mean",
+        "The variance over `axes` (the mean square of what differs from the mean), and the mean.",
+        ("x",),
+        _var_mean_infer,
+        _var_mean_reference,
+        _example,
+        attributes=_ATTRIBUTES,
+        compute=_var_mean_compute,
     ),
     Operator(
         "amax",

@@ -48,6 +48,14 @@ block Same(x: [n, c, h, w]) -> [n, c, h, w]:
 """
 
 
+def test_several_results_of_an_operator() -> None:
+    made = graph("v, m = var_mean(x, [2, 3], keep=true)\nreturn (x - m) * rsqrt(v + 1e-5)")
+    assert made.count("var_mean") == 1
+    first = graph("both = var_mean(x, [1])\nreturn both[1], both[0]")
+    assert [value.result for value in first.outputs] == [1, 0]
+    assert codes("y = var_mean(x, [1])\nreturn relu(y)") == ["S0402"]
+
+
 # ---- names are keys
 
 

@@ -49,6 +49,22 @@ def test_a_value_that_others_need_ends_a_group() -> None:
     assert groups(fuse(graph)) == [["conv2d"], ["gelu", "add"]]
 
 
+def test_nothing_joins_one_of_several_results_that_are_needed() -> None:
+    graph = parse_graph(
+        """
+        graph Net
+        input x: float32[3, 8]
+        %0: float32[3, 1], float32[3, 1] = var_mean(x) {axes=(1,); keep=True}
+        %1: float32[3, 1] = relu(%0.1)
+        %2: float32[3, 1] = softmax(%1)
+        %3: float32[3, 1] = add(%0, %2)
+        return %3
+        """
+    )
+    check_pass(fuse, graph)
+    assert groups(fuse(graph)) == [["var_mean"], ["relu"], ["softmax", "add"]]
+
+
 def test_a_sum_joins_the_branch_that_is_computed_last() -> None:
     graph = net(
         "%0: float32[1, 8, 4, 4] = conv2d(x, @w)",

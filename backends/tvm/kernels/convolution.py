@@ -25,7 +25,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm.emitter import Emitter, Kernel
+from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, flattens, operand_packings
@@ -64,8 +64,8 @@ class _Geometry:
     flat: bool
 
 
-def lower(group: Group, target: Target, tile: tiles.Tile | None = None) -> Kernel | None:
-    """The kernel of a group whose anchor is a dense convolution; None for another group."""
+def lower(group: Group, target: Target, tile: tiles.Tile | None = None) -> Template | None:
+    """The template of a group whose anchor is a dense convolution; None for another group."""
     anchor = group.anchor
     if anchor is None or group.step(anchor).op != "conv2d" or group.result.dtype != "float32":
         return None
@@ -84,10 +84,7 @@ def lower(group: Group, target: Target, tile: tiles.Tile | None = None) -> Kerne
     geometry = _geometry(group, anchor, target)
     blocks = -(-geometry.out_channels // lanes)
     tile = tile or tiles.choose(geometry.columns, blocks, target)
-    emitter = Emitter(group, packings)
-    with emitter.open():
-        _Convolution(emitter, anchor, geometry, tile, inner, target).emit(blocks)
-    return emitter.kernel()
+    return Template(lambda emitter: _Convolution(emitter, anchor, geometry, tile, inner, target).emit(blocks), packings)
 
 
 def _geometry(group: Group, anchor: int, target: Target) -> _Geometry:

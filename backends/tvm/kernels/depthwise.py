@@ -17,7 +17,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm.emitter import Emitter, Kernel
+from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
@@ -27,8 +27,8 @@ from specc.ir.types import block_of
 from specc.targets import Target
 
 
-def lower(group: Group, target: Target) -> Kernel | None:
-    """The kernel of a group whose anchor is a depthwise convolution (one filter a channel); None for another group."""
+def lower(group: Group, target: Target) -> Template | None:
+    """The template of a depthwise convolution (one filter a channel) with its epilogue; None for another group."""
     anchor = group.anchor
     if anchor is None or group.step(anchor).op != "conv2d" or group.result.dtype != "float32":
         return None
@@ -43,10 +43,7 @@ def lower(group: Group, target: Target) -> Kernel | None:
         return None
     packings[weight] = Packing("depthwise", target.lanes)
     packings |= {value: Packing("padded", target.lanes) for value in bias}
-    emitter = Emitter(group, packings)
-    with emitter.open():
-        _emit(emitter, anchor, target)
-    return emitter.kernel()
+    return Template(lambda emitter: _emit(emitter, anchor, target), packings)
 
 
 def _emit(emitter: Emitter, anchor: int, target: Target) -> None:

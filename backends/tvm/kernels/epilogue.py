@@ -47,7 +47,7 @@ def flattens(group: Group) -> bool:
     height, width = group.result.concrete[2:]
     if width == 1 < height:
         return False  # an index on an axis of extent 1 is taken for a broadcast one
-    for value in range(len(group.inputs) + len(group.steps)):
+    for value in range(group.last + 1):
         shape = (1, 1, *group.type(value).concrete)
         follows = value not in _anchor_operands(group)
         if follows and shape[-2:] not in ((1, 1), (height, width)) and (len(shape) > 3 or shape[-1] != 1):
@@ -67,7 +67,7 @@ class Epilogue:
         group = emitter.group
         self.channels = group.result.concrete[1]
         self.partial = self.channels % lanes != 0
-        self.value = group.number(len(group.steps) - 1)
+        self.value = group.last
         self.heavy = any(step.op in _HEAVY for step in group.steps)
         self.result = emitter.result()
 

@@ -19,7 +19,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm.emitter import Emitter, Index, Kernel, Leaf, Registers, Tensor
+from specc.backends.tvm.emitter import Again, Emitter, Index, Leaf, Registers, Template, Tensor
 from specc.backends.tvm.expression import Math, Scalar
 from specc.backends.tvm.group import Group
 from specc.ir.types import TensorType, block_of
@@ -27,10 +27,6 @@ from specc.targets import Target
 
 _PARALLEL = 4096
 """Elements (times the terms of their reductions) from which threads share a loop; below, starting them costs more."""
-
-
-class _Again(Exception):
-    """The plan was wrong, and has been corrected: write the kernel again."""
 
 
 @dataclass
@@ -45,17 +41,10 @@ class _Plan:
     """How many reductions each loop nest holds."""
 
 
-def lower(group: Group, target: Target) -> Kernel:
-    """The kernel of any group."""
+def lower(group: Group, target: Target) -> Template:
+    """The template of any group."""
     plan = _Plan()
-    while True:
-        emitter = Emitter(group)
-        try:
-            with emitter.open():
-                _General(emitter, plan, target).emit()
-            return emitter.kernel()
-        except _Again:
-            continue
+    return Template(lambda emitter: _General(emitter, plan, target).emit())
 
 
 @dataclass
@@ -118,24 +107,31 @@ class _General:
         for number in group.anchors:
             step = group.step(number)
             for operand in step.operands:
-                if operand not in accesses or (operand in group.anchors and not isinstance(accesses[operand], Tensor)):
+                if operand not in accesses or not (
+                    operand < len(group.inputs) or isinstance(accesses[operand], Tensor)
+                ):
                     accesses[operand] = self._store_value(operand, leaf)
             types = [group.type(operand) for operand in step.operands]
             self.dtype = types[0].dtype if types else step.type.dtype
             compute = step.record.compute
             if compute is None:
                 raise ValueError(f"`{step.op}` has no compute for kernels")
-            accesses[number] = compute(
+            computed = compute(
                 self.emitter.math, types, *(accesses[operand] for operand in step.operands), **step.attrs
             )
-        last = group.number(len(group.steps) - 1)
-        self._write(self.emitter.result(), lambda *index: self.emitter.evaluate(last, index, leaf))
+            several = computed if isinstance(computed, tuple) else (computed,)
+            accesses |= dict(enumerate(several, number))
+        for position, value in enumerate(group.results):
+            self._write(self.emitter.result(position), partial(self._element, value, leaf))
+
+    def _element(self, value: int, leaf: Leaf, *index: Any) -> Scalar:
+        return self.emitter.evaluate(value, index, leaf)
 
     def _store_value(self, number: int, leaf: Leaf) -> Tensor:
         """A buffer that holds a value which an operator is about to read."""
         type = self.emitter.group.type(number)
         tensor = Tensor(T.alloc_buffer(type.physical, type.dtype), type, self.emitter.simplify)
-        self._write(tensor, lambda *index: self.emitter.evaluate(number, index, leaf))
+        self._write(tensor, partial(self._element, number, leaf))
         return tensor
 
     # ---- stages and reductions ------------------------------------------------------------------------------------
@@ -154,7 +150,7 @@ class _General:
             at_point = nest is not None and nest.shape == shape and all(a is b for a, b in zip(index, nest.point))
             if nest is None or nest.depth or not at_point:
                 self.plan.stored.add(number)
-                raise _Again
+                raise Again
             if number not in nest.known:
                 nest.known[number] = self.emitter.math.let(element(*index))
             return nest.known[number]
@@ -174,7 +170,7 @@ class _General:
         nest.sums += 1
         if nest.sums > self.plan.sums.get(nest.number, 0):
             self.plan.sums[nest.number] = nest.sums
-            raise _Again
+            raise Again
         position = [slot, 0 if nest.number in self.plan.scalar else nest.lane]
         first = tirx.min_value(self.dtype) if start is None else tirx.const(start, self.dtype)
         emitter.store(nest.accumulators, first, position)
@@ -204,7 +200,7 @@ class _General:
         lane = None if nest is None or isinstance(nest.lane, int) else nest.lane
         if nest and lane is not None and nest.number not in self.plan.scalar and _mentions(simple, lane):
             self.plan.scalar.add(nest.number)
-            raise _Again
+            raise Again
         return simple
 
     # ---- loops ----------------------------------------------------------------------------------------------------

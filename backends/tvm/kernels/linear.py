@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm.emitter import Emitter, Index, Kernel, Registers
+from specc.backends.tvm.emitter import Emitter, Index, Registers, Template
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
@@ -22,8 +22,8 @@ from specc.backends.tvm.packing import Packing
 from specc.targets import Target
 
 
-def lower(group: Group, target: Target) -> Kernel | None:
-    """The kernel of a group whose anchor is a linear layer with frozen weights; None for another group."""
+def lower(group: Group, target: Target) -> Template | None:
+    """The template of a group whose anchor is a linear layer with frozen weights; None for another group."""
     anchor = group.anchor
     if anchor is None or group.step(anchor).op != "linear" or group.result.dtype != "float32":
         return None
@@ -44,10 +44,7 @@ def lower(group: Group, target: Target) -> Kernel | None:
             packings[number] = Packing("padded", target.lanes)
         elif prod(own) != 1 and own != shape and prod(own) != own[-1]:
             return None
-    emitter = Emitter(group, packings)
-    with emitter.open():
-        _Linear(emitter, anchor, target).emit()
-    return emitter.kernel()
+    return Template(lambda emitter: _Linear(emitter, anchor, target).emit(), packings)
 
 
 class _Linear:
@@ -64,7 +61,7 @@ class _Linear:
         self.tile = tiles.choose(self.rows, self.blocks, target, widest=8)
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
-        self.value = emitter.group.number(len(emitter.group.steps) - 1)
+        self.value = emitter.group.last
 
     def emit(self) -> None:
         """Threads share out the groups of output blocks, so that each weight is read by one core."""
@@ -141,7 +138,7 @@ class _Linear:
         def copy(lanes: int) -> None:
             with emitter.lanes(lanes) as lane:
                 column = block * self.lanes + lane
-                emitter.store(emitter.result_buffer, values[position, lane], self._row(row, column))
+                emitter.store(emitter.outputs[0], values[position, lane], self._row(row, column))
 
         if not rest:
             copy(self.lanes)

@@ -17,7 +17,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm.emitter import Emitter, Index, Kernel, Registers, Tensor
+from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, Tensor
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing
@@ -28,8 +28,8 @@ _CHAINS = 4
 """Partial sums side by side: an addition starts every cycle and takes four."""
 
 
-def lower(group: Group, target: Target) -> Kernel | None:
-    """The kernel of a group that is a mean over the image followed by 1x1 convolutions; None for another group."""
+def lower(group: Group, target: Target) -> Template | None:
+    """The template of a group that is a mean over the image followed by 1x1 convolutions; None for another group."""
     lanes, anchors = target.lanes, group.anchors
     if len(anchors) < 2 or not _is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
         return None
@@ -47,13 +47,10 @@ def lower(group: Group, target: Target) -> Kernel | None:
         packings[weight] = Packing("convolution", lanes, lanes)
         packings |= {value: Packing("padded", lanes) for value in bias}
         reached = number
-    last = group.number(len(group.steps) - 1)
+    last = group.last
     if _sources(group, last) - {reached}:
         return None
-    emitter = Emitter(group, packings)
-    with emitter.open():
-        _Squeeze(emitter, target).emit()
-    return emitter.kernel()
+    return Template(lambda emitter: _Squeeze(emitter, target).emit(), packings)
 
 
 def _is_mean(step: Step) -> bool:
@@ -91,7 +88,7 @@ class _Squeeze:
         group = self.emitter.group
         anchors = group.anchors
         # What is stored after each anchor: the operand of the next one, at the end the result.
-        values = [group.step(number).operands[0] for number in anchors[1:]] + [group.number(len(group.steps) - 1)]
+        values = [group.step(number).operands[0] for number in anchors[1:]] + [group.last]
         stored: Tensor | None = None
         for anchor, value in zip(anchors, values, strict=True):
             goal = self._goal(value)
@@ -103,7 +100,7 @@ class _Squeeze:
 
     def _goal(self, value: int) -> Tensor:
         emitter = self.emitter
-        if value == emitter.group.number(len(emitter.group.steps) - 1):
+        if value == emitter.group.last:
             return emitter.result()
         type = TensorType(emitter.group.type(value).shape, "float32", self.target.blocked_layout)
         return Tensor(T.alloc_buffer(type.physical, "float32"), type, emitter.simplify)

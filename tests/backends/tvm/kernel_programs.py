@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from specc import ops, runtime, targets
-from specc.backends.tvm.emitter import Kernel
+from specc.backends.tvm.emitter import Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group, Input, Step
 from specc.backends.tvm.kernels import select
 from specc.ir.types import TensorType, block_of
@@ -20,7 +20,7 @@ NATIVE = targets.native()
 TARGETS = [t for t in targets.TARGETS.values() if not targets.missing_features(t.architecture, t.requires)]
 """The targets whose code this machine runs: more than one width of vectors on most."""
 
-Lowering = Callable[[Group, Target], Kernel | None]
+Lowering = Callable[[Group, Target], Template | None]
 
 
 def tensor(*shape: int, layout: str = "") -> Input:
@@ -31,15 +31,22 @@ def weight(*shape: int) -> Input:
     return Input(TensorType(shape), frozen=True)
 
 
-def program(inputs: Sequence[Input], *steps: tuple[str, Sequence[int], dict[str, Any]]) -> Group:
-    """A group from its inputs and (operator, operands, attributes); values are numbered inputs first."""
+def program(
+    inputs: Sequence[Input], *steps: tuple[str, Sequence[int], dict[str, Any]], results: Sequence[int] = ()
+) -> Group:
+    """A group from its inputs and (operator, operands, attributes); values are numbered inputs first.
+
+    Its results are the last step's where no others are named.
+    """
     types = [operand.type for operand in inputs]
     made = []
     for op, operands, attrs in steps:
         complete = ops.complete(ops.get(op), attrs)
-        types.append(ops.infer(ops.get(op), [types[o] for o in operands], complete)[0])
-        made.append(Step(op, tuple(sorted(complete.items())), tuple(operands), types[-1]))
-    return Group(tuple(inputs), tuple(made))
+        found = ops.infer(ops.get(op), [types[o] for o in operands], complete)
+        types += found
+        made.append(Step(op, tuple(sorted(complete.items())), tuple(operands), found))
+    last = range(len(types) - len(made[-1].types), len(types))
+    return Group(tuple(inputs), tuple(made), tuple(results or last))
 
 
 def draw(group: Group, positive: bool = False) -> list[np.ndarray[Any, Any]]:
@@ -55,18 +62,18 @@ def draw(group: Group, positive: bool = False) -> list[np.ndarray[Any, Any]]:
     return arrays
 
 
-def reference(group: Group, arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+def reference(group: Group, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
     values: list[Any] = [torch.tensor(array, dtype=torch.float64) for array in arrays]
     for step in group.steps:
-        values.append(step.record.torch(*[values[o] for o in step.operands], **step.attrs))
-    result: np.ndarray[Any, Any] = values[-1].numpy()
-    return result
+        made = step.record.torch(*[values[o] for o in step.operands], **step.attrs)
+        values += made if isinstance(made, tuple) else [made]
+    return [values[number].numpy() for number in group.results]
 
 
 def execute(
     kernel: Kernel, group: Group, arrays: Sequence[np.ndarray[Any, Any]], target: Target
-) -> np.ndarray[Any, Any]:
-    """The kernel's result in logical order. Lanes beyond the last channel of its operands hold 3, as they may."""
+) -> list[np.ndarray[Any, Any]]:
+    """The kernel's results in logical order. Lanes beyond the last channel of its operands hold 3, as they may."""
     import tvm
 
     from specc.backends.tvm.library import PASS_OPTIONS, tvm_target
@@ -80,17 +87,20 @@ def execute(
         if rest and not operand.frozen:
             packed[:, -1, ..., rest:] = 3.0
         stored.append(tvm.runtime.tensor(packed))
-    physical = group.result.physical
-    room, out = _guarded(physical, group.result.dtype)
-    module["kernel"](*stored, tvm.runtime.from_dlpack(out))
-    size = np.prod(physical, dtype=int)
-    assert (room[:_GUARD] == 7).all() and (room[_GUARD + size :] == 7).all(), "the kernel writes outside of its result"
-    result = out
-    if block_of(group.result.layout):
-        n, blocks, h, w, lanes = physical
-        assert np.isfinite(result).all(), "lanes beyond the last channel are finite"
-        result = result.transpose(0, 1, 4, 2, 3).reshape(n, blocks * lanes, h, w)[:, : group.result.concrete[1]]
-    return result
+    types = [group.type(number) for number in group.results]
+    made = [_guarded(type.physical, type.dtype) for type in types]
+    module["kernel"](*stored, *(tvm.runtime.from_dlpack(out) for _, out in made))
+    results = []
+    for type, (room, result) in zip(types, made, strict=True):
+        size = np.prod(type.physical, dtype=int)
+        intact = (room[:_GUARD] == 7).all() and (room[_GUARD + size :] == 7).all()
+        assert intact, "the kernel writes outside of its result"
+        if block_of(type.layout):
+            n, blocks, h, w, lanes = type.physical
+            assert np.isfinite(result).all(), "lanes beyond the last channel are finite"
+            result = result.transpose(0, 1, 4, 2, 3).reshape(n, blocks * lanes, h, w)[:, : type.concrete[1]]
+        results.append(result)
+    return results
 
 
 _GUARD = 4096
@@ -114,12 +124,13 @@ def check(
     positive: bool = False,
 ) -> None:
     """The kernel that `lowering` makes of `group` equals PyTorch in float64, norm-wise."""
-    kernel = lowering(group, target)
-    assert kernel is not None, "the template does not take the group"
+    template = lowering(group, target)
+    assert template is not None, "the template does not take the group"
     arrays = draw(group, positive)
-    expected = reference(group, arrays)
-    result = execute(kernel, group, arrays, target)
-    assert result.shape == expected.shape
-    if expected.size:
-        scale = max(np.abs(expected).max(), 0.5)  # a single sum may cancel; its terms are near 1
-        assert np.abs(result - expected).max() <= tolerance * scale
+    for result, expected in zip(
+        execute(kernel_of(group, template), group, arrays, target), reference(group, arrays), strict=True
+    ):
+        assert result.shape == expected.shape
+        if expected.size:
+            scale = max(np.abs(expected).max(), 0.5)  # a single sum may cancel; its terms are near 1
+            assert np.abs(result - expected).max() <= tolerance * scale

@@ -8,8 +8,8 @@ import pytest
 from kernel_programs import NATIVE, check, program, tensor, weight
 
 from specc import ops
-from specc.backends.tvm.group import Group, Input, Step
-from specc.backends.tvm.kernels import general
+from specc.backends.tvm.group import Input
+from specc.backends.tvm.kernels import general, select
 from specc.ir.types import TensorType
 
 COMPUTED = [name for name, record in ops.OPERATORS.items() if record.scalar or (record.compute and record.operands)]
@@ -29,12 +29,15 @@ def test_every_operator(name: str, layout: str, seed: int) -> None:
             TensorType(t.shape, t.dtype, layout) if t.rank == 4 and i < first_weight else t for i, t in enumerate(types)
         ]
     try:
-        (result,) = ops.infer(record, types, attrs)
+        ops.infer(record, types, attrs)
     except ops.Illegal:
         return  # the operator does not take this layout
-    inputs = tuple(Input(t, frozen=i >= first_weight) for i, t in enumerate(types))
-    group = Group(inputs, (Step(name, tuple(sorted(attrs.items())), tuple(range(len(inputs))), result),))
-    check(group, general.lower, positive=name in ("sqrt", "rsqrt", "div", "batch_norm"))
+    inputs = [Input(t, frozen=i >= first_weight) for i, t in enumerate(types)]
+    check(
+        program(inputs, (name, range(len(inputs)), attrs)),
+        general.lower,
+        positive=name in ("sqrt", "rsqrt", "div", "batch_norm"),
+    )
 
 
 def test_pointwise_steps_before_and_between_anchors() -> None:
@@ -60,3 +63,15 @@ def test_padding_of_a_computed_operand_reads_nothing_outside() -> None:
 @pytest.mark.parametrize("shape", [(3,), (16,), (37,), (2, 3, 50)])
 def test_long_and_short_last_dimensions(shape: tuple[int, ...]) -> None:
     check(program([tensor(*shape), tensor(*shape[-1:])], ("mul", (0, 1), {}), ("tanh", (2,), {})), general.lower)
+
+
+def test_several_results() -> None:
+    """Both results of one step, a value in the middle that others read, and what is computed from all of them."""
+    steps = (
+        ("gelu", (0,), {}),
+        ("var_mean", (1,), {"axes": (1,), "keep": True}),
+        ("sub", (1, 3), {}),
+        ("mul", (4, 2), {}),
+    )
+    check(program([tensor(3, 20)], *steps, results=(1, 3, 5)), general.lower)
+    check(program([tensor(3, 20)], *steps, results=(2, 5)), select.lower)

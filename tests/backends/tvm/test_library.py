@@ -18,6 +18,7 @@ from specc.backends.tvm.group import extract
 from specc.diagnostics import SpeccError
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
+from specc.ir.verify import verify
 from specc.optimize import run_passes
 from specc.passes.registry import pipeline
 
@@ -142,14 +143,26 @@ def test_missing_linker_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         build(lowered, NATIVE)
 
 
-def test_group_with_two_results_is_refused() -> None:
-    graph = Graph("two")
-    x = graph.input("x", TensorType((4,)))
+def test_a_group_of_several_results(tmp_path: Path) -> None:
+    graph = Graph("several")
+    x = graph.input("x", TensorType((3, 4)))
     y = graph.apply("relu", [x])
-    z = graph.apply("neg", [y])
-    graph.outputs = [y, z]
-    with pytest.raises(ValueError, match="2 results"):
-        extract(graph, [y.node, z.node], frozenset())
+    z = graph.apply("var_mean", [y], {"axes": (1,), "keep": True})
+    mean = Value(z.node, 1)
+    centred = graph.apply("sub", [y, mean])
+    graph.outputs = [y, centred, z]
+    group, outside, results = extract(graph, [y.node, z.node, centred.node], frozenset())
+    assert outside == [x] and results == [y, z, centred]
+    assert group.results == (1, 2, 4) and group.step(3).op == "var_mean" and not group.single
+    for identity in (y.node, z.node, centred.node):
+        graph.update(identity, group=0)
+    verify(graph)
+    lowered = lower(graph, NATIVE, {})
+    assert len(lowered.kernels) == 1
+    array = np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4)
+    found = run(build(lowered, NATIVE), lowered.weights, [array], tmp_path)
+    for a, b in zip(found, evaluate(graph, {}, {"x": array}), strict=True):
+        assert np.abs(a - b).max() < 1e-6
 
 
 def test_constants_are_part_of_the_program() -> None:
@@ -157,6 +170,6 @@ def test_constants_are_part_of_the_program() -> None:
     x = graph.input("x", TensorType((4,)))
     y = graph.apply("mul", [x, graph.constant(2.5)])
     graph.outputs = [y]
-    group, outside, result = extract(graph, [y.node], graph.frozen())
+    group, outside, results = extract(graph, [y.node], graph.frozen())
     assert [step.op for step in group.steps] == ["constant", "mul"]
-    assert outside == [x] and result == Value(y.node)
+    assert outside == [x] and results == [y]
