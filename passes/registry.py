@@ -47,7 +47,7 @@ class Canonicalize(Pass):
     """See `specc.passes.canonicalize`."""
 
     name = "canonicalize"
-    summary = "identities, one form for each operator, common subexpressions, dead code"
+    summary = "one form for each thing, fewer moves of elements, common subexpressions, dead code"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
         return canonicalize.canonicalize(graph, journal)

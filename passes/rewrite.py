@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import networkx as nx
+
 from specc.diagnostics import Span
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.types import TensorType
@@ -47,11 +49,50 @@ class Event:
         return {"rule": self.rule, "op": self.op, "path": self.path, "place": place, "refused": self.reason}
 
 
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """A weight that the network computes from others: one thing, which the compiler does once, at no cost later.
+
+    `op`, `path` and `span` are those of the node that gives the result, `operators` counts all nodes that take part,
+    and `weights` are the checkpoint's keys that it reads.
+    """
+
+    op: str
+    path: str
+    span: Span | None
+    operators: int
+    weights: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """A plain dictionary for `--json`."""
+        place = str(self.span) if self.span else None
+        counts = {"operators": self.operators, "weights": list(self.weights)}
+        return {"computed": self.op, "path": self.path, "place": place, **counts}
+
+
+def computations(graph: Graph) -> list[Computation]:
+    """The computed weights that live nodes and outputs take, in the order of the graph."""
+    frozen = graph.frozen()
+    taken = [operand for identity in graph.live() for operand in graph.operands(identity) if operand.node in frozen]
+    taken += [value for value in graph.outputs if value.node in frozen]
+    found = []
+    for value in dict.fromkeys(taken):
+        nodes = [graph.node(i) for i in sorted({value.node, *nx.ancestors(graph.structure, value.node)})]
+        operators = sum("source" not in node.record.traits for node in nodes)
+        keys = tuple(sorted(node.attrs["key"] for node in nodes if node.op == "param"))
+        node = graph.node(value.node)
+        if operators:
+            found.append(Computation(node.op, node.path, node.span, operators, keys))
+    return found
+
+
 @dataclass
 class Journal:
     """What a pass did, in order, and what it refused to do with the graph that came out."""
 
     events: list[Event] = field(default_factory=list)
+    computed: list[Computation] = field(default_factory=list)
+    """What it left to be computed once: it looked no further into these."""
 
     @property
     def fired(self) -> list[Event]:

@@ -160,6 +160,16 @@ def test_show_as_json_is_the_graph(capsys: pytest.CaptureFixture[str], spec: str
     assert found["outputs"][0]["node"] in nodes  # type: ignore[index]
 
 
+def test_explain_shows_a_computed_weight_as_one_thing(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("show", f"{spec}:small", "--explain", "canonicalize")
+    ran = Ran(capsys, *words)
+    assert ran.code == 0
+    assert "global_avg_pool(x) => mean(x, [2, 3]): done" in ran.out
+    assert "of stem.bn.bias, stem.bn.running_mean" in ran.out and "computed once, by the compiler" in ran.out
+    found = json.loads(Ran(capsys, *words, "--json").out)
+    assert any(each.get("weights") == ["stem.bn.running_var", "stem.bn.weight", "stem.c.weight"] for each in found)
+
+
 def test_show_of_an_artifact(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
     assert "3 convolutions into 2" in Ran(capsys, "show", artifact).out
     assert Ran(capsys, "show", artifact, "--json").json["network"] == "Tiny_small"

@@ -108,9 +108,16 @@ def _steps(graph: Graph, name: str, target: str, level: int, chosen: str | None)
 def _explain(steps: list[Step], as_json: bool) -> None:
     """Every match of every rule: that it fired, or why it did not, and where in the spec."""
     events = [event for step in steps for event in step.journal.events]
+    computed = [computation for step in steps for computation in step.journal.computed]
     if as_json:
-        print_json([event.to_json() for event in events])
+        print_json([*(event.to_json() for event in events), *(found.to_json() for found in computed)])
         return
+    for found in computed:
+        place = f"{found.span}: " if found.span else ""
+        what = f"{found.operators} operator{'s' * (found.operators > 1)}"
+        of = f" of {', '.join(found.weights)}" if found.weights else ""
+        name = f"{found.op}{f' at {found.path}' if found.path else ''}"
+        click.echo(f"{place}{name}: {what}{of}: computed once, by the compiler")
     for event in events:
         place = f"{event.span}: " if event.span else ""
         outcome = "done" if event.fired else f"refused: {event.reason}"

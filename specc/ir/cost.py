@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from specc.ir.dims import Dim
+from collections.abc import Mapping
+
+from specc.ir.dims import Dim, substitute, symbols
 from specc.ir.graph import Graph
 
 
@@ -35,3 +37,14 @@ def fixed(dim: Dim) -> int:
     if not isinstance(dim, int):
         raise ValueError(f"`{dim}` is no number yet")
     return dim
+
+
+NOMINAL = 8
+"""The extent that a symbol stands for in an estimate, where the graph gives it none."""
+
+
+def nominal(dim: Dim, defaults: Mapping[str, int]) -> int:
+    """The dimension as a number, for comparing costs: symbols at their defaults, and others at `NOMINAL`."""
+    names = symbols(dim)
+    value = substitute(dim, {name: defaults.get(name, NOMINAL) for name in names})
+    return fixed(value)

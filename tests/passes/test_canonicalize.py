@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from specc.ir.cost import count_macs
 from specc.ir.text import parse_graph, print_graph
 from specc.passes.canonicalize import canonicalize
+from specc.passes.reparam import reparam
+from specc.passes.rewrite import Journal
 from specc.testing import check_pass
 
 
@@ -79,3 +82,37 @@ def test_a_quotient_by_a_weight_becomes_a_product() -> None:
     check_pass(canonicalize, graph)
     after = canonicalize(graph)
     assert [after.node(i).op for i in after.live()] == ["mul"]
+
+
+TABLES = """graph Net
+input x: float32[2, 6, 4, 4]
+param table: float32[3, 1] normal(1)
+param rows: float32[2, 1, 3] normal(1)
+param w: float32[6, 6, 1, 1] kaiming
+%0: float32[3, 1] = tanh(@table)
+%1: float32[2, 3, 3] = mul(@rows, %0)
+%2: float32[2, 3] = mean(%1) {axes=(2,)}
+%3: float32[1, 6, 1, 1] = reshape(%2) {shape=(1, 6, 1, 1)}
+%4: float32[2, 6, 4, 4] = expand(%3) {shape=(2, 6, 4, 4)}
+%5: float32[2, 6, 4, 4] = conv2d(x, @w)
+%6: float32[2, 6, 4, 4] = mul(%5, %4)
+return %6
+"""
+
+
+def test_a_computed_weight_is_one_thing_and_in_nobodys_way() -> None:
+    """A Kronecker-like product of tables, repeated over the batch, is a factor of channels like any other."""
+    graph, journal = parse_graph(TABLES), Journal()
+    after = canonicalize(graph, journal)
+    (found,) = journal.computed
+    assert (found.op, found.operators, found.weights) == ("reshape", 4, ("rows", "table"))
+    merged = check_pass(lambda g: reparam(canonicalize(g)), graph)
+    assert [merged.node(i).op for i in merged.live()] == ["conv2d"]
+    assert count_macs(after) == count_macs(graph) == 2 * 6 * 6 * 16
+
+
+def test_a_graph_in_float64_stays_in_float64() -> None:
+    lines = ["graph Net", "input x: float64[2, 3]", "param s: float64[3] ones", "%0: float64[2, 3] = div(x, @s)"]
+    graph = parse_graph("\n".join([*lines, "%1: float64[2, 3] = neg(%0)", "return %1"]) + "\n")
+    after = check_pass(canonicalize, graph)
+    assert [after.node(i).op for i in after.live()] == ["mul", "mul"]
