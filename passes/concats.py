@@ -10,14 +10,12 @@ A scale or shift only moves towards the inputs, and a part disappears with every
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 
-from specc.ir.dims import product
 from specc.ir.graph import Value
-from specc.passes import convolutions
-from specc.passes.kernels import embed, union
-from specc.passes.rewrite import Frozen, Match, Op, Refused, Rule, Var
+from specc.passes.convolutions import axis_of
+from specc.passes.regions import Region
+from specc.passes.rewrite import Frozen, Match, Op, Refused, Rule
 from specc.passes.weight_space import along, as_vector, is_per_channel, per_channel, sole_use
 
 
@@ -68,57 +66,24 @@ def _parallel(match: Match) -> Value | None:
     """`concat(conv(x, a), conv(x, b)) => conv(x, [a; b])` for the first two neighbours that fit."""
     root = Value(match.root)
     parts = match.graph.operands(root.node)
-    if not _is_channels(match, root) or match.type(root).rank != 4:
-        return None
     refusal: Refused | None = None
-    for position, (a, b) in enumerate(pairwise(parts)):
-        try:
-            merged = _stacked(match, a, b)
-        except Refused as refused:
-            refusal = refusal or refused
+    for op in ("conv2d", "linear"):
+        region = Region(match, op)
+        if match.graph.node(match.root).attrs["axis"] % match.type(root).rank != axis_of(op, match.type(root).rank):
             continue
-        if merged is not None:
-            rest = [*parts[:position], merged, *parts[position + 2 :]]
-            return match.apply("concat", *rest, axis=1) if len(rest) > 1 else merged
+        for position, (a, b) in enumerate(pairwise(parts)):
+            for source in [s for s in region.sources(a) if s in region.sources(b) and a != b]:
+                try:
+                    merged = region.stacked(a, b, source)
+                except Refused as refused:
+                    refusal = refusal or refused
+                    continue
+                if merged is not None:
+                    rest = [*parts[:position], merged, *parts[position + 2 :]]
+                    return match.apply("concat", *rest, **match.node("concat").attrs) if len(rest) > 1 else merged
     if refusal is not None:
         raise refusal
     return None
-
-
-def _stacked(match: Match, a: Value, b: Value) -> Value | None:
-    """conv(x, a) and conv(x, b) as one convolution with the channels of both."""
-    first, second = convolutions.read(match, a), convolutions.read(match, b)
-    if first is None or second is None or first.source != second.source or a == b:
-        return None
-    for part in (a, b):
-        if reason := sole_use(match, part):
-            raise Refused(reason)
-    if first.stride != second.stride:
-        raise Refused(f"the branches differ in stride: {first.stride} and {second.stride}")
-    if first.groups != 1 or second.groups != 1:
-        raise Refused("the branches are in groups")
-    grids = [union(p, q) for p, q in zip(first.taps, second.taps)]
-    y, x = grids
-    if y is None or x is None:
-        raise Refused("the taps of the two kernels lie on no common grid")
-    inputs = match.type(first.weight).shape[1]
-    outs = [match.type(conv.weight).shape[0] for conv in (first, second)]
-    cost = product((outs[0] + outs[1], inputs)) * y.taps.count * x.taps.count
-    limit = convolutions.elements(match, first, second)
-    if isinstance(cost, int) and isinstance(limit, int) and cost > limit:
-        raise Refused(f"one convolution would cost {cost} multiplications at each place, the two cost {limit}")
-    kernels = []
-    for which, conv in enumerate((first, second)):
-        kernel = embed(match, conv.weight, 2, conv.taps[0], y.leads[which], y.taps)
-        kernels.append(embed(match, kernel, 3, conv.taps[1], x.leads[which], x.taps))
-    bias: tuple[Value, ...] = ()
-    if first.bias or second.bias:
-        vectors = [
-            conv.bias[0] if conv.bias else match.constant(0.0, (out,)) for conv, out in zip((first, second), outs)
-        ]
-        bias = (match.apply("concat", *vectors, axis=0),)
-    stacked = replace(first, weight=match.apply("concat", *kernels, axis=0), bias=bias, taps=(y.taps, x.taps))
-    return convolutions.write(match, stacked)
 
 
 _CONCAT = Op("concat", name="concat", rest="parts")
@@ -126,5 +91,5 @@ _CONCAT = Op("concat", name="concat", rest="parts")
 RULES = (
     Rule("concat(a, b) * s => concat(a * s1, b * s2)", Op("mul", _CONCAT, Frozen("s")), _move("mul")),
     Rule("concat(a, b) + t => concat(a + t1, b + t2)", Op("add", _CONCAT, Frozen("s")), _move("add")),
-    Rule("concat(conv(x, a), conv(x, b)) => conv(x, [a; b])", Op("concat", Var("x"), rest="parts"), _parallel),
+    Rule("concat(conv(x, a), conv(x, b)) => conv(x, [a; b])", _CONCAT, _parallel),
 )

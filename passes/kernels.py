@@ -34,17 +34,15 @@ class Grid:
     leads: tuple[int, int]
 
 
-def union(a: Taps, b: Taps) -> Grid | None:
-    """The coarsest grid that holds both kernels' taps; None where there is no such grid with whole steps."""
+def union(a: Taps, b: Taps) -> Grid:
+    """The coarsest grid that holds both kernels' taps."""
     steps = [taps.dilation for taps in (a, b) if taps.count > 1]
     step = math.gcd(*steps, abs(a.before - b.before)) or 1
     before = max(a.before, b.before)
     last = max(taps.dilation * (taps.count - 1) - taps.before for taps in (a, b))
     count = (last + before) // step + 1
-    # Behind the axis: as far as `a` reaches, so that the number of places stays the same.
-    after = a.after + a.before - before + step * (count - 1) - a.dilation * (a.count - 1)
-    if after < 0:
-        return None
+    # Behind the axis: as far as `a` or `b` reaches, so that the number of places stays the same.
+    after = max(t.after + t.before - before + step * (count - 1) - t.dilation * (t.count - 1) for t in (a, b))
     return Grid(Taps(count, step, before, after), ((before - a.before) // step, (before - b.before) // step))
 
 

@@ -91,10 +91,12 @@ def add_bias(match: Match, bias: tuple[Value, ...], summand: Value, channels: in
 
 def sole_use(match: Match, value: Value) -> str | None:
     """The reason why `value` cannot be absorbed: someone else needs it too."""
-    if match.graph.uses(value) == 1:
-        return None
+    return None if match.graph.uses(value) == 1 else uses_of(match, value)
+
+
+def uses_of(match: Match, value: Value) -> str:
+    """Who needs `value`, in words."""
     users = [match.graph.node(user) for user, _ in match.graph.users(value)]
     names = [f"`{node.op}`{f' at {node.path}' if node.path else ''}" for node in users]
     names += ["the network's output"] * match.graph.outputs.count(value)
-    op = match.graph.op(value)
-    return f"the result of `{op}` is used {len(names)} times: by {', '.join(names)}"
+    return f"the result of `{match.graph.op(value)}` is used {len(names)} times: by {', '.join(names)}"

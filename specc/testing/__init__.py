@@ -4,13 +4,25 @@
     def test_my_pass(graph):
         check_pass(my_pass, graph)
 
-Modules: `growth` (seeds -> a legal graph), `strategies` (for hypothesis), `relations` (what a pass is held to).
+Modules: `growth` (seeds -> a legal graph), `strategies` (for hypothesis), `blocks` (sums of branches that must merge,
+and near misses), `relations` (what a pass is held to).
 """
 
 from __future__ import annotations
 
+from specc.testing.blocks import LinearBlock, linear_blocks
 from specc.testing.growth import grow
 from specc.testing.relations import check_pass, renumbered
 from specc.testing.strategies import graphs, inputs_for, operator_calls, weights_for
 
-__all__ = ["check_pass", "graphs", "grow", "inputs_for", "operator_calls", "renumbered", "weights_for"]
+__all__ = [
+    "LinearBlock",
+    "check_pass",
+    "graphs",
+    "grow",
+    "inputs_for",
+    "linear_blocks",
+    "operator_calls",
+    "renumbered",
+    "weights_for",
+]

@@ -301,6 +301,114 @@ MERGES: dict[str, tuple[Build, tuple[int, ...], dict[str, int]]] = {
         VECTOR,
         ONE_LINEAR,
     ),
+    "a depthwise and a dense branch": (
+        lambda g, x: total(g, conv_bn(g, x, 6, "a", k=3, groups=6), conv_bn(g, x, 6, "b", k=3)),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "branches of two and of six groups": (
+        lambda g, x: total(g, conv_bn(g, x, 6, "a", k=1, groups=6), conv_bn(g, x, 6, "b", k=3, groups=2), x),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "a padded 3x3 behind a 1x1 with a bias: the bias makes a table": (
+        lambda g, x: conv(g, conv_bn(g, x, 12, "a", k=1), 2, "b", k=3),
+        IMAGE,
+        {"conv2d": 1, "add": 1},
+    ),
+    "a branch behind a batch norm, padded": (
+        lambda g, x: total(g, conv(g, bn(g, x, "n"), 6, "a", k=3), conv_bn(g, x, 6, "b", k=1)),
+        IMAGE,
+        {"conv2d": 1, "add": 1},
+    ),
+    "DBB's branches, whose batch norms pad with what they make of zero": (
+        lambda g, x: total(
+            g,
+            conv_bn(g, x, 6, "a", k=3),
+            conv_bn(g, conv_bn(g, x, 6, "b", k=1, p=1), 6, "c", k=3, p=0),
+            bn(g, g.apply("avg_pool2d", [conv_bn(g, x, 6, "d", k=1, p=1)], pool(3, 0)), "e"),
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "1x1, 3x3, 1x1 in a row, narrow inside, beside a 3x3": (
+        lambda g, x: total(
+            g, conv(g, x, 6, "w", k=3), conv(g, conv(g, conv(g, x, 2, "a"), 2, "b", k=3), 6, "c", bias=True)
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "an average pool and a 1x1 beside a convolution of stride 2": (
+        lambda g, x: total(
+            g,
+            conv_bn(g, x, 8, "a", k=3, s=2),
+            conv_bn(g, g.apply("avg_pool2d", [x], {"k": 2, "stride": 2, "padding": 0}), 8, "b", k=1),
+        ),
+        (2, 6, 8, 6),
+        ONE_CONV,
+    ),
+    "strides of branches that have one place": (
+        lambda g, x: total(g, conv(g, x, 4, "a", k=3, s=2, p=0), conv(g, x, 4, "b", k=3, p=0)),
+        (2, 6, 3, 3),
+        ONE_CONV,
+    ),
+    "a convolution of what another makes, and that itself": (
+        lambda g, x: (lambda y: total(g, y, conv(g, y, 6, "b", k=1)))(conv(g, x, 6, "a", k=3)),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "depthwise convolutions in a row": (
+        lambda g, x: conv(g, conv(g, x, 6, "a", k=3, groups=6), 6, "b", k=1, groups=6),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "zero padding before a convolution": (
+        lambda g, x: conv(
+            g, g.apply("pad", [x], {"before": (0, 0, 1, 2), "after": (0, 0, 0, 1)}), 6, "a", k=3, p=[1, 0, 0, 0]
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "space to depth before a convolution": (
+        lambda g, x: conv_bn(
+            g,
+            g.apply(
+                "concat",
+                [
+                    g.apply("slice", [rows], {"axis": 3, "start": j, "stop": 6, "step": 2})
+                    for j in (0, 1)
+                    for rows in [g.apply("slice", [x], {"axis": 2, "start": i, "stop": 8, "step": 2}) for i in (0, 1)]
+                ],
+                {"axis": 1},
+            ),
+            12,
+            "a",
+            k=3,
+        ),
+        (2, 3, 8, 6),
+        ONE_CONV,
+    ),
+    "a convolution of the concat of convolutions of one tensor": (
+        lambda g, x: conv_bn(
+            g, g.apply("concat", [conv_bn(g, x, 6, "a", k=1), conv_bn(g, x, 6, "b", k=3)], {"axis": 1}), 4, "c", k=1
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "queries, keys and values side by side": (
+        lambda g, x: g.apply("concat", [linear(g, x, 4, "q"), linear(g, x, 4, "k", bias=False)], {"axis": -1}),
+        (2, 3, 6),
+        ONE_LINEAR,
+    ),
+    "linears in a row beside a linear, with a table between": (
+        lambda g, x: total(
+            g,
+            linear(g, x, 6, "w"),
+            linear(g, g.apply("add", [linear(g, x, 2, "a"), g.parameter("t", TensorType((1, 3, 2)), "ones")]), 6, "b"),
+        ),
+        (2, 3, 6),
+        {"linear": 1, "add": 1},
+    ),
     "the identity of another sum stays": (
         lambda g, x: (lambda y: total(g, y, conv_bn(g, y, 6, "a", k=3)))(g.apply("relu", [x])),
         IMAGE,
@@ -339,8 +447,13 @@ REFUSALS: dict[str, tuple[Build, dict[str, int], str]] = {
         {"conv2d": 2, "add": 1},
         "differ in stride",
     ),
-    "a padded 3x3 behind a bias": (
-        lambda g, x: conv(g, conv_bn(g, x, 12, "a", k=1), 2, "b", k=3),
+    "a padded 3x3 that widens behind a bias: what it makes of the bias differs along the border": (
+        lambda g, x: conv(g, conv_bn(g, x, 2, "a", k=1), 3, "b", k=3),
+        {"conv2d": 2},
+        "would cost",
+    ),
+    "a padded 3x3 behind a bias, whose result is larger than what it reads": (
+        lambda g, x: conv(g, conv_bn(g, x, 6, "a", k=1), 7, "b", k=3),
         {"conv2d": 2},
         "behind the bias of the first convolution",
     ),
@@ -376,10 +489,10 @@ REFUSALS: dict[str, tuple[Build, dict[str, int], str]] = {
         {"conv2d": 2, "relu": 1, "add": 1},
         "no other term is linear in what the `conv2d` reads; they are made by `relu`",
     ),
-    "different groups": (
-        lambda g, x: total(g, conv(g, x, 6, "a", k=3, groups=6), conv(g, x, 6, "b", k=3)),
+    "groups whose common groups cost more": (
+        lambda g, x: total(g, conv(g, x, 6, "a", k=3, groups=2), conv(g, x, 6, "b", k=3, groups=3)),
         {"conv2d": 2, "add": 1},
-        "differ in groups",
+        "would cost",
     ),
     "a sum that costs more than its parts": (
         lambda g, x: total(g, conv(g, x, 4, "a", k=[1, 5]), conv(g, x, 4, "b", k=[5, 1])),
@@ -389,7 +502,7 @@ REFUSALS: dict[str, tuple[Build, dict[str, int], str]] = {
     "the identity beside a change of channels": (
         lambda g, x: total(g, conv(g, x, 1, "a", k=1), x),
         {"conv2d": 1, "add": 1},
-        "the convolution changes",
+        "the branches differ in shape",
     ),
     "a scale that differs within a channel": (
         lambda g, x: scale(g, conv(g, x, 4, "a", k=3), 7, 5),
