@@ -2,6 +2,7 @@
 #   make demo    train, compile, verify and time two networks (about five minutes on a fresh machine)
 #   make test    linter, type checker and the tests
 #   make slow    the tests that take long: every variant of every example
+#   make zoo     every network of the zoo against its reference, number by number and compiled
 #   make docs    writes docs/errors.md and docs/std.md from their sources
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
 #   make clean   removes .venv and what tools leave behind
@@ -13,7 +14,7 @@ JOBS ?= 2
 MINUTES ?= 20
 
 .DEFAULT_GOAL := test
-.PHONY: demo test slow lint types unit docs fuzz clean
+.PHONY: demo test slow zoo lint types unit docs fuzz clean
 
 # The linker that TVM calls, and Python's venv: installed where this machine lacks them and lets us.
 $(READY): pyproject.toml Makefile
@@ -42,6 +43,9 @@ unit: $(READY)
 
 slow: $(READY)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow
+
+zoo: $(READY)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/zoo
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py

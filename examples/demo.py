@@ -103,8 +103,8 @@ def photograph() -> np.ndarray:
 
 def repvit() -> None:
     """A network of timm's, with weights drawn at random, so that nothing has to be downloaded."""
-    console.rule("[bold]examples/repvit.specc:m1_1[/]: RepViT-M1.1, random weights, a photograph")
-    net = specc.load(EXAMPLES / "repvit.specc", variant="m1_1")
+    console.rule("[bold]examples/reparam/repvit.specc:m1_1[/]: RepViT-M1.1, random weights, a photograph")
+    net = specc.load(EXAMPLES / "reparam" / "repvit.specc", variant="m1_1")
     weights = random_weights(net)
     model = specc.to_torch(net)
     model.load_state_dict({key: torch.from_numpy(array) for key, array in weights.items()}, strict=False)

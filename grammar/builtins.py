@@ -126,6 +126,14 @@ def _float(x: Value) -> Value:
     return float(_real(x, "`float`"))
 
 
+def _log2(x: Value) -> Value:
+    """The logarithm of x to the base 2."""
+    number = _real(x, "`log2`")
+    if number <= 0:
+        raise Unfit("S0402", f"`log2` takes a number above 0; this is {show(x)}")
+    return math.log2(number)
+
+
 def _abs(x: Value) -> Value:
     """The number without its sign."""
     return abs(_real(x, "`abs`"))
@@ -145,6 +153,7 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "ceil": _ceil,
     "int": _int,
     "float": _float,
+    "log2": _log2,
     "abs": _abs,
 }
 """Every compile-time function, by its name in the language."""

@@ -22,6 +22,9 @@ from specc.grammar.suggest import suggest
 from specc.grammar.values import Block, Family, Poison, Poisoned, Tensor, Value, fit, is_integer, kind, show
 from specc.ir.graph import MergeClaim
 
+ITSELF = "self"
+"""`self[i] = ...` names a member of the block's own scope: its key begins with the index."""
+
 
 @dataclass(frozen=True)
 class Returned:
@@ -220,7 +223,7 @@ class Elaborator(Evaluator):
         if len(statement.targets) == 1:
             (target,) = statement.targets
             indices = self._indices(target, scope)
-            slot = ".".join([target.name, *map(str, indices)])
+            slot = ".".join([*([] if target.name == ITSELF and indices else [target.name]), *map(str, indices)])
             self._store(target, indices, self.evaluate(statement.value, scope, slot), scope)
             return
         value = self.evaluate(statement.value, scope)

@@ -1,6 +1,6 @@
 """A declarative graph compiler: a network's text --> a verified artifact. See docs/architecture.md.
 
-    net = specc.load("examples/repvit.specc", variant="m1_1")
+    net = specc.load("zoo:repvit/m1_1")
     artifact = specc.compile(net, weights="w.safetensors", shapes={"n": 1})
     (logits,) = artifact(image)
     artifact.save("repvit.artifact")

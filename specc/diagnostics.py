@@ -4,7 +4,7 @@ A `Diagnostic` carries a stable code, a sentence, the places in the text that to
 equation, a suggestion) and the stack of blocks in which it happened. `render` turns it into
 
     error[S0312]: the branches of a sum differ in shape
-      --> examples/repvit.specc:12:26
+      --> examples/reparam/repvit.specc:12:26
        |
     12 |     bn    = batch_norm(conv + conv1 + x)
        |                        ^^^^           ^ [n, 64, h, w]

@@ -49,9 +49,15 @@ Observer = Callable[[Progress], None]
 
 
 def load(path: str | Path, network: str | None = None, variant: str | None = None) -> Graph:
-    """The graph of a network of the file `path`; a file with several networks or variants needs a choice."""
-    from specc import grammar
+    """The graph of a network of the file `path`; a file with several networks or variants needs a choice.
 
+    `zoo:NAME/VARIANT` stands for a network that comes with specc.
+    """
+    from specc import grammar, zoo
+
+    if isinstance(path, str) and path.startswith(zoo.PREFIX):
+        path, named = zoo.find(path)
+        variant = variant or named
     return grammar.load(path, network, variant)
 
 

@@ -16,7 +16,7 @@ from specc.ir.graph import specialize
 from specc.passes.registry import pipeline
 from specc.targets import native
 
-SPEC = Path(__file__).parents[1] / "examples" / "repvit.specc"
+SPEC = Path(__file__).parents[1] / "examples" / "reparam" / "repvit.specc"
 
 
 VARIANTS = ["m1_1", *(pytest.param(v, marks=pytest.mark.slow) for v in ("m0_9", "m1_0", "m1_5", "m2_3"))]

@@ -21,6 +21,7 @@ from specc.cli.profile import profile
 from specc.cli.run import run
 from specc.cli.show import show
 from specc.cli.verify import verify
+from specc.cli.zoo import zoo
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,7 +30,7 @@ def cli() -> None:
     """Compile neural networks written as text to verified artifacts."""
 
 
-for command in (check, fmt, show, compile, run, verify, bench, profile, explain):
+for command in (check, fmt, show, compile, run, verify, bench, profile, zoo, explain):
     cli.add_command(command)
 
 

@@ -70,7 +70,12 @@ artifact_argument = click.argument("path", metavar="ARTIFACT", type=click.Path()
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:
-    """`FILE:VARIANT` in two; a file whose own name has a colon is taken as it is."""
+    """`FILE:VARIANT` in two, and `zoo:NAME/VARIANT`; a file whose own name has a colon is taken as it is."""
+    from specc import zoo
+
+    if spec.startswith(zoo.PREFIX) and not Path(spec).exists():
+        found, variant = zoo.find(spec)
+        return str(found), variant
     path, colon, variant = spec.rpartition(":")
     if not colon or Path(spec).exists():
         return spec, None

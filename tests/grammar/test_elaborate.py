@@ -170,6 +170,7 @@ def test_what_is_known_of_symbolic_dimensions_decides() -> None:
         ("int(7 / 2)", 3),
         ("ceil(7 / 2) + floor(7 / 2)", 7),
         ("abs(-4) + max(1, 2, 3) + min([4, 5])", 11),
+        ("int(log2(512)) + ceil(log2(5))", 12),
         ("sum([1, 2, 3]) + len([1, 2] * 2 + [3])", 11),
         ("sum([i * j for i, j in zip([1, 2], [3, 4])])", 11),
         ("sum([i for i in range(10) if i % 2 == 0])", 20),
@@ -372,3 +373,13 @@ def test_weights_that_are_given_are_shared() -> None:
     x = torch.randn(2, 3, dtype=torch.float64)
     wanted = (x @ state["table"].T + state["shift"]) @ state["table"] + state["b.bias"]
     assert (module(x) - wanted).abs().max() < 1e-12
+
+
+def test_self_names_members_of_the_blocks_own_scope() -> None:
+    text = (
+        "specc 1\nblock Stage(x: [n, c, h, w]) -> [n, c, h, w]:\n    for i in range(2):\n"
+        "        self[i] = conv2d(x, c, bias=false)\n        x = self[i]\n    return x\n"
+        "network N(x: [n = 1, 3, h = 4, w = 4]) -> [n, 3, h, w]:\n    layer = Stage(x)\n"
+        '    self["tail"] = conv2d(layer, 3, bias=false)\n    return self["tail"]\n'
+    )
+    assert list(grammar.loads(text).parameters) == ["layer.0.weight", "layer.1.weight", "tail.weight"]

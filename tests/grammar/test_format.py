@@ -19,7 +19,7 @@ from specc.grammar.printer import print_file
 from specc.grammar.wrap import WIDTH
 
 ROOT = Path(__file__).parents[2]
-SPECS = sorted(path for folder in ("examples", "grammar/std") for path in ROOT.glob(f"{folder}/*.specc"))
+SPECS = sorted(path for folder in ("examples", "grammar/std") for path in ROOT.glob(f"{folder}/**/*.specc"))
 TOKEN = re.compile(r'"""(?:[^"\\]|\\[\s\S]|"(?!""))*"""|"(?:[^"\\\n]|\\.)*"|[(\[]|[)\]]|,|\n')
 
 

@@ -71,7 +71,7 @@ def test_files_may_use_each_other(spec: Path) -> None:
 
 def test_what_a_file_offers() -> None:
     examples = Path(__file__).parents[2] / "examples"
-    assert [offer.variant for offer in grammar.offers(examples / "repvit.specc")] == [
+    assert [offer.variant for offer in grammar.offers(examples / "reparam" / "repvit.specc")] == [
         "m0_9",
         "m1_0",
         "m1_1",

@@ -1,0 +1,58 @@
+"""The implementations that the zoo is compared with, by the names that examples/index.toml gives them.
+
+timm:resnet18        timm.create_model("resnet18", **options)
+torchvision:vgg16    torchvision.models.vgg16(**options)
+here:espcn.Espcn     the class Espcn of references/espcn.py, where no library has the network
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import io
+import textwrap
+import tokenize
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def build(timm: Any, name: str, options: Mapping[str, Any] | None = None, device: str = "cpu") -> nn.Module:
+    """The reference `library:model`, in evaluation mode; on the device `meta`, its weights have shapes alone."""
+    library, _, model = name.partition(":")
+    with torch.device(device):
+        if library == "timm":
+            made = timm.create_model(model, **(options or {}))
+        elif library == "torchvision":
+            made = getattr(importlib.import_module("torchvision.models"), model)(weights=None, **(options or {}))
+        elif library == "here":
+            module, _, kind = model.partition(".")
+            made = getattr(importlib.import_module(f"references.{module}"), kind)(**(options or {}))
+        else:
+            raise ValueError(f"no library {library}")
+    assert isinstance(made, nn.Module)
+    return made.eval()
+
+
+def lines(model: nn.Module) -> int:
+    """Lines of Python in the classes of the model's modules, those of torch and of a library's layers left out."""
+    classes = {kind for module in model.modules() for kind in type(module).__mro__}
+    own = [kind for kind in classes if not kind.__module__.startswith(("torch.", "timm.layers", "builtins", "typing"))]
+    return sum(_code_lines(inspect.getsource(kind)) for kind in own)
+
+
+def _code_lines(source: str) -> int:
+    """The lines that hold more than comments and docstrings."""
+    source = textwrap.dedent(source)
+    held: set[int] = set()
+    skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in skipped:
+            held |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            held -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return len(held)
