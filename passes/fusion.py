@@ -12,7 +12,7 @@ starting another parallel region would take longer than the product itself.
 A kernel writes an epilogue as one expression, in which `x * sigmoid(x)` names x several times; a chain of such
 operators would grow with the power of its length, so a group ends where its expression would become too long.
 
-Views (reshape) cost nothing and stand in no group.
+Views (reshape) cost nothing and stand in no group. Attention is a group of its own (`attention`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from specc.ir.cost import macs_of
 from specc.ir.graph import Graph, Value
+from specc.passes.attention import attentions
 
 SMALL_MACS = 1 << 17
 """Up to this many multiplications, a product behind another node of a group does not pay for a kernel of its own."""
@@ -84,13 +85,19 @@ def fuse(graph: Graph, epilogues: bool = True) -> Graph:
     lengths = {identity: _names(graph, identity) for identity in live}
     sizes: Counter[int] = Counter()
     anchors: dict[int, str] = {}
-    for group, identity in enumerate(i for i in live if "view" not in graph.node(i).record.traits):
-        graph.update(identity, group=group)
-        anchors[group] = graph.node(identity).op
+    joint = attentions(graph) if epilogues else []
+    closed = {identity for members in joint for identity in members}
+    single = [i for i in live if i not in closed and "view" not in graph.node(i).record.traits]
+    for group, members in enumerate([*([identity] for identity in single), *joint]):
+        for identity in members:
+            graph.update(identity, group=group)
+        anchors[group] = graph.node(members[0]).op
     if epilogues:
-        for identity in live:
+        for identity in single:
             hosts = [
-                operand for operand in graph.operands(identity) if _joins(graph, identity, operand, anchors, frozen)
+                operand
+                for operand in graph.operands(identity)
+                if operand.node not in closed and _joins(graph, identity, operand, anchors, frozen)
             ]
             if hosts:
                 host = max(hosts, key=lambda value: place[value.node])

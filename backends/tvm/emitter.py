@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import tvm
 from tvm import tirx
@@ -17,11 +17,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.expression import Math, Scalar
-from specc.backends.tvm.group import Group
+from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing, of_type
 from specc.ir.types import TensorType, block_of
 
 Index = tuple[Any, ...]
+Found = TypeVar("Found")
 Leaf = Callable[[int, Index], Scalar]
 
 
@@ -198,7 +199,8 @@ class Emitter:
     # ---- pointwise steps ------------------------------------------------------------------------------------------
 
     def evaluate(self, value: int, index: Index, leaf: Leaf) -> Scalar:
-        """The element of a value at a logical index; what no pointwise step computes, `leaf` gives."""
+        """The element of a value at a logical index; what no step computes that is pointwise or moves elements, `leaf`
+        gives."""
         group, known = self.group, {}
 
         def at(number: int, position: Index) -> Scalar:
@@ -211,6 +213,8 @@ class Emitter:
 
         def element(number: int, position: Index) -> Scalar:
             step = group.step(number) if number >= len(group.inputs) else None
+            if step is not None and step.moves:
+                return self.moved(step, position, lambda *index: at(step.operands[0], index))
             if step is None or not step.pointwise:
                 return leaf(number, position)
             if step.op == "constant":
@@ -222,6 +226,13 @@ class Emitter:
             return self.math.let(step.record.scalar(self.math, *operands, **step.attrs))
 
         return at(value, index)
+
+    def moved(self, step: Step, index: Index, access: Callable[..., Found]) -> Found:
+        """`access` at the index of the operand whose element a step moves to `index`."""
+        compute = step.record.compute
+        assert compute is not None
+        found: Found = compute(self.math, [self.group.type(step.operands[0])], access, **step.attrs)(*index)
+        return found
 
 
 def _expr(value: Any) -> Any:

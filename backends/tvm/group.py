@@ -58,6 +58,11 @@ class Step:
         """Whether an element depends on the operands' elements at the same (broadcast) logical index alone."""
         return self.record.elementwise or self.op in ("constant", "convert_layout")
 
+    @property
+    def moves(self) -> bool:
+        """Whether an element is one of the operand's, at another index."""
+        return "movement" in self.record.traits
+
 
 @dataclass(frozen=True)
 class Group:

@@ -20,6 +20,7 @@ class Packing:
     padded              [..., c, ...] -> [ceil(c / block) * block], every other extent being 1, zeros beyond c
     convolution         [o, i, kh, kw] -> [ceil(o / block), ceil(i / inner), kh, kw, inner, block], zeros beyond
     depthwise           [c, 1, kh, kw] -> [ceil(c / block), kh, kw, block], zeros beyond
+    transposed          [..., i, j] -> [..., j, ceil(i / block) * block], zeros beyond i
     matrix              [o, i] -> [ceil(o / block), i, block], zeros beyond
     """
 
@@ -56,6 +57,9 @@ class Packing:
         a = _grown(a, 0, self.block)
         c, _, kh, kw = a.shape
         return a.reshape(c // self.block, self.block, kh, kw).transpose(0, 2, 3, 1)
+
+    def _transposed(self, a: NDArray[Any]) -> NDArray[Any]:
+        return _grown(a.swapaxes(-1, -2), a.ndim - 1, self.block)
 
     def _matrix(self, a: NDArray[Any]) -> NDArray[Any]:
         a = _grown(a, 0, self.block)

@@ -155,6 +155,7 @@ ELEMENTS: dict[str, tuple[str, ...]] = {
 """Element types by the names under which a record says which it takes."""
 
 TRAITS: dict[str, str] = {
+    "movement": "an element of the result is one of the operand's, at an index that follows from its own",
     "view": "the result holds the operand's elements in the same row-major order",
     "source": "a node without operands",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -38,24 +39,34 @@ def _list(shape: tuple[Dim, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _flat_index(index: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
-    flat: Any = 0
-    for i, extent in zip(index, shape, strict=True):
-        flat = flat * extent + i
-    return flat
+def moved(index: tuple[Any, ...], shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[Any, ...]:
+    """Where the element at `index` of a tensor of `shape` lies when the same elements have the shape `other`.
+
+    Dimensions that both shapes have, with as many elements in front of them, keep their indices as they are.
+    """
+    position: list[Any] = [0] * len(other)
+    ours, theirs = ([axis for axis, extent in enumerate(s) if extent != 1] for s in (shape, other))
+    while ours:
+        mine, its = [ours.pop(0)], [theirs.pop(0)]
+        while (count := _elements(shape, mine)) != (needed := _elements(other, its)):
+            (mine if count < needed else its).append((ours if count < needed else theirs).pop(0))
+        flat: Any = 0
+        for axis in mine:
+            flat = flat * shape[axis] + index[axis]
+        for axis in its[:0:-1]:
+            position[axis] = flat % other[axis]
+            flat = flat // other[axis]
+        position[its[0]] = flat
+    return tuple(position)
 
 
-def _unflatten(flat: Any, shape: tuple[int, ...]) -> list[Any]:
-    index: list[Any] = []
-    for position in range(len(shape) - 1, -1, -1):
-        index.append(flat if position == 0 else flat % shape[position])
-        flat = flat // shape[position]
-    return index[::-1]
+def _elements(shape: tuple[int, ...], axes: list[int]) -> int:
+    return math.prod(shape[axis] for axis in axes)
 
 
 def _reindexed(types: Types, x: Any, result: TensorType) -> Any:
     source, target = types[0].concrete, result.concrete
-    return lambda *i: x(*_unflatten(_flat_index(i, target), source))
+    return lambda *i: x(*moved(i, target, source))
 
 
 def _reshape_compute(k: Any, types: Types, x: Any, *, shape: tuple[Dim, ...]) -> Any:
@@ -252,7 +263,7 @@ RECORDS = (
         attributes=(Argument("shape", "ints"),),
         compute=_reshape_compute,
         elements="any",
-        traits=frozenset({"view"}),
+        traits=frozenset({"view", "movement"}),
     ),
     Operator(
         "flatten",
@@ -264,7 +275,7 @@ RECORDS = (
         attributes=(Argument("start", "int", 1), Argument("end", "int", -1)),
         compute=lambda k, types, x, **attrs: _reindexed(types, x, _flatten_infer(types, attrs)[0]),
         elements="any",
-        traits=frozenset({"view"}),
+        traits=frozenset({"view", "movement"}),
     ),
     Operator(
         "permute",
@@ -276,6 +287,7 @@ RECORDS = (
         attributes=(Argument("order", "ints"),),
         compute=_permute_compute,
         elements="any",
+        traits=frozenset({"movement"}),
     ),
     Operator(
         "concat",
@@ -298,6 +310,7 @@ RECORDS = (
         attributes=(Argument("shape", "ints"),),
         compute=_expand_compute,
         elements="any",
+        traits=frozenset({"movement"}),
     ),
     Operator(
         "slice",
@@ -314,6 +327,7 @@ RECORDS = (
         ),
         compute=_slice_compute,
         elements="any",
+        traits=frozenset({"movement"}),
     ),
     Operator(
         "pad",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels import convolution, depthwise, general, linear, squeeze
+from specc.backends.tvm.kernels import attention, convolution, depthwise, general, linear, squeeze
 from specc.targets import Target
 
-TEMPLATES = (convolution.lower, depthwise.lower, linear.lower, squeeze.lower)
+TEMPLATES = (convolution.lower, depthwise.lower, linear.lower, squeeze.lower, attention.lower)
 """Each takes a group of a single result and a target, and gives a template, or None for a group not of its class."""
 
 

@@ -1,0 +1,315 @@
+"""Attention without the matrix of scores in memory: one kernel for q @ k, whatever is done to the scores, softmax, @ v.
+
+    scores[.., i, j]  = sum over d of q[.., i, d] * k[.., d, j]
+    weights           = softmax over j of pointwise steps on the scores (scales, biases, masks)
+    result[.., i, d]  = sum over j of weights[.., i, j] * v[.., j, d], moved to where it is needed
+
+Threads share out pieces: a head and a block of some vectors of queries. In a piece the queries lie transposed, so that
+a vector holds one dimension of 16 queries; then the scores come out as [j, queries], the softmax over j needs no
+operation across lanes, and the weights are in place for the second product, whose vectors are rows of v. The scores of
+a piece stay in the second-level cache: 25 KB for 197 keys and 32 queries. (After Dao et al., arXiv:2205.14135; a whole
+row of scores fits the cache here, so no partial softmax has to be corrected.)
+
+q, k and v are read where they lie: slices, reshapes and permutes of a joint projection are index arithmetic, likewise
+the permute behind. v is read best where its last dimension is contiguous.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm.emitter import Emitter, Index, Registers, Template
+from specc.backends.tvm.expression import Scalar
+from specc.backends.tvm.group import Group, Step
+from specc.backends.tvm.kernels import tiles
+from specc.backends.tvm.kernels.products import multiply_add
+from specc.backends.tvm.packing import Packing
+from specc.ops.shape import moved
+from specc.targets import Target
+
+_VECTORS = 2
+"""Vectors of queries in a piece."""
+
+_ACCUMULATORS = 24
+"""Accumulators of a tile of scores."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The values of a group that is attention, by their numbers."""
+
+    scores: int
+    softmax: int
+    mixed: int
+
+
+def lower(group: Group, target: Target) -> Template | None:
+    """The template of a group that is attention; None for another group."""
+    parts = _parts(group)
+    if parts is None:
+        return None
+    queries, keys = group.type(parts.scores).concrete[-2:]
+    packings = {
+        operand: Packing("transposed", target.lanes)
+        for number in _between(group, group.step(parts.softmax).operands[0], parts.scores) or ()
+        for operand in group.step(number).operands
+        if operand < len(group.inputs) and group.inputs[operand].frozen
+        if group.type(operand).concrete[-2:] == (queries, keys) and queries > 1
+    }
+    return Template(lambda emitter: _Attention(emitter, parts, target).emit(), packings)
+
+
+def _parts(group: Group) -> _Parts | None:
+    """Which steps are the two products and the softmax; None where the group is anything else."""
+    anchors = [n for n in group.anchors if not group.step(n).moves]
+    if [group.step(n).op for n in anchors] != ["matmul", "softmax", "matmul"]:
+        return None
+    if any(operand.type.layout or operand.type.dtype != "float32" for operand in group.inputs):
+        return None
+    scores, softmax, mixed = anchors
+    if group.step(softmax).attrs["axis"] not in (-1, group.type(softmax).rank - 1):
+        return None
+    first, second = group.step(scores), group.step(mixed)
+    whole = set(range(len(group.inputs), len(group.inputs) + len(group.steps)))
+    behind = whole - _needed(group, mixed)
+    steps = [group.step(n) for n in behind]
+    if not all(step.op in ("permute", "reshape", "flatten") for step in steps):
+        return None
+    weights = _between(group, second.operands[0], softmax)
+    if weights is None or not all(group.step(n).moves for n in weights):
+        return None
+    if _between(group, group.step(softmax).operands[0], scores) is None:
+        return None
+    reached = _needed(group, first.operands[0]) | _needed(group, first.operands[1]) | _needed(group, second.operands[1])
+    return None if reached & set(anchors) else _Parts(scores, softmax, mixed)
+
+
+def _needed(group: Group, value: int) -> set[int]:
+    """The steps from which a value is computed, with itself where it is one."""
+    if value < len(group.inputs):
+        return set()
+    return {value}.union(*(_needed(group, operand) for operand in group.step(value).operands))
+
+
+def _between(group: Group, value: int, goal: int) -> list[int] | None:
+    """The steps from `goal`, without it, to `value`; None unless they are pointwise or move its rows as they are."""
+    found = sorted(_needed(group, value) - _needed(group, goal))
+    if goal not in _needed(group, value) | {value}:
+        return None
+    for number in found:
+        step = group.step(number)
+        if not step.pointwise and (step.op not in ("reshape", "permute") or not _keeps_rows(group, step)):
+            return None
+    return found
+
+
+def _keeps_rows(group: Group, step: Step) -> bool:
+    """Whether the last two indices of a step's result are those of its operand's element."""
+    shape, source = step.type.concrete, group.type(step.operands[0]).concrete
+    if step.op == "permute":
+        return tuple(step.attrs["order"][-2:]) == (len(shape) - 2, len(shape) - 1)
+    return shape[-2:] == source[-2:]
+
+
+class _Attention:
+    """Writes the kernel."""
+
+    def __init__(self, emitter: Emitter, parts: _Parts, target: Target) -> None:
+        self.emitter, self.group, self.parts, self.target = emitter, emitter.group, parts, target
+        self.lanes = target.lanes
+        self.query, self.key = self.group.step(parts.scores).operands
+        self.weights, self.value = self.group.step(parts.mixed).operands
+        self.queries, self.keys = self.group.type(parts.scores).concrete[-2:]
+        self.depth = self.group.type(self.query).concrete[-1]
+        *self.lead, _, self.width = self.group.type(parts.mixed).concrete
+
+    def emit(self) -> None:
+        """The pieces: all heads, with the blocks of their queries."""
+        emitter, size = self.emitter, min(_VECTORS, -(-self.queries // self.lanes)) * self.lanes
+        full, rest = divmod(self.queries, size)
+        with emitter.parallel(prod(self.lead) * (full + (rest > 0))) as work:
+            head, block = emitter.divmod(work, full + (rest > 0))
+            lead: list[Any] = []
+            for extent in reversed(self.lead[1:]):
+                head, index = emitter.divmod(head, extent)
+                lead.insert(0, index)
+            lead = [head, *lead] if self.lead else []
+            if full and rest:
+                with T.If(block < full):
+                    with T.Then():
+                        self._block(tuple(lead), block * size, size)
+                    with T.Else():
+                        self._block(tuple(lead), full * size, rest)
+            else:
+                self._block(tuple(lead), block * size, size if full else rest)
+
+    def _block(self, lead: Index, first: Any, rows: int) -> None:
+        """The result for `rows` queries of a head from `first` on."""
+        vectors = -(-rows // self.lanes)
+        padded = vectors * self.lanes
+        softmax_lead = self._located(self.weights, (*lead, 0, 0), self.parts.softmax)[:-2]
+        scored = self.group.step(self.parts.softmax).operands[0]
+        scores_lead = self._located(scored, (*softmax_lead, 0, 0), self.parts.scores)[:-2]
+        query = T.alloc_buffer((self.depth, padded), "float32")
+        weights = T.alloc_buffer((self.keys, padded), "float32")
+        scale = T.alloc_buffer((padded,), "float32")
+        self._transpose(scores_lead, first, rows, padded, query)
+        runs = _runs(self.keys, max(1, _ACCUMULATORS // vectors))
+        accumulators = Registers(runs[0][2] * vectors, self.lanes, "float32")
+        top, total = (Registers(vectors, self.lanes, "float32") for _ in range(2))
+        with self.emitter.lanes(self.lanes) as lane:
+            for c in range(vectors):
+                self.emitter.store(top, tirx.min_value("float32"), [c, lane])
+            for start, count, size in runs:
+                with self.emitter.serial(count) as number:
+                    places = (scores_lead, softmax_lead, first, start + number * size)
+                    self._scores(places, size, rows, vectors, lane, query, weights, accumulators, top)
+            self._softmax(vectors, lane, weights, scale, accumulators, top, total)
+        self._mix(lead, first, rows, weights, scale)
+
+    def _transpose(self, lead: Index, first: Any, rows: int, padded: int, query: Any) -> None:
+        """The queries of a block as [d, query]; behind the last one it is repeated."""
+        emitter = self.emitter
+        with emitter.serial(padded) as i, emitter.serial(self.depth) as d:
+            row = first + (i if padded == rows else tirx.min(i, rows - 1))
+            emitter.store(query, emitter.evaluate(self.query, (*lead, row, d), self._leaf), [d, i])
+
+    def _scores(
+        self,
+        places: tuple[Index, Index, Any, Any],
+        size: int,
+        rows: int,
+        vectors: int,
+        lane: Any,
+        query: Any,
+        weights: Any,
+        accumulators: Registers,
+        top: Registers,
+    ) -> None:
+        """A tile: the scores of `size` keys from `key` on, finished, and the greatest ones so far."""
+        emitter, lanes = self.emitter, self.lanes
+        scores_lead, softmax_lead, first, key = places
+
+        def factor(i: int, d: Any) -> Any:
+            return emitter.evaluate(self.key, (*scores_lead, d, key + i), self._leaf).expr
+
+        def vector(d: Any, c: int) -> Any:
+            return query[d, c * lanes + lane]
+
+        multiply_add(emitter, accumulators, size, vectors, lane, self.depth, factor, vector)
+        scored = self.group.step(self.parts.softmax).operands[0]
+        for i in range(size):
+            for c in range(vectors):
+                number = c * lanes + lane
+                row = first + (number if (c + 1) * lanes <= rows else tirx.min(number, rows - 1))
+                sum_ = Scalar(accumulators[i * vectors + c, lane])
+
+                def leaf(value: int, index: Index, sum_: Scalar = sum_, number: Any = number) -> Scalar:
+                    if value == self.parts.scores:
+                        return sum_
+                    if emitter.packings[value].kind == "transposed":
+                        at = [*index[:-2], index[-1], first + number]
+                        return Scalar(tirx.BufferLoad(emitter.buffers[value], at), reads=True)
+                    return self._leaf(value, index)
+
+                at = (i * vectors + c, lane)
+                emitter.store(accumulators, emitter.evaluate(scored, (*softmax_lead, row, key + i), leaf), at)
+                emitter.store(weights, accumulators[at], [key + i, number])
+                emitter.store(top, tirx.max(top[c, lane], accumulators[at]), [c, lane])
+
+    def _softmax(
+        self, vectors: int, lane: Any, weights: Any, scale: Any, power: Registers, top: Registers, total: Registers
+    ) -> None:
+        """exp(score - greatest score) in place of the scores, and 1 / their sum."""
+        emitter, lanes = self.emitter, self.lanes
+        for c in range(vectors):
+            emitter.store(total, tirx.const(0.0, "float32"), [c, lane])
+        with emitter.serial(self.keys) as j:
+            for c in range(vectors):
+                at = [j, c * lanes + lane]
+                # By way of a register: TVM puts the expression in the place of a name that is bound to it.
+                emitter.store(power, emitter.math.exp(Scalar(weights[tuple(at)] - top[c, lane])), [c, lane])
+                emitter.store(weights, power[c, lane], at)
+                emitter.store(total, total[c, lane] + power[c, lane], [c, lane])
+        for c in range(vectors):
+            emitter.store(scale, tirx.const(1.0, "float32") / total[c, lane], [c * lanes + lane])
+
+    def _mix(self, lead: Index, first: Any, rows: int, weights: Any, scale: Any) -> None:
+        """The second product, and its rows to where they belong."""
+        whole, rest = divmod(self.width, self.lanes)
+        if whole:
+            tile = tiles.choose(rows, whole, self.target)
+            for start, count, vectors in _runs(whole, tile.blocks):
+                with self.emitter.serial(count) as number:
+                    column = (start + number * vectors) * self.lanes
+                    self._columns((lead, first, column), rows, tile.pixels, vectors, self.lanes, weights, scale)
+        if rest:
+            pixels = tiles.choose(rows, 1, self.target).pixels
+            self._columns((lead, first, whole * self.lanes), rows, pixels, 1, rest, weights, scale)
+
+    def _columns(
+        self, place: tuple[Index, Any, Any], rows: int, pixels: int, vectors: int, lanes: int, weights: Any, scale: Any
+    ) -> None:
+        """Some vectors of columns of the result, from `column` on, for all rows."""
+        emitter, (lead, first, column) = self.emitter, place
+        for start, count, size in _runs(rows, pixels):
+            with emitter.serial(count) as number:
+                accumulators = Registers(size * vectors, lanes, "float32")
+                row = start + number * size
+                with emitter.lanes(lanes) as lane:
+
+                    def factor(i: int, j: Any, row: Any = row) -> Any:
+                        return weights[j, row + i]
+
+                    def vector(j: Any, v: int, lane: Any = lane) -> Any:
+                        at = (*lead, j, column + v * lanes + lane)
+                        return emitter.evaluate(self.value, at, self._leaf).expr
+
+                    multiply_add(emitter, accumulators, size, vectors, lane, self.keys, factor, vector)
+                    for i in range(size):
+                        for v in range(vectors):
+                            value = accumulators[i * vectors + v, lane] * scale[row + i]
+                            at = self._destination((*lead, first + row + i, column + v * lanes + lane))
+                            emitter.store(emitter.result().buffer, value, emitter.result().position(at))
+
+    # ---- indices ----------------------------------------------------------------------------------------------------
+
+    def _leaf(self, number: int, index: Index) -> Scalar:
+        return self.emitter.input(number)(*index)
+
+    def _located(self, value: int, index: Index, goal: int) -> Index:
+        """The index of the element of `goal` from which the element of `value` at `index` is computed."""
+        while value != goal:
+            step = self.group.step(value)
+            operand = next(o for o in step.operands if goal == o or goal in _needed(self.group, o))
+            if step.moves:
+                index = self.emitter.moved(step, index, lambda *i: i)
+            shape = self.group.type(operand).concrete
+            index = tuple(0 if e == 1 else i for e, i in zip(shape, index[len(index) - len(shape) :], strict=True))
+            value = operand
+        return index
+
+    def _destination(self, index: Index) -> Index:
+        """Where the second product's element at `index` lies in the result."""
+        for step in self.group.steps[self.parts.mixed + 1 - len(self.group.inputs) :]:
+            source = self.group.type(step.operands[0]).concrete
+            if step.op == "permute":
+                index = tuple(index[axis] for axis in step.attrs["order"])
+            else:
+                index = moved(index, source, step.type.concrete)
+        return index
+
+
+def _runs(length: int, size: int) -> list[tuple[int, int, int]]:
+    """`length` as runs of equal pieces of at most `size`: where each run starts, how many pieces, how long each."""
+    sizes = tiles.balanced(length, size)
+    great = sizes.count(sizes[0])
+    runs = [(0, great, sizes[0])]
+    if great < len(sizes):
+        runs.append((great * sizes[0], len(sizes) - great, sizes[-1]))
+    return runs

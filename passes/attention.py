@@ -1,0 +1,138 @@
+"""Attention as one group: two matrix products with a softmax between them, and what leads elements to them and away.
+
+    softmax(E(q @ k)) @ v, moved      E: elementwise steps (a scale, a bias, a mask), reshapes of leading dimensions
+
+Its kernel keeps the matrix of scores in the cache, of which memory would see four copies otherwise. The nodes that only
+move elements (slices of a joint projection, reshapes, permutes) join, as far as nobody else needs their results: in a
+kernel they are index arithmetic. A permute of v stays outside where it would leave its rows scattered in memory.
+"""
+
+from __future__ import annotations
+
+from specc.ir.graph import Graph, Value
+
+_BEHIND = ("permute", "reshape")
+"""What may stand behind the second product."""
+
+
+def attentions(graph: Graph) -> list[list[int]]:
+    """The nodes of each attention in `graph`, in topological order; no node is in two of them."""
+    place = {identity: position for position, identity in enumerate(graph.order())}
+    frozen = graph.frozen()
+    found = []
+    for identity in graph.live():
+        members = _attention(graph, identity, frozen)
+        if members:
+            found.append(sorted(members, key=lambda member: place[member]))
+    return found
+
+
+def _attention(graph: Graph, mixed: int, frozen: frozenset[int]) -> set[int] | None:
+    """The nodes of the attention whose second product is the node `mixed`; None where there is none."""
+    if graph.node(mixed).op != "matmul" or not _plain(graph, Value(mixed)):
+        return None
+    weights, value = graph.operands(mixed)
+    way = _way(graph, weights, "softmax", moves=True)
+    if way is None:
+        return None
+    softmax = way[-1]
+    if graph.node(softmax).attrs["axis"] not in (-1, graph.type(Value(softmax)).rank - 1):
+        return None
+    inner = _way(graph, graph.operands(softmax)[0], "matmul", moves=False)
+    if inner is None:
+        return None
+    query, key = graph.operands(inner[-1])
+    members = {mixed, *way, *inner}
+    for operand, contiguous in ((query, False), (key, False), (value, True)):
+        members |= _sources(graph, operand, frozen, contiguous)
+    while graph.uses(Value(mixed)) == 1 and Value(mixed) not in graph.outputs:
+        ((user, _),) = graph.users(Value(mixed))
+        if graph.node(user).op not in _BEHIND:
+            break
+        members.add(user)
+        mixed = user
+    return members
+
+
+def _way(graph: Graph, value: Value, goal: str, moves: bool) -> list[int] | None:
+    """The nodes from `value` up to the next node that is a `goal`, if nobody else needs what they compute.
+
+    With `moves` they only move rows as they are; otherwise elementwise nodes stand among them too, whose other operands
+    come from outside.
+    """
+    nodes: list[int] = []
+    while True:
+        node = graph.node(value.node)
+        if graph.uses(value) != 1 or value in graph.outputs or not _plain(graph, value):
+            return None
+        nodes.append(value.node)
+        if node.op == goal:
+            return nodes
+        operands = graph.operands(value.node)
+        if node.record.elementwise and not moves:
+            same = [o for o in operands if graph.type(o).rank and _leads_to(graph, o, goal)]
+            if len(same) != 1 or graph.type(same[0]).shape != node.types[0].shape:
+                return None
+            value = same[0]
+        elif _keeps_rows(graph, value.node):
+            value = operands[0]
+        else:
+            return None
+
+
+def _leads_to(graph: Graph, value: Value, goal: str) -> bool:
+    """Whether elementwise nodes and reshapes alone stand between `value` and a `goal` above it."""
+    while graph.node(value.node).op != goal:
+        node = graph.node(value.node)
+        operands = [o for o in graph.operands(value.node) if graph.type(o).shape[-2:] == graph.type(value).shape[-2:]]
+        if not operands or not (node.record.elementwise or _keeps_rows(graph, value.node)):
+            return False
+        if len(operands) > 1:
+            return any(_leads_to(graph, operand, goal) for operand in operands)
+        value = operands[0]
+    return True
+
+
+def _keeps_rows(graph: Graph, identity: int) -> bool:
+    """Whether a node moves rows of the last two dimensions as they are."""
+    node = graph.node(identity)
+    if node.op == "permute":
+        rank = node.types[0].rank
+        return rank > 1 and tuple(node.attrs["order"][-2:]) == (rank - 2, rank - 1)
+    if node.op != "reshape":
+        return False
+    return graph.type(graph.operands(identity)[0]).shape[-2:] == node.types[0].shape[-2:]
+
+
+def _sources(graph: Graph, value: Value, frozen: frozenset[int], contiguous: bool) -> set[int]:
+    """The nodes that only move elements on the way to `value`; with `contiguous`, none if its rows were scattered."""
+    members: set[int] = set()
+    axis = graph.type(value).rank - 1
+    kept: set[int] = set()
+    while graph.uses(value) == 1 and value not in graph.outputs and value.node not in frozen:
+        node = graph.node(value.node)
+        scaled = node.op == "mul" and not contiguous and _scaled(graph, value.node)
+        if "movement" not in node.record.traits and not scaled:
+            break
+        last = axis == node.types[0].rank - 1
+        if node.op == "permute":
+            axis = node.attrs["order"][axis]
+        elif contiguous and not last:
+            break
+        members.add(value.node)
+        value = graph.operands(value.node)[0]
+        if node.op != "permute":
+            axis = graph.type(value).rank - 1
+        if axis == graph.type(value).rank - 1:
+            kept = set(members)
+    return kept if contiguous else members
+
+
+def _scaled(graph: Graph, identity: int) -> bool:
+    """Whether a node multiplies by a number."""
+    return graph.node(graph.operands(identity)[1].node).op == "constant"
+
+
+def _plain(graph: Graph, value: Value) -> bool:
+    type = graph.type(value)
+    return not type.layout and type.dtype == "float32"

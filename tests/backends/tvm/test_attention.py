@@ -1,0 +1,112 @@
+"""Attention against PyTorch: numbers of queries, keys and dimensions that no vector divides, biases and masks, and
+operands that lie in a joint projection."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
+
+from specc.backends.tvm.group import Group
+from specc.backends.tvm.kernels import attention
+from specc.targets import Target
+
+EXTENTS = st.sampled_from((1, 2, 3, 7, 16, 17, 31, 33, 49))
+
+
+def tolerance(depth: int) -> float:
+    """Scores of independent factors grow with the root of `depth`, and their rounding with them."""
+    return 2e-6 * math.sqrt(depth)
+
+
+def plain(lead: tuple[int, ...], queries: int, keys: int, depth: int, width: int) -> Group:
+    """softmax(q @ k) @ v with keys as [.., d, j]."""
+    operands = [tensor(*lead, queries, depth), tensor(*lead, depth, keys), tensor(*lead, keys, width)]
+    return program(operands, ("matmul", (0, 1), {}), ("softmax", (3,), {"axis": -1}), ("matmul", (4, 2), {}))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("shape", [((1, 3), 197, 197, 64, 64), ((), 5, 70, 8, 40), ((2,), 64, 1, 17, 1)])
+def test_equals_torch(target: Target, shape: Any) -> None:
+    check(plain(*shape), attention.lower, target, tolerance(shape[3]))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.sampled_from(((), (2,), (3, 2), (1, 1))), EXTENTS, EXTENTS, EXTENTS, EXTENTS)
+def test_any_extents(lead: tuple[int, ...], queries: int, keys: int, depth: int, width: int) -> None:
+    check(plain(lead, queries, keys, depth, width), attention.lower, NATIVE, tolerance(depth))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from((1, 2)), st.sampled_from((1, 7, 19, 40)), st.sampled_from((1, 3)), st.sampled_from((8, 20, 32)))
+def test_a_joint_projection_is_read_where_it_lies(n: int, length: int, heads: int, depth: int) -> None:
+    """[n, l, 3 * heads * d] --> slices, reshapes, permutes, attention, permute, reshape --> [n, l, heads * d]."""
+    width = heads * depth
+    steps: list[Any] = []
+    for part in range(3):
+        steps.append(("slice", (0,), {"axis": 2, "start": part * width, "stop": (part + 1) * width}))
+        steps.append(("reshape", (len(steps),), {"shape": (n, length, heads, depth)}))
+        steps.append(("permute", (len(steps),), {"order": (0, 2, 3, 1) if part == 1 else (0, 2, 1, 3)}))
+    q, k, v = 3, 6, 9
+    steps += [
+        ("matmul", (q, k), {}),
+        ("constant", (), {"value": 0.3, "shape": ()}),
+        ("mul", (10, 11), {}),
+        ("softmax", (12,), {"axis": -1}),
+        ("matmul", (13, v), {}),
+        ("permute", (14,), {"order": (0, 2, 1, 3)}),
+        ("reshape", (15,), {"shape": (n, length, width)}),
+    ]
+    check(program([tensor(n, length, 3 * width)], *steps), attention.lower, NATIVE, tolerance(depth))
+
+
+def biased(bias: Any) -> Group:
+    operands = [tensor(2, 3, 21, 8), tensor(2, 3, 8, 35), tensor(2, 3, 35, 16), bias]
+    return program(
+        operands,
+        ("matmul", (0, 1), {}),
+        ("add", (3, 4), {}),
+        ("softmax", (5,), {"axis": 3}),
+        ("matmul", (6, 2), {}),
+    )
+
+
+@pytest.mark.parametrize("bias", [(3, 21, 35), (2, 1, 21, 35), (21, 35), (35,), (21, 1), (2, 1, 1, 35), ()])
+@pytest.mark.parametrize("operand", [tensor, weight])
+def test_biases_and_masks(bias: tuple[int, ...], operand: Any) -> None:
+    check(biased(operand(*bias)), attention.lower)
+
+
+def test_windows_with_masks_of_their_own() -> None:
+    """[windows, h, l, l] scores are seen as [n, windows / n, h, l, l] while the masks are added, as in shifted windows
+    (arXiv:2103.14030)."""
+    operands = [tensor(6, 2, 9, 4), tensor(6, 2, 4, 9), tensor(6, 2, 9, 4), weight(2, 9, 9), weight(3, 1, 9, 9)]
+    group = program(
+        operands,
+        ("matmul", (0, 1), {}),
+        ("add", (5, 3), {}),
+        ("reshape", (6,), {"shape": (2, 3, 2, 9, 9)}),
+        ("add", (7, 4), {}),
+        ("reshape", (8,), {"shape": (6, 2, 9, 9)}),
+        ("softmax", (9,), {"axis": -1}),
+        ("matmul", (10, 2), {}),
+    )
+    check(group, attention.lower)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (("matmul", (0, 1), {}), ("softmax", (3,), {"axis": -2}), ("matmul", (4, 2), {})),
+        (("matmul", (0, 1), {}), ("softmax", (3,), {"axis": -1}), ("relu", (4,), {}), ("matmul", (5, 2), {})),
+        (("matmul", (0, 1), {}), ("matmul", (3, 2), {})),
+    ],
+)
+def test_what_is_no_attention_is_refused(steps: Any) -> None:
+    group = program([tensor(2, 9, 4), tensor(2, 4, 9), tensor(2, 9, 5)], *steps)
+    assert attention.lower(group, NATIVE) is None
+    check(group)
