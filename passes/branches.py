@@ -98,7 +98,7 @@ def identity_identity(match: Match, a: Value, b: Value) -> Value | None:
     return match.apply("mul", x, match.apply("add", *factors))
 
 
-def _is_outermost(match: Match) -> bool:
+def is_outermost(match: Match) -> bool:
     """Whether no addition takes the sum in: rules look at whole sums, from their last addition."""
     root = Value(match.root)
     users = match.graph.users(root)
@@ -108,7 +108,7 @@ def _is_outermost(match: Match) -> bool:
     return user.op != "add" or user.types[0] != match.type(root)
 
 
-def _replaced(match: Match, terms: list[Value], merged: Value, *gone: int) -> Value | None:
+def replaced(match: Match, terms: list[Value], merged: Value, *gone: int) -> Value | None:
     """The sum with `merged` in the place of the terms at the positions `gone`; None where that changes its type."""
     root = Value(match.root)
     others = [term for position, term in enumerate(terms) if position not in gone]
@@ -126,7 +126,7 @@ def _pair_rule(equation: str, merge: Merge) -> Rule:
     """The rule that takes the first two terms of a sum that `merge` makes one of."""
 
     def rewrite(match: Match) -> Value | None:
-        if not _is_outermost(match):
+        if not is_outermost(match):
             return None
         terms = terms_of(match, Value(match.root))
         refusal = None
@@ -136,7 +136,7 @@ def _pair_rule(equation: str, merge: Merge) -> Rule:
             except Refused as refused:
                 refusal = refusal or refused
                 continue
-            total = None if merged is None else _replaced(match, terms, merged, i, j)
+            total = None if merged is None else replaced(match, terms, merged, i, j)
             if total is not None:
                 return total
         if refusal:
@@ -166,7 +166,7 @@ def _branches(op: str, name: str) -> Rule:
     """The rule for branches of one kind, which also says why a term of that kind finds no partner."""
 
     def rewrite(match: Match) -> Value | None:
-        if not _is_outermost(match):
+        if not is_outermost(match):
             return None
         terms = terms_of(match, Value(match.root))
         region, refusal = Region(match, op), None
@@ -177,7 +177,7 @@ def _branches(op: str, name: str) -> Rule:
                 except Refused as refused:
                     refusal = refusal or refused
                     continue
-                total = None if merged is None else _replaced(match, terms, merged, *positions)
+                total = None if merged is None else replaced(match, terms, merged, *positions)
                 if total is not None:
                     return total
         refusal = refusal or _without_partner(match, terms, op)

@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from specc.ir.graph import Value
 from specc.ir.types import TensorType
@@ -148,7 +149,7 @@ def write(match: Match, conv: Convolution, like: int | None = None) -> Value:
     return match.apply("add", value, conv.table()) if conv.table else value
 
 
-def attributes(match: Match, conv: Convolution) -> dict[str, object]:
+def attributes(match: Match, conv: Convolution) -> dict[str, Any]:
     """The attributes of the conv2d node; refused where its kernel begins behind the first element."""
     y, x = conv.taps
     if min(y.before, x.before) < 0:

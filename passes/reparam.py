@@ -10,10 +10,11 @@ Batch norm at inference is a scale and a shift of every channel; scales and shif
     linear(x * s, w)               => linear(x, w * s)
     linear(x + t, w, b)            => linear(x, w, b + w t)
 
-in the normal form of `specc.passes.affine`, and the sums of `specc.passes.branches` become one term, the chains of
-`specc.passes.chains` one link, the concatenations of `specc.passes.concats` one part. Everything is computed on the
-frozen side of the graph, so the pass needs no weights. A scale or shift moves in one direction, or two terms become
-one, so the pass ends.
+in the normal form of `specc.passes.affine`, past the changes of shape of `specc.passes.views`. The sums of
+`specc.passes.branches` become one term, and so do those of matrices and convolutions of `specc.passes.spatial`; the
+chains of `specc.passes.chains` one link, the concatenations of `specc.passes.concats` one part. Everything is computed
+on the frozen side of the graph, so the pass needs no weights. A scale or shift moves in one direction, or two terms
+become one, so the pass ends.
 
 References: batch norm folding, arXiv:1712.05877, section 3.2; RepVGG, arXiv:2101.03697, section 3.3.
 """
@@ -21,7 +22,7 @@ References: batch norm folding, arXiv:1712.05877, section 3.2; RepVGG, arXiv:210
 from __future__ import annotations
 
 from specc.ir.graph import Graph, Value
-from specc.passes import affine, branches, chains, concats
+from specc.passes import affine, branches, chains, concats, spatial, views
 from specc.passes.rewrite import Frozen, Journal, Match, Op, Refused, Rule, Var, rewrite_graph
 from specc.passes.weight_space import (
     add_bias,
@@ -143,6 +144,8 @@ RULES = (
     *branches.RULES,
     *chains.RULES,
     *concats.RULES,
+    *spatial.RULES,
+    *views.RULES,
 )
 
 

@@ -409,6 +409,60 @@ MERGES: dict[str, tuple[Build, tuple[int, ...], dict[str, int]]] = {
         (2, 3, 6),
         {"linear": 1, "add": 1},
     ),
+    "layer scale and batch norm behind a matrix product and a permutation": (
+        lambda g, x: scale(g, bn(g, g.apply("permute", [linear(g, x, 6, "a")], {"order": (0, 3, 1, 2)}), "b"), 6, 1, 1),
+        (2, 3, 4, 5),
+        {"linear": 1, "permute": 1},
+    ),
+    "a batch norm, flattened, before a matrix product": (
+        lambda g, x: linear(
+            g,
+            g.apply("permute", [g.apply("reshape", [bn(g, x, "b")], {"shape": (2, 6, 35)})], {"order": (0, 2, 1)}),
+            4,
+            "a",
+        ),
+        IMAGE,
+        {"reshape": 1, "permute": 1, "linear": 1},
+    ),
+    "a batch norm before a mean and a matrix product": (
+        lambda g, x: linear(g, g.apply("mean", [bn(g, x, "b")], {"axes": (2, 3), "keep": False}), 4, "a"),
+        IMAGE,
+        {"mean": 1, "linear": 1},
+    ),
+    "a batch norm of images that a matrix product makes": (
+        lambda g, x: bn(g, g.apply("reshape", [linear(g, x, 24, "a")], {"shape": (3, 2, 4, 3)}), "b"),
+        VECTOR,
+        {"linear": 1, "reshape": 1},
+    ),
+    "a convolution beside a matrix over the same places": (
+        lambda g, x: total(
+            g,
+            bn(
+                g,
+                g.apply(
+                    "reshape",
+                    [conv(g, g.apply("reshape", [x], {"shape": (2, 210, 1, 1)}), 210, "fc", groups=3)],
+                    {"shape": (2, 6, 7, 5)},
+                ),
+                "b",
+            ),
+            conv_bn(g, x, 6, "a", k=3, groups=3),
+            conv_bn(g, x, 6, "c", groups=6),
+        ),
+        IMAGE,
+        {"reshape": 2, "conv2d": 1},
+    ),
+    "a convolution beside a fully connected layer, to fewer places": (
+        lambda g, x: total(
+            g,
+            g.apply(
+                "reshape", [linear(g, g.apply("reshape", [x], {"shape": (2, 210)}), 48, "fc")], {"shape": (2, 4, 4, 3)}
+            ),
+            conv_bn(g, x, 4, "a", k=3, s=2),
+        ),
+        IMAGE,
+        {"reshape": 2, "linear": 1},
+    ),
     "the identity of another sum stays": (
         lambda g, x: (lambda y: total(g, y, conv_bn(g, y, 6, "a", k=3)))(g.apply("relu", [x])),
         IMAGE,
@@ -493,6 +547,19 @@ REFUSALS: dict[str, tuple[Build, dict[str, int], str]] = {
         lambda g, x: total(g, conv(g, x, 6, "a", k=3, groups=2), conv(g, x, 6, "b", k=3, groups=3)),
         {"conv2d": 2, "add": 1},
         "would cost",
+    ),
+    "a convolution that mixes the groups of a matrix over the same places": (
+        lambda g, x: total(
+            g,
+            g.apply(
+                "reshape",
+                [conv(g, g.apply("reshape", [x], {"shape": (2, 210, 1, 1)}), 210, "fc", groups=2)],
+                {"shape": (2, 6, 7, 5)},
+            ),
+            conv(g, x, 6, "a", k=3),
+        ),
+        {"conv2d": 2, "add": 1, "reshape": 2},
+        "between the 2 groups of the matrix",
     ),
     "a sum that costs more than its parts": (
         lambda g, x: total(g, conv(g, x, 4, "a", k=[1, 5]), conv(g, x, 4, "b", k=[5, 1])),
