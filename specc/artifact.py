@@ -67,7 +67,7 @@ class Machine:
 class Manifest:
     """What an artifact says of itself.
 
-    `runtime` is the version of the runtime that the library was built for. `facts` are for people and programs to read,
+    `facts` are for people and programs to read,
     nothing is decided by them: digests of the spec and the checkpoint, what each pass did, the kernels, tuning records.
     """
 
@@ -76,7 +76,6 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     machine: Machine
     specc: str
-    runtime: str
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -297,7 +296,6 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
             _text(machine["target"]), _text(machine["architecture"]), tuple(map(_text, machine["requires"]))
         ),
         specc=_text(value["specc"]),
-        runtime=_text(value["runtime"]),
         facts=facts,
     )
 

@@ -73,7 +73,6 @@ CODES: dict[str, str] = {
     "S0903": "an artifact has a newer format",
     "S0904": "an artifact is for another machine",
     "S0905": "an artifact's library does not load",
-    "S0906": "the runtime that an artifact needs is not there",
     "S0907": "an artifact fails while it runs",
     "S0908": "an artifact fails its self-test",
     "S0909": "an impossible number of threads",

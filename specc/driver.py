@@ -16,13 +16,13 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from specc import __version__, runtime, sample, targets
+from specc import __version__, sample, targets
 from specc.artifact import Array, Contents, Machine, Manifest, TensorSpec
 from specc.diagnostics import Label, error
 from specc.ir.graph import Graph, specialize
@@ -91,7 +91,6 @@ def compile(
     passes    these instead of the level's
     verify_each  holds the graph to the invariants of the IR after every pass
     """
-    runtime.prepare()
     from specc.backends import tvm as backend
     from specc.backends.torch import freeze
     from specc.passes.registry import pipeline
@@ -125,13 +124,13 @@ def compile(
         outputs=outputs,
         machine=Machine(machine.name, machine.architecture, machine.requires),
         specc=__version__,
-        runtime=runtime.installed_runtime(),
         facts={
             "level": level,
             "spec": {"graph": print_graph(spec), "files": digests(sources or {})},
             "weights": origin,
             "passes": [step.to_json() for step in steps],
-            "kernels": [asdict(call) for call in lowered.calls],
+            "kernels": lowered.program.describe(),
+            "memory": {"arena": lowered.plan.arena, "least": lowered.plan.least},
             "tuning": [],
         },
     )
@@ -177,12 +176,12 @@ def reference(graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, A
 
 
 def interface(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """What a caller gives and gets: inputs by their names, outputs as `output`, or `output0`, `output1`, ..."""
+    """What a caller gives and gets."""
     nodes = [graph.node(i) for i in graph.inputs]
     inputs = tuple(TensorSpec(n.attrs["name"], n.types[0].concrete, n.types[0].dtype) for n in nodes)
     types = [graph.type(value) for value in graph.outputs]
-    names = ["output"] if len(types) == 1 else [f"output{number}" for number in range(len(types))]
-    return inputs, tuple(TensorSpec(name, type.concrete, type.dtype) for name, type in zip(names, types))
+    named = zip(graph.output_names, types)
+    return inputs, tuple(TensorSpec(name, type.concrete, type.dtype) for name, type in named)
 
 
 def find_weights(graph: Graph, weights: Weights | None) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -1,30 +1,20 @@
-"""Running an artifact: numpy arrays in, numpy arrays out, through TVM's runtime library and nothing else of TVM.
+"""Running an artifact: numpy arrays in, numpy arrays out, through the library that lies in it and nothing else.
 
     open(path) --checks--> Artifact --call--> [array, ...]
 
-The library of an artifact holds kernels and a program for the virtual machine of TVM's runtime; `tvm_ffi` (0.1 s to
-import) reaches it with the runtime library that lies in the installed package `tvm` (which is never imported: 4 s).
-Weights are passed as views of the artifact's memory map. PyTorch is neither needed nor imported.
-
-What has to be known of the runtime:
-
-- Kernels take every tensor to be aligned to 64 bytes and do not check it: inputs that are not are copied first.
-- Its pool of threads belongs to the calling thread, has its greatest size from the environment when it is first used,
-  and can only be narrowed afterwards. So the environment is set before the runtime is loaded, and `threads` narrows.
-- It binds threads to cores, the caller's too, unless it is told otherwise, which would follow the caller everywhere.
+The library of an artifact holds kernels and the driver that calls them, behind a small interface in C
+(`backends/tvm/c/specc.h`). It needs libc and OpenMP's runtime; here, ctypes reaches it. Weights are passed as the
+artifact's memory map. Neither PyTorch nor TVM is needed or imported.
 """
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
-import importlib.metadata
-import importlib.util
 import os
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,9 +27,6 @@ from specc.compare import TOLERANCE, difference
 from specc.diagnostics import did_you_mean, error
 from specc.targets import missing_features
 
-_CPU, _POOLED = 1, 2  # a DLPack device type; the virtual machine's allocator that keeps freed memory
-_pool = threading.local()
-
 
 class Artifact:
     """A compiled network. Call it with arrays, in order or by name; the result is a list of arrays.
@@ -49,11 +36,9 @@ class Artifact:
 
     def __init__(self, contents: Contents, threads: int | None = None) -> None:
         self.contents = contents
-        self._threads, self._wanted = _threads(threads), threads is not None
+        self._threads = _threads(threads)
         self._lock = threading.Lock()
-        self._machine: Any = None
-        self._main: Callable[..., Any] | None = None
-        self._weights: list[Any] = []
+        self._model: Model | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -73,41 +58,29 @@ class Artifact:
         return container.write(path, self.contents)
 
     def load(self) -> None:
-        """Checks that this machine can run the library, and loads it; raises S0904, S0905 or S0906."""
+        """Checks that this machine can run the library, and loads it; raises S0904 or S0905."""
+        self._loaded()
+
+    def _loaded(self) -> Model:
         with self._lock:
-            if self._main is None:
+            if self._model is None:
                 _check_machine(self.manifest)
-                ffi = _runtime(self.manifest.runtime)
-                self._machine = _load_library(ffi, self.contents.library)
-                self._main = self._machine["main"]
-                self._weights = [ffi.from_dlpack(_aligned(weight)) for weight in self.contents.weights]
+                self._model = Model(self.contents.library, self.contents.weights, self._threads)
+            return self._model
 
     def __call__(self, /, *arrays: Array, **named: Array) -> list[Array]:
-        inputs = self._inputs(arrays, named)
-        self.load()
-        assert self._main is not None
-        import tvm_ffi
+        return self._run(self._inputs(arrays, named))
 
+    def profile(self, /, *arrays: Array, **named: Array) -> list[float]:
+        """The seconds that each call of a kernel takes in one run, in the order of the manifest's `kernels`."""
+        seconds = np.zeros(len(self._loaded().calls))
+        self._run(self._inputs(arrays, named), seconds)
+        return [float(second) for second in seconds]
+
+    def _run(self, inputs: list[Array], seconds: Array | None = None) -> list[Array]:
+        model = self._loaded()
         with self._lock:
-            _use_threads(self._threads, self._wanted)
-            try:
-                results = self._main(*(tvm_ffi.from_dlpack(_aligned(x)) for x in inputs), *self._weights)
-            except Exception as problem:  # the runtime raises classes of its own
-                raise error("S0907", f"`{self.manifest.network}` fails while it runs: {problem}") from problem
-        tensors = [results] if isinstance(results, tvm_ffi.Tensor) else list(results)
-        # Copies: a result may be a view of an input or of a weight, and belongs to the caller now.
-        return [np.array(np.from_dlpack(tensor)) for tensor in tensors]
-
-    @contextmanager
-    def watched(self, watch: Callable[..., int]) -> Iterator[None]:
-        """While it lasts, the runtime calls `watch(function, name, before, result, *operands)` around every call that
-        the program makes; it returns 0."""
-        self.load()
-        self._machine["set_instrument"](watch)
-        try:
-            yield
-        finally:
-            self._machine["set_instrument"](None)
+            return model.run(inputs, seconds)
 
     def self_test(self, tolerance: float = TOLERANCE) -> list[float]:
         """How far each output is from the reference's for the sample, norm-wise; raises S0908 above `tolerance`."""
@@ -171,16 +144,14 @@ def _misfit(code: str, manifest: Manifest, message: str, *notes: str) -> Excepti
     return error(code, message, notes=(*notes, f"`{manifest.network}` takes {takes}"))
 
 
-def _aligned(array: Array) -> Array:
-    """The array itself where it is contiguous, writable (DLPack demands it) and aligned; otherwise a copy that is."""
-    flags = array.flags
-    if flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0:
-        return array
-    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+def aligned_empty(shape: Sequence[int], dtype: Any) -> Array:
+    """A new array whose memory is aligned as the kernels want it; the driver would copy any other."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    room = np.empty(count + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+    array: Array = room[start : start + count].view(dtype).reshape(shape)
+    return array
 
 
 # ---- the machine ---------------------------------------------------------------------------------------------------
@@ -199,107 +170,165 @@ def _check_machine(manifest: Manifest) -> None:
 
 
 def _threads(threads: int | None) -> int:
-    most = _most_threads()
+    most = len(os.sched_getaffinity(0))
     if threads is not None and not 1 <= threads <= most:
         raise error("S0909", f"{threads} threads: there can be 1 to {most} here")
     return threads or most
 
 
-@cache
-def _most_threads() -> int:
-    given = os.environ.get("TVM_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+# ---- the library ---------------------------------------------------------------------------------------------------
 
 
-def prepare() -> None:
-    """Sets the environment that the runtime reads once; to be called before anything of TVM is loaded or imported."""
-    os.environ.setdefault("TVM_NUM_THREADS", str(_most_threads()))
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
+class _Call(ctypes.Structure):
+    """`specc_call` of specc.h."""
+
+    _fields_ = (("kernel", ctypes.c_char_p), ("scope", ctypes.c_char_p))
 
 
-def _use_threads(count: int, wanted: bool) -> None:
-    """Narrows the calling thread's pool to `count`.
+class _Tensor(ctypes.Structure):
+    """`specc_tensor` of specc.h."""
 
-    A pool that something else made before, and made smaller, is taken as it is, unless the caller has named the number
-    (`wanted`): then it raises S0909.
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("dtype", ctypes.c_char_p),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("bytes", ctypes.c_uint64),
+    )
+
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.name.decode(), tuple(self.shape[: self.rank]), self.dtype.decode())
+
+
+class _Interface(ctypes.Structure):
+    """`specc_interface` of specc.h."""
+
+    _fields_ = (
+        ("network", ctypes.c_char_p),
+        ("target", ctypes.c_char_p),
+        ("input_count", ctypes.c_int32),
+        ("output_count", ctypes.c_int32),
+        ("call_count", ctypes.c_int32),
+        ("inputs", ctypes.POINTER(_Tensor)),
+        ("outputs", ctypes.POINTER(_Tensor)),
+        ("calls", ctypes.POINTER(_Call)),
+        ("weight_bytes", ctypes.c_uint64),
+        ("arena_bytes", ctypes.c_uint64),
+    )
+
+
+class Model:
+    """A `specc_model`: a library that is loaded, on its weights. Raises S0905 where the one or the others do not fit.
+
+    `calls` are the kernels in the order in which they run: the operators, and the scope in the network. `arena_bytes`
+    is the memory for all tensors in between.
     """
-    if getattr(_pool, "threads", None) == count:
-        return
-    import tvm_ffi
 
-    tvm_ffi.get_global_func("runtime.config_threadpool")(0, count)
-    there = tvm_ffi.get_global_func("runtime.NumThreads")()
-    if wanted and there != count:
-        raise error(
-            "S0909",
-            f"{count} threads are wanted, and TVM's pool, which something else in this process has made, has {there}",
-            notes=("set TVM_NUM_THREADS, or open an artifact before TVM is used otherwise",),
-        )
-    _pool.threads = count
+    def __init__(self, library: bytes, weights: Sequence[Array], threads: int = 1) -> None:
+        self._library = loaded = _load_library(library)
+        loaded.specc_describe.restype = ctypes.POINTER(_Interface)
+        loaded.specc_message.restype = ctypes.c_char_p
+        loaded.specc_open.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p)
+        loaded.specc_close.argtypes = (ctypes.c_void_p,)
+        loaded.specc_set_threads.argtypes = (ctypes.c_void_p, ctypes.c_int32)
+        loaded.specc_run.argtypes = (ctypes.c_void_p,) * 3
+        loaded.specc_profile.argtypes = (ctypes.c_void_p,) * 4
+        about = loaded.specc_describe().contents
+        self.arena_bytes = int(about.arena_bytes)
+        self.inputs = [tensor.spec() for tensor in about.inputs[: about.input_count]]
+        self.outputs = [tensor.spec() for tensor in about.outputs[: about.output_count]]
+        self.calls = [(call.kernel.decode(), call.scope.decode()) for call in about.calls[: about.call_count]]
+        address, size, self._weights = _together(weights)
+        self._handle: int | None = None
+        handle = ctypes.c_void_p()
+        problem = loaded.specc_open(address, size, ctypes.byref(handle))
+        if problem:
+            raise error("S0905", f"`{about.network.decode()}` cannot be opened: {self._words(problem)}")
+        self._handle = handle.value
+        loaded.specc_set_threads(self._handle, threads)
 
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self._library.specc_close(self._handle)
+            _ctypes.dlclose(self._library._handle)
 
-# ---- the runtime ---------------------------------------------------------------------------------------------------
+    def _words(self, problem: int) -> str:
+        return str(self._library.specc_message(problem).decode())
 
+    def run(self, inputs: Sequence[Array], seconds: Array | None = None) -> list[Array]:
+        """The outputs for inputs that are as `inputs` says; `seconds` becomes the time that each call takes.
 
-@cache
-def _runtime(version: str) -> Any:
-    """The module `tvm_ffi`, with TVM's runtime library of exactly `version` loaded; raises S0906."""
-    found = importlib.util.find_spec("tvm")
-    if found is None or found.origin is None:
-        raise error("S0906", "the package `apache-tvm`, which holds the runtime of artifacts, is not installed")
-    here = installed_runtime()
-    if here != version:
-        raise error(
-            "S0906",
-            f"the artifact was built for version {version} of TVM's runtime, and {here} is installed",
-            notes=("compile it anew with this installation",),
-        )
-    prepare()
-    ffi = _import_ffi()
-    try:
-        ctypes.CDLL(str(Path(found.origin).with_name("lib") / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
-    except OSError as problem:
-        raise error("S0906", f"the runtime library of `apache-tvm` does not load: {problem}") from None
-    return ffi
-
-
-def installed_runtime() -> str:
-    """The version of the installed runtime."""
-    return importlib.metadata.version("apache-tvm")
-
-
-def _import_ffi() -> Any:
-    """`tvm_ffi`, which would import torch where it can (2 s) for conversions that are not used here."""
-    absent: Any = None
-    hide = "torch" not in sys.modules and "tvm_ffi" not in sys.modules
-    if hide:
-        sys.modules["torch"] = absent  # makes `import torch` raise ImportError
-    try:
-        import tvm_ffi
-    except ImportError as problem:
-        raise error("S0906", f"the package `apache-tvm-ffi` does not load: {problem}") from None
-    finally:
-        if hide:
-            sys.modules.pop("torch", None)
-    return tvm_ffi
+        Raises S0907.
+        """
+        arrays = [np.ascontiguousarray(array) for array in inputs]
+        outputs = [aligned_empty(spec.shape, spec.dtype) for spec in self.outputs]
+        given, wanted = _addresses(arrays), _addresses(outputs)
+        if seconds is None:
+            problem = self._library.specc_run(self._handle, given, wanted)
+        else:
+            problem = self._library.specc_profile(self._handle, given, wanted, seconds.ctypes.data)
+        if problem:
+            raise error("S0907", f"the network fails while it runs: {self._words(problem)}")
+        return outputs
 
 
-def _load_library(ffi: Any, library: bytes) -> Any:
-    """The virtual machine of a shared library's program; its function `main` takes inputs and weights."""
+def _addresses(arrays: Sequence[Array]) -> Any:
+    return (ctypes.c_void_p * (len(arrays) + 1))(*(array.ctypes.data for array in arrays))
+
+
+def _together(arrays: Sequence[Array]) -> tuple[int, int, list[Array]]:
+    """The address and the bytes of the arrays one behind the other, each aligned, and what holds this memory.
+
+    Those of an artifact's file lie so already, in its memory map; others are copied.
+    """
+    runs = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+    starts, end = [], 0
+    for run in runs:
+        starts.append(-(-end // ALIGNMENT) * ALIGNMENT)
+        end = starts[-1] + run.nbytes
+    first = runs[0].ctypes.data if runs else 0
+    if first % ALIGNMENT == 0 and all(run.ctypes.data == first + start for run, start in zip(runs, starts)):
+        return first, end, runs
+    blob = aligned_empty((end,), np.uint8)
+    for run, start in zip(runs, starts):
+        blob[start : start + run.nbytes] = run
+    return blob.ctypes.data, end, [blob]
+
+
+def _load_library(library: bytes) -> Any:
+    """The shared library of these bytes; raises S0905."""
+    _load_openmp()
     # dlopen takes a name. The folder is this user's alone and is gone before anything in the library runs.
     with tempfile.TemporaryDirectory(prefix="specc-") as folder:
         path = Path(folder) / "library.so"
         try:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(library)
-            module = ffi.load_module(path, keep_module_alive=False)
-        except Exception as problem:
-            message = f"the library of the artifact does not load: {problem}"
+            loaded = ctypes.CDLL(str(path))
+            if not hasattr(loaded, "specc_describe"):
+                raise OSError("it holds no program")
+        except OSError as problem:
+            words = str(problem).replace(f"{path}: ", "")
+            message = f"the library of the artifact does not load: {words}"
             raise error("S0905", message, notes=("set TMPDIR to a folder that may hold programs",)) from None
+    return loaded
+
+
+@cache
+def _load_openmp() -> None:
+    """Loads OpenMP's runtime, which stays for as long as the process lives: its threads run in it.
+
+    A thread that waits for others looks again and again before it sleeps, for 10 ms by default. That is long where
+    others need the cores, too, so here it is 50 us, unless the environment says otherwise. The environment is as it was
+    afterwards: other libraries in the process have runtimes of their own.
+    """
+    spins = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
+    if not spins:
+        os.environ["GOMP_SPINCOUNT"] = "1000"
     try:
-        machine = module["vm_load_executable"]()
-        machine["vm_initialization"](_CPU, 0, _POOLED)
-        machine["main"]
-    except Exception as problem:
-        raise error("S0905", f"the library of the artifact holds no program: {problem}") from None
-    return machine
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        pass  # a library that needs it says so when it is loaded
+    finally:
+        if not spins:
+            del os.environ["GOMP_SPINCOUNT"]

@@ -27,7 +27,6 @@ def contents(**changes: object) -> Contents:
         outputs=(TensorSpec("output", (5,), "float32"),),
         machine=Machine("native", os.uname().machine, ()),
         specc="0.1.0",
-        runtime=runtime.installed_runtime(),
         facts={"spec": "ab", "passes": [{"name": "reparam", "summary": "3 convolutions into 1"}]},
     )
     return Contents(
@@ -220,7 +219,6 @@ def test_a_rewritten_manifest_is_read_where_it_is_right(file: Path) -> None:
         put("machine", "requires", value=3),
         put("machine", value="x86_64"),
         put("network", value=None),
-        put("runtime", value={}),
     ],
 )
 def test_a_wrong_manifest_is_refused_even_with_the_right_digest(file: Path, change: object) -> None:
@@ -282,11 +280,6 @@ def test_missing_features_are_named(file: Path) -> None:
     machine = Machine("x86-64-v9", os.uname().machine, (*sorted(targets.cpu_features())[:2], "avx9000"))
     artifact.write(file, contents(machine=machine))
     assert "this machine lacks avx9000" in refused(file, "S0904")
-
-
-def test_another_runtime_is_refused(file: Path) -> None:
-    artifact.write(file, contents(runtime="0.1.0"))
-    assert "0.1.0" in refused(file, "S0906")
 
 
 def test_a_failed_write_leaves_what_was_there(file: Path) -> None:

@@ -162,40 +162,24 @@ THREADS = """
 import os, sys
 from specc import runtime
 
-before = os.sched_getaffinity(0)
+def here():
+    with open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith("Threads:")).split()[1])
+
+before, cores = here(), os.sched_getaffinity(0)
+runtime.open(sys.argv[1], threads=1).self_test()
+assert here() == before, "one thread is the caller's own"
 for count in (2, 1, 2):
     runtime.open(sys.argv[1], threads=count).self_test()
-    import tvm_ffi
-    assert tvm_ffi.get_global_func("runtime.NumThreads")() == count
-assert os.sched_getaffinity(0) == before
+assert here() <= before + 1, "the second thread is kept"
+assert os.sched_getaffinity(0) == cores
 """
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_threads_are_used_as_said_and_stay_on_no_core(path: Path) -> None:
-    """In a process of its own: what else has used the runtime before decides on the pool."""
+    """In a process of its own: other libraries here have threads, too."""
     done = subprocess.run([sys.executable, "-c", THREADS, str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-CROWDED = """
-import sys, os
-os.environ["TVM_NUM_THREADS"] = "1"
-import tvm
-tvm.get_global_func("runtime.NumThreads")()
-del os.environ["TVM_NUM_THREADS"]
-from specc.cli import execute
-sys.exit(execute(["run", *sys.argv[1:], "--self-test"]))
-"""
-
-
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-def test_a_pool_that_is_too_small_is_not_used_silently(path: Path) -> None:
-    command = [sys.executable, "-c", CROWDED, str(path)]
-    done = subprocess.run([*command, "--threads", "2"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert "error[S0909]" in done.stderr
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -221,22 +205,14 @@ sys.meta_path.insert(0, Refuse())
 from specc.cli import execute
 
 code = execute(["run", {path!r}, "--self-test"])
-loaded = {{"tvm", "torch", "networkx", "lark"}} & set(sys.modules)
+loaded = {{"tvm", "tvm_ffi", "torch", "networkx", "lark"}} & set(sys.modules)
 assert not loaded, loaded
 sys.exit(code)
 """
 
 
 def test_it_runs_where_torch_and_the_compiler_cannot_be_imported(path: Path) -> None:
-    program = ALONE.format(path=str(path), refused='("torch", "networkx", "lark", "safetensors")')
+    program = ALONE.format(path=str(path), refused='("torch", "tvm", "tvm_ffi", "networkx", "lark", "safetensors")')
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "differs by" in done.stdout
-
-
-def test_without_the_runtime_there_is_a_message(path: Path) -> None:
-    program = ALONE.format(path=str(path), refused='("tvm_ffi",)')
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "error[S0906]" in done.stderr
-    assert "Traceback" not in done.stderr

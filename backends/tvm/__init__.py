@@ -1,8 +1,9 @@
-"""The compiling backend: groups of the graph as TIR functions, a Relax program around them, one shared library.
+"""The compiling backend: groups of the graph as TIR functions, a program in C around them, one shared library.
 
 Modules, in the order in which they build on each other: `fastmath`, `expression` (scalars), `packing` (stored weights),
 `group` (a fused group as a program), `emitter` (writing a function), `kernels` (one template a class of groups),
-`lowering` (graph -> kernels and program), `library` (-> shared library).
+`program` (the calls, as data), `lowering` (graph -> kernels and program), `memory` (where its tensors lie), `driver`
+(the program in C), `library` (-> shared library).
 """
 
 from __future__ import annotations

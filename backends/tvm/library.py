@@ -1,8 +1,8 @@
-"""Building: kernels and a Relax program -> the bytes of one shared library for TVM's runtime.
+"""Building: kernels and a program -> the bytes of one shared library, which needs libc and OpenMP's runtime alone.
 
     kernel --LLVM--> object file, kept in the cache by what it was made from
-    program --Relax's passes, memory plan--> bytecode
-    objects + bytecode --linker--> library.so
+    program --memory plan--> tables in C, behind the functions of `c/specc.h`
+    objects + tables --C compiler--> library.so
 
 Kernels are compiled by threads: TVM gives up Python's lock for as long as LLVM works.
 
@@ -18,7 +18,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from importlib.metadata import version
@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm import relax
-from tvm.relax.vm_build import _vmcodegen, _vmlink
 
+from specc.backends.tvm.driver import SOURCES, header
 from specc.backends.tvm.lowering import Lowered
 from specc.diagnostics import SpeccError, error
 from specc.files import replacing
@@ -70,7 +69,7 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None) ->
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-        return _link(lowered.program, objects, target, Path(folder))
+        return _link(lowered, list(objects.values()), target, Path(folder))
 
 
 def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Path:
@@ -116,34 +115,27 @@ def cache_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _link(program: Any, objects: dict[str, Path], target: Target, folder: Path) -> bytes:
-    """The library: bytecode of the program, with the kernels' objects."""
-    described = tvm_target(target)
-    with described:
-        module = relax.get_pipeline("default_build")(program)
-    builder = relax.ExecBuilder()
-    rest = _vmcodegen(builder, module)
-    functions = {g: f for g, f in rest.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
-    kernels = [tvm.runtime.load_static_library(str(path), [name]) for name, path in sorted(objects.items())]
-    executable = _vmlink(builder, described, tvm.IRModule(functions) if functions else None, ext_libs=kernels)
-    path = folder / "library.so"
-    executable.export_library(str(path), fcompile=_linker(target), workspace_dir=str(folder))
-    return path.read_bytes()
+def _link(lowered: Lowered, objects: list[Path], target: Target, folder: Path) -> bytes:
+    """The library: the program's driver with the kernels' objects."""
+    (folder / "network.h").write_text(header(lowered.program, lowered.plan, target), encoding="utf-8")
+    for name in ("driver.c", "specc.h"):
+        (folder / name).write_text((SOURCES / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "exports").write_text("{ global: specc_*; local: *; };\n")
+    names = sorted(path.name for path in objects)
+    _compile_c(
+        *("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-shared", "-o", "library.so", "driver.c"),
+        *(f"./{name}" for name in names),
+        *("-lm", "-s", "-Wl,--version-script=exports,--build-id=none,--gc-sections,-z,noexecstack,-z,defs"),
+        folder=folder,
+    )
+    return (folder / "library.so").read_bytes()
 
 
-def _linker(target: Target) -> Callable[..., None]:
-    """What TVM calls to make a shared library of object files: the first linker that this machine has."""
-    command = next((c for c in (["g++"], ["gcc"], ["ld", "-z", "noexecstack"]) if shutil.which(c[0])), None)
+def _compile_c(*arguments: str, folder: Path) -> None:
+    """Runs this machine's C compiler in `folder`; raises S0803."""
+    command = next((c for c in ("gcc", "cc", "clang") if shutil.which(c)), None)
     if command is None:
-        raise error("S0803", "no linker is installed: one of g++, gcc and ld is needed")
-
-    def link(output: str, files: Sequence[str], options: Sequence[str] | None = None, **_: Any) -> None:
-        assert command is not None
-        done = subprocess.run(
-            [*command, "-shared", "-o", output, *files, *(options or ())], capture_output=True, text=True
-        )
-        if done.returncode:
-            raise error("S0803", f"the linker {command[0]} fails: {done.stderr.strip()[-500:]}")
-
-    link.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
-    return link
+        raise error("S0803", "no C compiler is installed, which links an artifact: gcc is needed")
+    done = subprocess.run([command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise error("S0803", f"the C compiler {command} fails: {done.stderr.strip()[-500:]}")

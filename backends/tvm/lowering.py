@@ -1,18 +1,12 @@
-"""Lowering: a graph after its passes -> kernels, packed weights, and a Relax program that calls the one with the other.
+"""Lowering: a graph after its passes -> kernels, packed weights, and a program that calls the one with the other.
 
 Every group of the graph becomes a kernel, every node outside of a group one of its own; equal groups share one, and
-what no output needs has none. A view of a plainly stored tensor is no kernel but a Relax reshape, which the memory
-planner turns into an alias. The program is
-
-    main(inputs..., packed weights...) -> outputs
-
-and calls kernels by name (`call_dps_packed`), so that they can be compiled apart from it and from each other.
+what no output needs has none. A view of a plainly stored tensor is no kernel: its operand's storage is its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +14,13 @@ from typing import Any
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
-from tvm import relax
 
 from specc.backends.tvm.emitter import Kernel, kernel_of
 from specc.backends.tvm.group import Group, extract
 from specc.backends.tvm.kernels import select
+from specc.backends.tvm.memory import Plan, plan
 from specc.backends.tvm.packing import Packing, of_type
+from specc.backends.tvm.program import Call, Program, Storage
 from specc.ir.cost import fixed, macs_of
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
@@ -35,23 +30,14 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call of a kernel in the program: the place in the spec that it computes, and its multiplications."""
-
-    kernel: str
-    path: str
-    macs: int
-
-
-@dataclass(frozen=True)
 class Lowered:
-    """`program` is a Relax module whose `main` takes the inputs and then `weights`; `kernels` are the functions that
-    it calls, `calls` these calls in order."""
+    """`kernels` are the functions that `program` calls, by name; `weights` what it calls weights, packed; `plan` says
+    where its tensors lie."""
 
-    program: Any
+    program: Program
+    plan: Plan
     kernels: Mapping[str, Kernel]
     weights: list[Array]
-    calls: list[Call]
 
 
 def lower(graph: Graph, target: Target, frozen: Mapping[Value, Array]) -> Lowered:
@@ -68,43 +54,59 @@ class _Lowering:
     arrays: Mapping[Value, Array]
     names: dict[Group, str] = field(default_factory=dict)
     kernels: dict[str, Kernel] = field(default_factory=dict)
-    weights: dict[tuple[Value, Packing], tuple[Any, Array]] = field(default_factory=dict)
-    computed: dict[Value, Any] = field(default_factory=dict)
-    """The Relax variables of the inputs and of the results of groups."""
+    weights: dict[tuple[Value, Packing], tuple[Storage, Array]] = field(default_factory=dict)
+    buffers: list[TensorType] = field(default_factory=list)
+    storages: dict[Value, Storage] = field(default_factory=dict)
+    """Where inputs, views and the results of groups lie."""
 
     def run(self) -> Lowered:
         graph = self.graph
         self.frozen = graph.frozen()
-        pieces = self._pieces()
-        groups = [None if self._is_view(piece) else extract(graph, piece, self.frozen) for piece in pieces]
-        for identity in graph.inputs:
-            node = graph.node(identity)
-            self.computed[Value(identity)] = relax.Var(_identifier(node.attrs["name"]), _relax_type(node.types[0]))
-        inputs = list(self.computed.values())
-        made: list[Call] = []
-        calls: list[tuple[list[Value], str | None, list[Any]]] = []
-        for piece, group in zip(pieces, groups, strict=True):
-            if group is None:
+        inputs = [Value(identity) for identity in graph.inputs]
+        self.storages = {value: Storage("input", number) for number, value in enumerate(inputs)}
+        calls = []
+        for piece in self._pieces():
+            if self._is_view(piece):
                 (identity,) = piece
                 (source,) = graph.operands(identity)
-                calls.append(([Value(identity)], None, [source]))
-                continue
-            program, outside, results = group
-            name = self._kernel(program)
-            operands: list[Any] = []
-            for value, packing in zip(outside, self.kernels[name].packings, strict=True):
-                operands.append(self._weight(value, packing) if value.node in self.frozen else value)
-            calls.append((results, name, operands))
-            made.append(self._describe(name, piece))
-        outputs = [self._weight(v, of_type(graph.type(v))) if v.node in self.frozen else v for v in graph.outputs]
-        module = self._program(inputs, calls, outputs)
-        return Lowered(module, self.kernels, [array for _, array in self.weights.values()], made)
+                self.storages[Value(identity)] = self._operand(source, of_type(graph.type(source)))
+            else:
+                calls.append(self._call(piece))
+        results = tuple(self._operand(value, of_type(graph.type(value))) for value in graph.outputs)
+        arrays = [array for _, array in self.weights.values()]
+        program = Program(
+            graph.name,
+            tuple(graph.node(identity).attrs["name"] for identity in graph.inputs),
+            tuple(graph.output_names),
+            tuple(map(graph.type, inputs)),
+            tuple(array.nbytes for array in arrays),
+            tuple(self.buffers),
+            tuple(calls),
+            tuple(map(graph.type, graph.outputs)),
+            results,
+        )
+        return Lowered(program, plan(program), self.kernels, arrays)
 
-    def _describe(self, kernel: str, piece: list[int]) -> Call:
-        """What a call computes, told by the node of its group that multiplies most."""
+    def _call(self, piece: list[int]) -> Call:
+        group, outside, values = extract(self.graph, piece, self.frozen)
+        name = self._kernel(group)
+        packings = self.kernels[name].packings
+        operands = tuple(self._operand(value, packing) for value, packing in zip(outside, packings, strict=True))
+        results = tuple(Storage("buffer", len(self.buffers) + number) for number in range(len(values)))
+        self.storages |= zip(values, results)
+        self.buffers += map(self.graph.type, values)
+        # An operand of its type is read by a pointwise kernel just where the result is about to be written.
+        overwrites = tuple(
+            number
+            for number, operand in enumerate(group.inputs)
+            if not group.anchors
+            and len(results) == 1
+            and operand.type == group.result
+            and operands.count(operands[number]) == 1
+        )
         macs = {identity: fixed(macs_of(self.graph, identity)) for identity in piece}
-        most = max(piece, key=lambda identity: macs[identity])
-        return Call(kernel, self.graph.node(most).path, sum(macs.values()))
+        path = self.graph.node(max(piece, key=lambda identity: macs[identity])).path
+        return Call(name, operands, results, overwrites, path, group.title, sum(macs.values()))
 
     def _pieces(self) -> list[list[int]]:
         """The groups' nodes and the single nodes, each in topological order, in an order in which they can run."""
@@ -138,43 +140,12 @@ class _Lowering:
             self.kernels[name] = Kernel(kernel.function.with_attr("global_symbol", name), kernel.packings)
         return self.names[group]
 
-    def _weight(self, value: Value, packing: Packing) -> Any:
-        """The program's parameter for a frozen value in the form that a kernel takes."""
+    def _operand(self, value: Value, packing: Packing) -> Storage:
+        """Where a value lies: a frozen one as the weight that holds it in the form that a kernel takes."""
+        if value.node not in self.frozen:
+            return self.storages[value]
         key = (value, packing)
         if key not in self.weights:
             array = packing.apply(np.asarray(self.arrays[value]))
-            variable = relax.Var(f"weight{len(self.weights)}", relax.TensorType(array.shape, str(array.dtype)))
-            self.weights[key] = (variable, array)
+            self.weights[key] = (Storage("weight", len(self.weights)), array)
         return self.weights[key][0]
-
-    def _program(self, inputs: list[Any], calls: list[Any], outputs: list[Any]) -> Any:
-        builder = relax.BlockBuilder()
-        parameters = [*inputs, *(variable for variable, _ in self.weights.values())]
-
-        def variable(operand: Any) -> Any:
-            return self.computed[operand] if isinstance(operand, Value) else operand
-
-        with builder.function("main", parameters, attrs={"num_input": len(inputs)}):
-            with builder.dataflow():
-                for values, name, operands in calls:
-                    arguments = [variable(operand) for operand in operands]
-                    types = [self.graph.type(value) for value in values]
-                    if name is None:
-                        call = relax.op.reshape(arguments[0], relax.ShapeExpr(types[0].concrete))
-                    else:
-                        call = relax.op.call_dps_packed(name, relax.Tuple(arguments), [*map(_relax_type, types)])
-                    made = builder.emit(call)
-                    for number, value in enumerate(values):
-                        one = made if len(values) == 1 else builder.emit(relax.TupleGetItem(made, number))
-                        self.computed[value] = one
-                results = [builder.emit_output(variable(output)) for output in outputs]
-            builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
-        return builder.get()
-
-
-def _relax_type(type: TensorType) -> Any:
-    return relax.TensorType(type.physical, type.dtype)
-
-
-def _identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name)

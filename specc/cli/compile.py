@@ -70,7 +70,11 @@ def compile(
     manifest = artifact.manifest
     seconds = time.perf_counter() - start
     kernels = len({call["kernel"] for call in manifest.facts["kernels"]})
-    say(f"{kernels} kernels for {manifest.machine.target}, {size / 1e6:.1f} MB in {output}, {seconds:.1f} s")
+    arena = manifest.facts["memory"]["arena"]
+    say(
+        f"{kernels} kernels for {manifest.machine.target}, {size / 1e6:.1f} MB in {output}, "
+        f"{arena / 1e6:.2f} MB of memory to run it, {seconds:.1f} s"
+    )
     if as_json:
         facts = {"output": output, "bytes": size, "seconds": seconds, "kernels": kernels}
         print_json({**facts, "manifest": manifest.to_json()})

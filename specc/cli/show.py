@@ -136,7 +136,9 @@ def _show_artifact(manifest: Any, as_json: bool) -> None:
         click.echo(f"  {spec}")
     for spec in manifest.outputs:
         click.echo(f"  -> {spec}")
-    click.echo(f"  compiled by specc {manifest.specc} at -O{facts['level']} for runtime {manifest.runtime}")
+    click.echo(f"  compiled by specc {manifest.specc} at -O{facts['level']}")
     for step in facts["passes"]:
         click.echo(f"  {step['pass']}: {step['summary']}")
-    click.echo(f"  {len(facts['kernels'])} kernels")
+    click.echo(
+        f"  {len(facts['kernels'])} kernels, {facts['memory']['arena'] / 1e6:.2f} MB for the tensors between them"
+    )

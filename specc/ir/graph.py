@@ -265,6 +265,11 @@ class Graph:
         return sorted(i for i, data in self.structure.nodes(data=True) if data["node"].op == "input")
 
     @property
+    def output_names(self) -> list[str]:
+        """What the outputs are called: `output`, or `output0`, `output1`, ... where there are several."""
+        return ["output"] if len(self.outputs) == 1 else [f"output{number}" for number in range(len(self.outputs))]
+
+    @property
     def parameters(self) -> dict[str, TensorType]:
         """The checkpoint's keys that the graph reads, with their types, in order."""
         nodes = (self.node(i) for i in self.order())

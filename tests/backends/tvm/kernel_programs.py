@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from specc import ops, runtime, targets
+from specc import ops, targets
 from specc.backends.tvm.emitter import Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group, Input, Step
 from specc.backends.tvm.kernels import select
 from specc.ir.types import TensorType, block_of
 from specc.targets import Target
 
-runtime.prepare()
 NATIVE = targets.native()
 TARGETS = [t for t in targets.TARGETS.values() if not targets.missing_features(t.architecture, t.requires)]
 """The targets whose code this machine runs: more than one width of vectors on most."""

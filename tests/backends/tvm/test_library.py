@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
+import re
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from kernel_programs import NATIVE
 from specc import runtime
 from specc.backends.torch import evaluate, freeze
 from specc.backends.tvm import build, lower
+from specc.backends.tvm.driver import SOURCES
 from specc.backends.tvm.group import extract
 from specc.diagnostics import SpeccError
 from specc.ir.graph import Graph, Value
@@ -23,6 +25,7 @@ from specc.optimize import run_passes
 from specc.passes.registry import pipeline
 
 Array = np.ndarray[Any, Any]
+HEADER = re.sub(r"/\*.*?\*/", "", (SOURCES / "specc.h").read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +53,6 @@ def weights(graph: Graph) -> dict[str, Array]:
     return {key: (rng.standard_normal(t.concrete) * 0.2).astype("float32") for key, t in graph.parameters.items()}
 
 
-def run(library: bytes, packed: list[Array], inputs: list[Array], folder: Path) -> list[Array]:
-    ffi = runtime._runtime(runtime.installed_runtime())
-    main = runtime._load_library(ffi, library)["main"]
-    tensors = [ffi.from_dlpack(runtime._aligned(array)) for array in (*inputs, *packed)]
-    results = main(*tensors)
-    return [np.array(np.from_dlpack(t)) for t in ([results] if isinstance(results, ffi.Tensor) else results)]
-
-
 @pytest.mark.parametrize("level", [0, 2])
 def test_equals_torch(level: int, cache: Path) -> None:
     graph = network()
@@ -65,7 +60,7 @@ def test_equals_torch(level: int, cache: Path) -> None:
     image = np.random.default_rng(2).standard_normal((1, 3, 12, 12)).astype("float32")
     optimized, _ = run_passes(graph, pipeline(level, NATIVE))
     lowered = lower(optimized, NATIVE, freeze(optimized, values))
-    found = run(build(lowered, NATIVE), lowered.weights, [image], cache)
+    found = runtime.Model(build(lowered, NATIVE), lowered.weights).run([image])
     for a, b in zip(found, evaluate(graph, values, {"an image": image}), strict=True):
         assert a.shape == b.shape
         assert np.abs(a - b).max() <= 2e-6 * np.abs(b).max()
@@ -126,20 +121,25 @@ def test_progress_counts_every_kernel() -> None:
     assert told == [(done, len(lowered.kernels)) for done in range(len(lowered.kernels) + 1)]
 
 
-def test_library_needs_only_the_runtime(cache: Path) -> None:
+def test_the_library_needs_libc_and_threads_alone(cache: Path) -> None:
     graph = network()
     lowered = lower(graph, NATIVE, freeze(graph, weights(graph)))
     path = cache / "library.so"
     path.write_bytes(build(lowered, NATIVE))
-    runtime._runtime(runtime.installed_runtime())
-    ctypes.CDLL(str(path))
+    dynamic = subprocess.run(["readelf", "--dynamic", str(path)], capture_output=True, text=True, check=True).stdout
+    needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic))
+    assert needed <= {"libc.so.6", "ld-linux-x86-64.so.2", "libm.so.6", "libgomp.so.1"}
+    exported = subprocess.run(
+        ["nm", "--dynamic", "--defined-only", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split()[-1] for line in exported.splitlines()} == set(re.findall(r"\b(specc_\w+)\(", HEADER))
 
 
-def test_missing_linker_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = network()
     lowered = lower(graph, NATIVE, freeze(graph, weights(graph)))
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SpeccError, match="linker"):
+    with pytest.raises(SpeccError, match="C compiler"):
         build(lowered, NATIVE)
 
 

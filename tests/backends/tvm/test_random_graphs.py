@@ -35,12 +35,9 @@ def test_equals_torch(seed: int, level: int, tmp_path: Path, monkeypatch: pytest
     inputs = {n.attrs["name"]: numbers.standard_normal(n.types[0].concrete).astype(n.types[0].dtype) for n in nodes}
     optimized, _ = run_passes(graph, pipeline(level, target))
     lowered = lower(optimized, target, freeze(optimized, weights))
-    ffi = runtime._runtime(runtime.installed_runtime())
-    main = runtime._load_library(ffi, build(lowered, target))["main"]
-    found = main(*(ffi.from_dlpack(runtime._aligned(array)) for array in (*inputs.values(), *lowered.weights)))
+    found = runtime.Model(build(lowered, target), lowered.weights).run(list(inputs.values()))
     expected = evaluate(graph, weights, inputs)
-    for a, b in zip([found] if isinstance(found, ffi.Tensor) else found, expected, strict=True):
-        result = np.from_dlpack(a)
+    for result, b in zip(found, expected, strict=True):
         assert result.shape == b.shape
         if b.size and np.isfinite(b).all():
             assert np.abs(result - b).max() <= 1e-4 * (np.abs(b).max() + 1e-3)

@@ -1,0 +1,252 @@
+/* Runs the program of a network: calls its kernels, one after the other, on tensors whose places were planned.
+
+   What is the network's own stands in "network.h", which the compiler writes: the interface, the kernels, the calls and
+   where their operands lie. The kernels are TVM's code, and are called as TVM's runtime would call them; what they want
+   of it (threads, scratch memory) is below. */
+#define _POSIX_C_SOURCE 200809L
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#include "specc.h"
+
+#define EXPORT __attribute__((visibility("default")))
+enum { ALIGNMENT = 64 };
+
+/* ---- kernels ---------------------------------------------------------------------------------------------------- */
+
+/* A tensor as DLPack describes it. The kernels' shapes are fixed: they read the address alone. */
+typedef struct {
+  void *data;
+  struct { int32_t type, number; } device;
+  int32_t rank;
+  struct { uint8_t code, bits; uint16_t lanes; } dtype;
+  int64_t *shape, *strides;
+  uint64_t offset;
+} tensor;
+
+typedef struct {
+  int32_t kind, zero;
+  union { int64_t integer; void *pointer; };
+} argument;
+
+typedef int kernel(void *self, const argument *arguments, int32_t count, argument *result);
+
+enum { TENSOR = 7 }; /* an argument that is a pointer to a tensor */
+
+typedef enum { INPUT, OUTPUT, WEIGHT, ARENA } space;
+typedef struct { space space; uint64_t position; } operand; /* a number, or an offset in bytes */
+typedef struct { kernel *run; int32_t first, count; } call;  /* its operands, among all of them */
+typedef struct { int32_t output; operand from; uint64_t bytes; } copy;
+
+#include "network.h"
+
+/* ---- what kernels want of a runtime ------------------------------------------------------------------------------ */
+
+static _Thread_local int threads_now = 1;
+
+typedef struct { void *barrier; int32_t tasks; } task_group;
+typedef int task(int number, task_group *group, void *data);
+
+static int launch(task *body, void *data, int tasks) {
+#ifdef _OPENMP
+  int count = tasks > 0 ? tasks : threads_now, failed = 0;
+  if (count > 1) {
+#pragma omp parallel num_threads(count) reduction(| : failed)
+    {
+      task_group group = {0, omp_get_num_threads()};
+      failed |= body(omp_get_thread_num(), &group, data);
+    }
+    return failed;
+  }
+#else
+  (void)tasks;
+#endif
+  task_group alone = {0, 1};
+  return body(0, &alone, data);
+}
+
+static void *aligned_memory(uint64_t bytes) {
+  void *memory = 0;
+  return posix_memalign(&memory, ALIGNMENT, bytes ? bytes : 1) ? 0 : memory;
+}
+
+static void *scratch(int device, int number, uint64_t bytes, int code, int bits) {
+  (void)device, (void)number, (void)code, (void)bits;
+  return aligned_memory(bytes);
+}
+
+static int free_scratch(int device, int number, void *memory) {
+  (void)device, (void)number;
+  free(memory);
+  return 0;
+}
+
+static void raised(const char *kind, const char *const *parts, int32_t count) { (void)kind, (void)parts, (void)count; }
+
+/* Kernels reach these through variables of these names, which a loader of TVM's would set. */
+int (*__TVMBackendParallelLaunch)(task *, void *, int) = launch;
+void *(*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int) = scratch;
+int (*__TVMBackendFreeWorkspace)(int, int, void *) = free_scratch;
+void (*__TVMFFIErrorSetRaisedFromCStrParts)(const char *, const char *const *, int32_t) = raised;
+
+/* ---- models ------------------------------------------------------------------------------------------------------ */
+
+struct specc_model {
+  const char *weights;
+  char *arena;
+  int threads;
+};
+
+EXPORT const specc_interface *specc_describe(void) { return &network; }
+
+EXPORT const char *specc_message(int problem) {
+  static const char *const words[] = {
+      "no problem",
+      "there is not enough memory",
+      "these are not the weights that the network was compiled with",
+      "this processor lacks an extension that the network was compiled for",
+      "an argument is null or out of its range",
+      "a kernel could not get memory",
+  };
+  int known = problem >= 0 && problem < (int)(sizeof words / sizeof *words);
+  return known ? words[problem] : "an unknown problem";
+}
+
+EXPORT int specc_open(const void *weights, uint64_t bytes, specc_model **model) {
+  if (!model) return SPECC_BAD_ARGUMENT;
+  *model = 0;
+  if (!processor_fits()) return SPECC_BAD_CPU;
+#ifdef SPECC_WEIGHTS
+  if (!weights) weights = SPECC_WEIGHTS, bytes = network.weight_bytes;
+#endif
+  if (bytes != network.weight_bytes || (bytes && (!weights || (uintptr_t)weights % ALIGNMENT)))
+    return SPECC_BAD_WEIGHTS;
+  specc_model *made = malloc(sizeof *made);
+  char *arena = made ? aligned_memory(network.arena_bytes) : 0;
+  if (!arena) {
+    free(made);
+    return SPECC_NO_MEMORY;
+  }
+  *made = (specc_model){weights, arena, 1};
+  *model = made;
+  return SPECC_OK;
+}
+
+EXPORT void specc_close(specc_model *model) {
+  if (!model) return;
+  free(model->arena);
+  free(model);
+}
+
+EXPORT int specc_set_threads(specc_model *model, int32_t threads) {
+  if (!model || threads < 1) return SPECC_BAD_ARGUMENT;
+  model->threads = threads;
+  return SPECC_OK;
+}
+
+/* ---- a run ------------------------------------------------------------------------------------------------------- */
+
+/* The caller's tensors, each as it is where it is aligned, else memory of our own. */
+typedef struct {
+  void *inputs[INPUTS + 1], *outputs[OUTPUTS + 1];
+} interface_memory;
+
+static int is_aligned(const void *memory) { return (uintptr_t)memory % ALIGNMENT == 0; }
+
+static void release(interface_memory *memory, const void *const *inputs, void *const *outputs) {
+  for (int i = 0; i < INPUTS; i++)
+    if (memory->inputs[i] != inputs[i]) free(memory->inputs[i]);
+  for (int i = 0; i < OUTPUTS; i++)
+    if (memory->outputs[i] != outputs[i]) free(memory->outputs[i]);
+}
+
+static int prepare(interface_memory *memory, const void *const *inputs, void *const *outputs) {
+  int missing = 0;
+  for (int i = 0; i < INPUTS; i++) {
+    if (is_aligned(inputs[i])) {
+      memory->inputs[i] = (void *)inputs[i];
+    } else if ((memory->inputs[i] = aligned_memory(network.inputs[i].bytes))) {
+      memcpy(memory->inputs[i], inputs[i], network.inputs[i].bytes);
+    } else {
+      missing = 1;
+    }
+  }
+  for (int i = 0; i < OUTPUTS; i++) {
+    memory->outputs[i] = is_aligned(outputs[i]) ? outputs[i] : aligned_memory(network.outputs[i].bytes);
+    missing |= !memory->outputs[i];
+  }
+  return missing;
+}
+
+static void *address(const specc_model *model, const interface_memory *memory, operand of) {
+  switch (of.space) {
+    case INPUT: return memory->inputs[of.position];
+    case OUTPUT: return memory->outputs[of.position];
+    case WEIGHT: return (char *)model->weights + of.position;
+    default: return model->arena + of.position;
+  }
+}
+
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static int run_calls(const specc_model *model, const interface_memory *memory, double *seconds) {
+  tensor tensors[MOST_OPERANDS + 1];
+  argument arguments[MOST_OPERANDS + 1];
+  memset(tensors, 0, sizeof tensors);
+  memset(arguments, 0, sizeof arguments);
+  for (int i = 0; i < MOST_OPERANDS; i++) {
+    tensors[i].device.type = 1;
+    arguments[i].kind = TENSOR;
+    arguments[i].pointer = &tensors[i];
+  }
+  double before = seconds ? now() : 0;
+  for (int i = 0; i < CALLS; i++) {
+    const call *one = &calls[i];
+    argument result = {0};
+    for (int j = 0; j < one->count; j++) tensors[j].data = address(model, memory, operands[one->first + j]);
+    if (one->run(0, arguments, one->count, &result)) return SPECC_FAILED;
+    if (seconds) {
+      double after = now();
+      seconds[i] = after - before;
+      before = after;
+    }
+  }
+  return SPECC_OK;
+}
+
+static int run(specc_model *model, const void *const *inputs, void *const *outputs, double *seconds) {
+  if (!model || (INPUTS && !inputs) || (OUTPUTS && !outputs)) return SPECC_BAD_ARGUMENT;
+  for (int i = 0; i < INPUTS; i++)
+    if (!inputs[i]) return SPECC_BAD_ARGUMENT;
+  for (int i = 0; i < OUTPUTS; i++)
+    if (!outputs[i]) return SPECC_BAD_ARGUMENT;
+  interface_memory memory;
+  int problem = prepare(&memory, inputs, outputs) ? SPECC_NO_MEMORY : SPECC_OK;
+  if (!problem) {
+    threads_now = model->threads;
+    problem = run_calls(model, &memory, seconds);
+  }
+  if (!problem) {
+    for (int i = 0; i < COPIES; i++)
+      memcpy(memory.outputs[copies[i].output], address(model, &memory, copies[i].from), copies[i].bytes);
+    for (int i = 0; i < OUTPUTS; i++)
+      if (memory.outputs[i] != outputs[i]) memcpy(outputs[i], memory.outputs[i], network.outputs[i].bytes);
+  }
+  release(&memory, inputs, outputs);
+  return problem;
+}
+
+EXPORT int specc_run(specc_model *model, const void *const *inputs, void *const *outputs) {
+  return run(model, inputs, outputs, 0);
+}
+
+EXPORT int specc_profile(specc_model *model, const void *const *inputs, void *const *outputs, double *seconds) {
+  return seconds ? run(model, inputs, outputs, seconds) : SPECC_BAD_ARGUMENT;
+}

@@ -1,0 +1,75 @@
+/* A network that specc compiled, as a library: needs libc, and OpenMP's runtime where it uses threads.
+
+       const specc_interface *about = specc_describe();
+       specc_model *model;
+       int problem = specc_open(weights, bytes, &model);    // NULL, 0 where the library holds its weights
+       const void *inputs[] = {image};                       // as about->inputs says: dense, row-major
+       void *outputs[] = {logits};
+       problem = specc_run(model, inputs, outputs);
+       specc_close(model);
+
+   Functions return SPECC_OK (0) or what went wrong; specc_message() puts it into words. A model is used by one thread
+   at a time; several models, also of one library, can be used at the same time. Nothing is printed, no signal is
+   caught, no file is opened. */
+#ifndef SPECC_H
+#define SPECC_H
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  SPECC_OK = 0,
+  SPECC_NO_MEMORY = 1,    /* malloc gave none */
+  SPECC_BAD_WEIGHTS = 2,  /* there are none, or not as many bytes as specc_describe() says, or not aligned to 64 */
+  SPECC_BAD_CPU = 3,      /* the processor lacks an extension that the kernels use; none of them was run */
+  SPECC_BAD_ARGUMENT = 4, /* a null pointer, or a number of threads below 1 */
+  SPECC_FAILED = 5        /* a kernel could not get memory */
+};
+
+typedef struct {
+  const char *name;
+  const char *dtype;    /* as numpy calls it: "float32", "int64", "bool", ... */
+  int32_t rank;
+  const int64_t *shape; /* `rank` extents */
+  uint64_t bytes;
+} specc_tensor;
+
+typedef struct {
+  const char *kernel; /* the operators that it computes */
+  const char *scope;  /* where in the network: the prefix of the state_dict's keys */
+} specc_call;
+
+typedef struct {
+  const char *network, *target;
+  int32_t input_count, output_count, call_count;
+  const specc_tensor *inputs, *outputs;
+  const specc_call *calls; /* in the order in which they run */
+  uint64_t weight_bytes;   /* the packed weights, of which specc_open wants a pointer */
+  uint64_t arena_bytes;    /* what a model allocates for the tensors in between */
+} specc_interface;
+
+typedef struct specc_model specc_model;
+
+const specc_interface *specc_describe(void);
+
+/* A model on `bytes` bytes of packed weights, which are not copied and must outlive it. It has one thread. */
+int specc_open(const void *weights, uint64_t bytes, specc_model **model);
+void specc_close(specc_model *model);
+
+/* How many threads specc_run uses from now on. Without OpenMP it is one, whatever is asked for. */
+int specc_set_threads(specc_model *model, int32_t threads);
+
+/* Computes the outputs. Memory that is not aligned to 64 bytes is copied first. */
+int specc_run(specc_model *model, const void *const *inputs, void *const *outputs);
+
+/* As specc_run; `seconds[i]` becomes the time that call number i took. */
+int specc_profile(specc_model *model, const void *const *inputs, void *const *outputs, double *seconds);
+
+const char *specc_message(int problem);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

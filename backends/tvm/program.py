@@ -1,0 +1,98 @@
+"""The program of a compiled network, as data: which kernel is called on what, in order.
+
+A *storage* is a run of bytes that an operand or a result lies in: an input, a packed weight, or a buffer that the
+program itself needs. Views of a tensor are no storage of their own. `memory.plan` gives buffers their places, and
+`driver` writes the program as tables for C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from specc.ir.types import DTYPES, TensorType
+
+Space = Literal["input", "weight", "buffer"]
+
+
+class Storage(NamedTuple):
+    """Number `number` of the inputs, of the weights, or of the buffers."""
+
+    space: Space
+    number: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """`kernel(*operands, *results)`; every result is a buffer that this call alone writes.
+
+    `overwrites` are the positions of operands in whose place the (only) result may be written: of its size, and read
+    by the kernel at no other element than the one that it is about to write. For reports: `path` is where in the
+    network the call comes from, `title` the operators that it computes, `macs` its multiply-accumulate operations.
+    """
+
+    kernel: str
+    operands: tuple[Storage, ...]
+    results: tuple[Storage, ...]
+    overwrites: tuple[int, ...] = ()
+    path: str = ""
+    title: str = ""
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Program:
+    """`inputs`, `outputs` and `buffers` are given by their types as stored, `weights` by their sizes in bytes.
+
+    `results` are the storages that the outputs are taken from, in order. The names are for those who use the library.
+    """
+
+    name: str
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    inputs: tuple[TensorType, ...]
+    weights: tuple[int, ...]
+    buffers: tuple[TensorType, ...]
+    calls: tuple[Call, ...]
+    outputs: tuple[TensorType, ...]
+    results: tuple[Storage, ...]
+
+    def size(self, storage: Storage) -> int:
+        """Bytes of a storage."""
+        if storage.space == "weight":
+            return self.weights[storage.number]
+        return size((self.inputs if storage.space == "input" else self.buffers)[storage.number])
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The calls for the manifest: kernel, operators, path, macs, and the bytes of all operands and results."""
+        return [
+            {
+                "kernel": call.kernel,
+                "operators": call.title,
+                "path": call.path,
+                "macs": call.macs,
+                "bytes": sum(map(self.size, (*call.operands, *call.results))),
+            }
+            for call in self.calls
+        ]
+
+
+def size(type: TensorType) -> int:
+    """Bytes of a tensor as it is stored."""
+    return math.prod(type.physical) * DTYPES[type.dtype]
+
+
+def aligned(position: int, alignment: int = 64) -> int:
+    """The next multiple of `alignment` bytes: what kernels take every tensor to begin at."""
+    return -(-position // alignment) * alignment
+
+
+def offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where runs of these sizes lie one behind the other, each aligned, and where the last one ends."""
+    places, end = [], 0
+    for run in sizes:
+        places.append(aligned(end))
+        end = places[-1] + run
+    return places, end

@@ -1,0 +1,85 @@
+"""The memory plan: buffers that live at the same time share no byte, and the arena is close to what must be."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specc.backends.tvm.memory import Place, Slot, assign, plan
+from specc.backends.tvm.program import Call, Program, Storage, aligned
+from specc.ir.types import TensorType
+
+
+@st.composite
+def slots(draw: st.DrawFn) -> list[Slot]:
+    calls = draw(st.integers(1, 12))
+    found = []
+    for _ in range(draw(st.integers(0, 12))):
+        first = draw(st.integers(0, calls - 1))
+        found.append(Slot(draw(st.integers(0, 1000)), first, draw(st.integers(first, calls - 1))))
+    return found
+
+
+@given(slots())
+def test_slots_that_meet_do_not_overlap(given: list[Slot]) -> None:
+    offsets = assign(given)
+    assert all(offset % 64 == 0 for offset in offsets)
+    for i, (a, at) in enumerate(zip(given, offsets)):
+        for b, bt in zip(given[:i], offsets[:i]):
+            assert not a.meets(b) or at + a.size <= bt or bt + b.size <= at or not (a.size and b.size)
+
+
+def chain(*sizes: int, overwrites: tuple[int, ...] = ()) -> Program:
+    """Calls one after the other, each of the last one's result."""
+    types = [TensorType((size // 4,)) for size in sizes]
+    places = [Storage("input", 0), *(Storage("buffer", i) for i in range(len(sizes) - 1))]
+    calls = tuple(
+        Call("k", (a,), (b,), overwrites if sizes[i] == sizes[i + 1] else ())
+        for i, (a, b) in enumerate(pairwise(places))
+    )
+    return Program("n", ("x",), ("y",), (types[0],), (), tuple(types[1:]), calls, (types[-1],), (places[-1],))
+
+
+def test_a_chain_needs_its_two_largest_neighbours() -> None:
+    planned = plan(chain(64, 256, 512, 128, 128, 64))
+    assert planned.arena == planned.least == 256 + 512
+    assert planned.places[Storage("buffer", 4)] == Place("output", 0)
+    assert not planned.copies
+
+
+def test_a_pointwise_call_writes_in_place() -> None:
+    apart, together = plan(chain(64, 256, 256, 256, 64)), plan(chain(64, 256, 256, 256, 64, overwrites=(0,)))
+    assert apart.arena == 512
+    assert together.arena == 256
+    assert together.places[Storage("buffer", 0)] == together.places[Storage("buffer", 2)]
+
+
+def test_what_is_read_later_is_not_overwritten() -> None:
+    a, b, c = (Storage("buffer", i) for i in range(3))
+    x, type = Storage("input", 0), TensorType((16,))
+    calls = (Call("k", (x,), (a,)), Call("k", (a,), (b,), (0,)), Call("k", (a, b), (c,), (0, 1)))
+    planned = plan(Program("n", ("x",), ("y",), (type,), (), (type,) * 3, calls, (type,), (c,)))
+    assert planned.places[a] != planned.places[b]
+    assert planned.arena == 128
+
+
+def test_outputs_that_nobody_computes_in_place_are_copied() -> None:
+    x, w, a, type = Storage("input", 0), Storage("weight", 0), Storage("buffer", 0), TensorType((16,))
+    program = Program(
+        "n", ("x",), ("p", "q", "r", "s"), (type,), (64,), (type,), (Call("k", (x,), (a,)),), (type,) * 4, (x, w, a, a)
+    )
+    planned = plan(program)
+    assert planned.places[a] == Place("output", 2)
+    assert planned.copies == ((0, x), (1, w), (3, a))
+    assert planned.arena == 0
+
+
+@given(slots())
+def test_the_arena_is_never_below_what_must_be_and_seldom_far_above(given: list[Slot]) -> None:
+    offsets = assign(given)
+    arena = max((offset + slot.size for offset, slot in zip(offsets, given)), default=0)
+    calls = max((slot.last for slot in given), default=0) + 1
+    least = max(sum(slot.size for slot in given if slot.first <= call <= slot.last) for call in range(calls))
+    assert least <= arena <= sum(aligned(slot.size) for slot in given)
