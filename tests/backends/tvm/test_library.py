@@ -160,7 +160,7 @@ def test_a_group_of_several_results(tmp_path: Path) -> None:
     lowered = lower(graph, NATIVE, {})
     assert len(lowered.kernels) == 1
     array = np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4)
-    found = run(build(lowered, NATIVE), lowered.weights, [array], tmp_path)
+    found = runtime.Model(build(lowered, NATIVE), lowered.weights).run([array])
     for a, b in zip(found, evaluate(graph, {}, {"x": array}), strict=True):
         assert np.abs(a - b).max() < 1e-6
 
