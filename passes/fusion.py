@@ -128,7 +128,7 @@ def _joins(graph: Graph, identity: int, operand: Value, anchors: dict[int, str],
 def _is_small_product(graph: Graph, identity: int, operand: Value, frozen: frozenset[int]) -> bool:
     """Whether a node is a small product of weights with a tensor that has neither height nor width."""
     node, operands = graph.node(identity), graph.operands(identity)
-    shape = graph.type(operand).concrete
+    shape = graph.type(operand).shape
     if node.record.macs is None or operands[0] != operand or any(extent != 1 for extent in shape[2:]):
         return False
     if not all(o.node in frozen for o in operands[1:]):

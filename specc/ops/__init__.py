@@ -39,6 +39,10 @@ def infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[Tensor
             raise Illegal(f"`{record.name}` takes elements of type {taken}, not {t.dtype}", operand=position)
     if len(dtypes := {t.dtype for t in types}) > 1:
         raise Illegal(f"the operands are of different element types: {' and '.join(sorted(dtypes))}")
+    if not (record.elementwise or "blocks" in record.traits):
+        for position, t in enumerate(types):
+            if t.layout:
+                raise Illegal(f"`{record.name}` takes the plain layout, not {t.layout}", operand=position)
     return record.infer(types, attrs)
 
 

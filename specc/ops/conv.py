@@ -175,5 +175,6 @@ RECORDS = (
         weights=2,
         compute=_compute,
         macs=_macs,
+        traits=frozenset({"blocks"}),
     ),
 )

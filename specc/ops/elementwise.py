@@ -36,8 +36,8 @@ def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     if len(layouts) > 1:
         raise Illegal(f"the operands lie in different layouts: {' and '.join(sorted(layouts))}")
     for position, t in enumerate(types):
-        # A tensor without extent in height and width is read by channel, however it lies.
-        if layouts and not t.layout and t.rank == 4 and t.shape[2:] != (1, 1):
+        # However it lies, a tensor without height and width is read by channel, and one of one channel by place.
+        if layouts and not t.layout and t.rank == 4 and t.shape[2:] != (1, 1) and t.shape[1] != 1:
             raise Illegal(f"{t} lies plainly beside an operand in {next(iter(layouts))}", operand=position)
     return (TensorType(broadcast(types), types[0].dtype, *layouts),)
 

@@ -120,6 +120,7 @@ RECORDS = (
         arguments=_ARGUMENTS,
         spell=_spell,
         compute=_max_compute,
+        traits=frozenset({"blocks"}),
     ),
     Operator(
         "avg_pool2d",
@@ -132,5 +133,6 @@ RECORDS = (
         arguments=(*_ARGUMENTS, _COUNT),
         spell=_spell,
         compute=_avg_compute,
+        traits=frozenset({"blocks"}),
     ),
 )

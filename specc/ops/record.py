@@ -158,4 +158,5 @@ TRAITS: dict[str, str] = {
     "movement": "an element of the result is one of the operand's, at an index that follows from its own",
     "view": "the result holds the operand's elements in the same row-major order",
     "source": "a node without operands",
+    "blocks": "it takes activations in blocks of channels where `infer` does; elementwise operators always do",
 }

@@ -22,10 +22,9 @@ def normal_axes(axes: tuple[int, ...], rank: int, name: str = "axes") -> tuple[i
 def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     (x,) = types
     axes = normal_axes(attrs["axes"], x.rank)
-    if x.layout and axes != (2, 3):
-        raise Illegal(f"a tensor in {x.layout} is reduced over height and width alone, not {list(axes)}")
     if attrs["keep"]:
-        return (TensorType(tuple(1 if a in axes else e for a, e in enumerate(x.shape)), x.dtype, x.layout),)
+        layout = "" if 1 in axes else x.layout  # one channel needs no block
+        return (TensorType(tuple(1 if a in axes else e for a, e in enumerate(x.shape)), x.dtype, layout),)
     return (TensorType(tuple(e for a, e in enumerate(x.shape) if a not in axes), x.dtype),)
 
 
@@ -116,8 +115,6 @@ def _pool_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
 def _softmax_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     (x,) = types
     normal_axes((attrs["axis"],), x.rank, "axis")
-    if x.layout:
-        raise Illegal(f"`softmax` takes the plain layout, not {x.layout}")
     return (x,)
 
 
@@ -169,6 +166,7 @@ RECORDS = (
         _example,
         attributes=_ATTRIBUTES,
         compute=_mean_compute,
+        traits=frozenset({"blocks"}),
     ),
     Operator(
         "sum",
@@ -179,6 +177,7 @@ RECORDS = (
         _example,
         attributes=_ATTRIBUTES,
         compute=_sum_compute,
+        traits=frozenset({"blocks"}),
     ),
     Operator(
         "var_mean",
@@ -199,6 +198,7 @@ RECORDS = (
         _example,
         attributes=_ATTRIBUTES,
         compute=_max_compute,
+        traits=frozenset({"blocks"}),
         elements="number",
     ),
     Operator(
@@ -210,6 +210,7 @@ RECORDS = (
         _pool_example,
         attributes=(_KEEP,),
         compute=lambda k, types, x, keep: _mean_compute(k, types, x, axes=(2, 3), keep=keep),
+        traits=frozenset({"blocks"}),
     ),
     Operator(
         "softmax",
@@ -220,5 +221,6 @@ RECORDS = (
         _softmax_example,
         attributes=(Argument("axis", "int", -1),),
         compute=_softmax_compute,
+        traits=frozenset({"blocks"}),
     ),
 )

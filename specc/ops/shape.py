@@ -82,7 +82,8 @@ def _flatten_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
 
 
 def _permute_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    x = _plain(types, "permute")
+    """The result is plain, however x lies: every element moves in any case."""
+    (x,) = types
     if sorted(attrs["order"]) != list(range(x.rank)):
         raise Illegal(f"{list(attrs['order'])} is not an order of the dimensions of {x}", argument="order")
     return (TensorType(tuple(x.shape[a] for a in attrs["order"]), x.dtype),)
@@ -92,15 +93,25 @@ def _permute_compute(k: Any, types: Types, x: Any, *, order: tuple[int, ...]) ->
     return lambda *i: x(*(i[order.index(axis)] for axis in range(len(order))))
 
 
+def _whole_blocks(layout: str, *channels: Dim) -> bool:
+    """Whether each of these numbers of channels fills its blocks, or nothing lies in blocks."""
+    block = block_of(layout)
+    return not block or all(isinstance(extent, int) and extent % block == 0 for extent in channels)
+
+
 def _concat_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    x = _plain(types, "concat")
+    x = types[0]
     (axis,) = normal_axes((attrs["axis"],), x.rank, "axis")
+    if len({t.layout for t in types}) > 1:
+        raise Illegal("the operands lie in different layouts")
+    if axis == 1 and not _whole_blocks(x.layout, *(t.shape[1] for t in types[:-1] if t.rank > 1)):
+        raise Illegal(f"what is in front of another operand does not fill its blocks of {x.layout}")
     total: Dim = 0
     for position, t in enumerate(types):
         if t.rank != x.rank or any(a != b for i, (a, b) in enumerate(zip(x.shape, t.shape)) if i != axis):
             raise Illegal(f"{x} and {t} differ beside dimension {axis}", operand=position)
         total = total + t.shape[axis]
-    return (TensorType((*x.shape[:axis], total, *x.shape[axis + 1 :]), x.dtype),)
+    return (TensorType((*x.shape[:axis], total, *x.shape[axis + 1 :]), x.dtype, x.layout),)
 
 
 def _concat_reference(*xs: Any, axis: int) -> Any:
@@ -141,17 +152,19 @@ def _expand_compute(k: Any, types: Types, x: Any, *, shape: tuple[Dim, ...]) -> 
 
 
 def _slice_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    x = _plain(types, "slice")
+    (x,) = types
     (axis,) = normal_axes((attrs["axis"],), x.rank, "axis")
     start, stop, step = attrs["start"], attrs["stop"], attrs["step"]
     extent = x.shape[axis]
+    if axis == 1 and x.layout and (step != 1 or not _whole_blocks(x.layout, start)):
+        raise Illegal(f"a part of {x.layout} begins with a block and leaves none of its channels out")
     if step < 1:
         raise Illegal(f"`step` is at least 1, not {step}", argument="step")
     known = all(isinstance(v, int) for v in (start, stop, extent))
     if known and not 0 <= start < stop <= extent:
         raise Illegal(f"{start} to {stop} is no part of dimension {axis}, whose extent is {extent}", argument="stop")
     length = floordiv(stop - start + (step - 1), step)
-    return (TensorType((*x.shape[:axis], length, *x.shape[axis + 1 :]), x.dtype),)
+    return (TensorType((*x.shape[:axis], length, *x.shape[axis + 1 :]), x.dtype, x.layout),)
 
 
 def _slice_reference(x: Any, *, axis: int, start: int, stop: int, step: int) -> Any:
@@ -164,12 +177,14 @@ def _slice_compute(k: Any, types: Types, x: Any, *, axis: int, start: int, stop:
 
 
 def _pad_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    x = _plain(types, "pad")
+    (x,) = types
     before, after = attrs["before"], attrs["after"]
     for name, pads in (("before", before), ("after", after)):
         if len(pads) != x.rank or any(isinstance(p, int) and p < 0 for p in pads):
             raise Illegal(f"`{name}` is {x.rank} extents of at least 0, not {list(pads)}", argument=name)
-    return (TensorType(tuple(e + b + a for e, b, a in zip(x.shape, before, after)), x.dtype),)
+    if x.layout and (before[1] or after[1]) and not _whole_blocks(x.layout, before[1], x.shape[1]):
+        raise Illegal(f"channels are added to {x.layout} in whole blocks")
+    return (TensorType(tuple(e + b + a for e, b, a in zip(x.shape, before, after)), x.dtype, x.layout),)
 
 
 def _pad_reference(x: Any, *, before: tuple[int, ...], after: tuple[int, ...], value: float) -> Any:
@@ -287,7 +302,7 @@ RECORDS = (
         attributes=(Argument("order", "ints"),),
         compute=_permute_compute,
         elements="any",
-        traits=frozenset({"movement"}),
+        traits=frozenset({"blocks", "movement"}),
     ),
     Operator(
         "concat",
@@ -298,6 +313,7 @@ RECORDS = (
         _concat_example,
         attributes=(Argument("axis", "int", 1),),
         compute=_concat_compute,
+        traits=frozenset({"blocks"}),
         elements="any",
     ),
     Operator(
@@ -327,7 +343,7 @@ RECORDS = (
         ),
         compute=_slice_compute,
         elements="any",
-        traits=frozenset({"movement"}),
+        traits=frozenset({"blocks", "movement"}),
     ),
     Operator(
         "pad",
@@ -338,6 +354,7 @@ RECORDS = (
         _pad_example,
         attributes=(Argument("before", "ints"), Argument("after", "ints"), Argument("value", "float", 0.0)),
         compute=_pad_compute,
+        traits=frozenset({"blocks"}),
         elements="any",
     ),
     Operator(
@@ -352,6 +369,7 @@ RECORDS = (
         ),
         attributes=(Argument("layout", "str"),),
         compute=lambda k, types, x, layout: x,
+        traits=frozenset({"blocks"}),
         elements="any",
     ),
 )
