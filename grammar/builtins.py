@@ -126,6 +126,11 @@ def _float(x: Value) -> Value:
     return float(_real(x, "`float`"))
 
 
+def _str(x: Value) -> Value:
+    """The text of an integer: names such as `self["layer" + str(i)]` are made of it."""
+    return x if isinstance(x, str) else str(known_int(x, "`str`"))
+
+
 def _log2(x: Value) -> Value:
     """The logarithm of x to the base 2."""
     number = _real(x, "`log2`")
@@ -154,6 +159,7 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "int": _int,
     "float": _float,
     "log2": _log2,
+    "str": _str,
     "abs": _abs,
 }
 """Every compile-time function, by its name in the language."""

@@ -171,6 +171,7 @@ def test_what_is_known_of_symbolic_dimensions_decides() -> None:
         ("ceil(7 / 2) + floor(7 / 2)", 7),
         ("abs(-4) + max(1, 2, 3) + min([4, 5])", 11),
         ("int(log2(512)) + ceil(log2(5))", 12),
+        ('len("layer" + str(10))', 7),
         ("sum([1, 2, 3]) + len([1, 2] * 2 + [3])", 11),
         ("sum([i * j for i, j in zip([1, 2], [3, 4])])", 11),
         ("sum([i for i in range(10) if i % 2 == 0])", 20),

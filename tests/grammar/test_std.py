@@ -13,6 +13,13 @@ from specc.ir.verify import verify
 
 IMAGE = "x: [n = 1, 8, h = 8, w = 8]"
 BATCH_NORM = ["running_mean", "running_var", "weight", "bias"]
+
+
+def both(name: str) -> list[str]:
+    """The keys of something with weight and bias."""
+    return [f"{name}.weight", f"{name}.bias"]
+
+
 CASES = {
     "ConvBN": ("conv", IMAGE, "ConvBN(x, 12, k=3, s=2)", ["c.weight", *(f"bn.{r}" for r in BATCH_NORM)]),
     "ConvBNAct": ("conv", IMAGE, "ConvBNAct(x, 12, act=gelu)", ["0.weight", *(f"1.{r}" for r in BATCH_NORM)]),
@@ -74,6 +81,28 @@ CASES = {
             f"{part}.{role}"
             for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
             for role in ("weight", "bias")
+        ],
+    ),
+    "ClassifierHead": ("linear", IMAGE, "ClassifierHead(x, 4)", [*both("norm"), *both("fc")]),
+    "ConvMlp": ("linear", IMAGE, "ConvMlp(x, 16)", [*both("fc1"), *both("fc2")]),
+    "LayerScale": ("linear", "x: [n = 1, l = 5, 8]", "LayerScale(x)", ["gamma"]),
+    "GlobalResponseNorm": ("channel", "x: [n = 1, h = 3, w = 4, 8]", "GlobalResponseNorm(x)", ["weight", "bias"]),
+    "Excite": ("mobile", IMAGE, "Excite(x, 4)", [*both("conv_reduce"), *both("conv_expand")]),
+    "SeparableResidual": (
+        "mobile",
+        IMAGE,
+        "SeparableResidual(x, 8)",
+        ["conv_dw.weight", "conv_pw.weight", *(f"{bn}.{r}" for bn in ("bn1", "bn2") for r in BATCH_NORM)],
+    ),
+    "InvertedResidual": (
+        "mobile",
+        IMAGE,
+        "InvertedResidual(x, 12, 24, k=5, s=2, act=silu)",
+        [
+            "conv_pw.weight",
+            "conv_dw.weight",
+            "conv_pwl.weight",
+            *(f"{bn}.{r}" for bn in ("bn1", "bn2", "bn3") for r in BATCH_NORM),
         ],
     ),
     "Mlp": (

@@ -1,6 +1,7 @@
 """The implementations that the zoo is compared with, by the names that examples/index.toml gives them.
 
 timm:resnet18        timm.create_model("resnet18", **options)
+timm:mlp_mixer.MlpMixer    the class, where the function above leaves no choice
 torchvision:vgg16    torchvision.models.vgg16(**options)
 here:espcn.Espcn     the class Espcn of references/espcn.py, where no library has the network
 """
@@ -11,6 +12,7 @@ import ast
 import importlib
 import inspect
 import io
+import sys
 import textwrap
 import tokenize
 from collections.abc import Mapping
@@ -24,7 +26,10 @@ def build(timm: Any, name: str, options: Mapping[str, Any] | None = None, device
     """The reference `library:model`, in evaluation mode; on the device `meta`, its weights have shapes alone."""
     library, _, model = name.partition(":")
     with torch.device(device):
-        if library == "timm":
+        if library == "timm" and "." in model:
+            module, _, kind = model.partition(".")
+            made = getattr(importlib.import_module(f"timm.models.{module}"), kind)(**(options or {}))
+        elif library == "timm":
             made = timm.create_model(model, **(options or {}))
         elif library == "torchvision":
             made = getattr(importlib.import_module("torchvision.models"), model)(weights=None, **(options or {}))
@@ -37,11 +42,23 @@ def build(timm: Any, name: str, options: Mapping[str, Any] | None = None, device
     return made.eval()
 
 
-def lines(model: nn.Module) -> int:
-    """Lines of Python in the classes of the model's modules, those of torch and of a library's layers left out."""
+def lines(timm: Any, name: str, options: Mapping[str, Any] | None = None) -> int:
+    """Lines of Python that make up the reference.
+
+    These are the classes of its modules, those of torch and of a library's layers left out, and the functions beside
+    these classes that run while it is built.
+    """
+    ran: set[Any] = set()
+    sys.setprofile(lambda frame, event, _: ran.add(frame.f_code) if event == "call" else None)
+    try:
+        model = build(timm, name, options, device="meta")
+    finally:
+        sys.setprofile(None)
     classes = {kind for module in model.modules() for kind in type(module).__mro__}
     own = [kind for kind in classes if not kind.__module__.startswith(("torch.", "timm.layers", "builtins", "typing"))]
-    return sum(_code_lines(inspect.getsource(kind)) for kind in own)
+    files = {inspect.getfile(kind) for kind in own}
+    beside = [code for code in ran if code.co_filename in files and code.co_qualname.isidentifier()]
+    return sum(_code_lines(inspect.getsource(part)) for part in [*own, *beside])
 
 
 def _code_lines(source: str) -> int:

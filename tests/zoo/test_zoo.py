@@ -82,7 +82,9 @@ def named_as_the_reference(timm: Any, name: str, variant: str, with_lines: bool 
     }
     assert {key: type_.shape for key, type_ in report.graph.checkpoint.items()} == expected
     if with_lines:
-        assert reference.lines(model) == entry.lines, "`lines` of the index"
+        assert reference.lines(timm, entry.variants[variant], entry.options.get(variant)) == entry.lines, (
+            "`lines` of the index"
+        )
         assert entry.spec_lines <= entry.lines, "a spec is no longer than its reference"
 
 
