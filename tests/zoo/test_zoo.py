@@ -208,7 +208,7 @@ def test_zoo_compares_lengths(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_network_of_the_zoo_is_a_spec_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["show", "zoo:vit/tiny", "--depth", "0"]) == 0
     assert "5.72M parameters" in capsys.readouterr().out
-    assert specc.load("zoo:vit/tiny").name == "ViT.tiny"
+    assert specc.load("zoo:vit/tiny").name == "ViT_tiny"
 
 
 @pytest.mark.parametrize(
