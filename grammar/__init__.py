@@ -3,7 +3,8 @@
 In the order of the data: `specc.lark` and `layout` (tokens, lines), `parse` (text to the classes of `syntax`),
 `modules` (files and `use`), `contents` (networks and variants), `names` (what every name means), `network` and
 `elaborate` (blocks at work), `expressions`, `operators`, `shapes` (values, nodes, dimensions), `check`. `printer` and
-`wrap` go back from a syntax tree to text, `comments` and `format` keep what the tree does not hold.
+`wrap` go back from a syntax tree to text, `writer` from a graph to a syntax tree, `comments` and `format` keep what
+the tree does not hold.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from specc.grammar.modules import Program, load_program
 from specc.grammar.network import elaborate, static_problems
 from specc.grammar.parse import parse
 from specc.grammar.printer import print_file
+from specc.grammar.writer import write_graph
 from specc.ir.graph import Graph
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "parse",
     "print_file",
     "spec_closure",
+    "write_graph",
 ]
 
 

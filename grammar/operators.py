@@ -20,13 +20,13 @@ from specc.ir.graph import Value as GraphValue
 from specc.ops.record import REQUIRED, Illegal, Operator, Spelling
 
 _ARITHMETIC = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
-_INTERNAL = frozenset({"convert_layout"})
+_INTERNAL = frozenset({"input", "param", "convert_layout"})
 
 
 @cache
 def names() -> tuple[str, ...]:
     """The operators that a spec can call."""
-    return tuple(n for n, record in ops.OPERATORS.items() if "source" not in record.traits and n not in _INTERNAL)
+    return tuple(name for name in ops.OPERATORS if name not in _INTERNAL)
 
 
 def find(name: str) -> Operator | None:

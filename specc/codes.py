@@ -64,6 +64,7 @@ CODES: dict[str, str] = {
     "S0708": "an unknown pass, or an unknown option of one",
     "S0709": "an option of a pass with an illegal value",
     "S0710": "an entry point that is no pass",
+    "S0711": "a graph that no spec can say",
     "S0801": "an unknown target",
     "S0802": "no target fits this machine",
     "S0803": "the linker is missing or fails",

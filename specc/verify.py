@@ -27,7 +27,6 @@ from specc.diagnostics import Diagnostic, Label
 from specc.driver import Observer, Progress, Weights, compile, find_weights, interface, reference
 from specc.files import replacing
 from specc.ir.graph import Graph, specialize
-from specc.ir.text import print_graph
 from specc.ir.verify import verify as check_invariants
 from specc.passes.registry import Pass, pipeline
 from specc.reduce import reduce
@@ -76,7 +75,7 @@ def verify(
     """One verdict for each pass (with `per_pass`) and one for the artifact; the first that does not hold ends it.
 
     With the folder `reduce_to`, the graph behind which the first pass goes wrong is made as small as can be found, and
-    written there as text with its weights and inputs.
+    written there as a spec with its weights and inputs.
     """
     from specc.backends.torch import evaluate
 
@@ -129,6 +128,7 @@ def write_reduced(
 ) -> str:
     """Reduces a graph that `transformation` breaks, writes it to `folder`; a note that says what was found."""
     from specc.backends.torch import evaluate
+    from specc.grammar import write_graph
     from specc.weights import random_inputs, random_weights, write_safetensors
 
     def data(part: Graph) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -148,15 +148,16 @@ def write_reduced(
     smallest = reduce(graph, fails, lambda nodes: told(Progress("reduce", total - nodes, total)))
     used, given = data(smallest)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "graph.txt") as file:
-        file.write(print_graph(smallest).encode())
+    story = f"The smallest part of {graph.name} found that {transformation} changes."
+    spec = write_graph(smallest, story)
+    with replacing(folder / "reduced.specc") as file:
+        file.write(spec.encode())
     write_safetensors(folder / "weights.safetensors", used)
     with replacing(folder / "inputs.npz") as file:
         np.savez(file, **given)  # type: ignore[arg-type]
     nodes = len(smallest.live())
-    return (
-        f"the smallest graph found that it changes has {nodes} of {total} nodes, and stands in {folder / 'graph.txt'}"
-    )
+    where = folder / "reduced.specc"
+    return f"the smallest graph found that it changes has {nodes} of {total} nodes, and stands in {where}"
 
 
 @dataclass

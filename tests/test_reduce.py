@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 
+from specc import driver
 from specc.backends.torch import evaluate
 from specc.cli import execute
 from specc.compare import difference
 from specc.ir.graph import Graph, Value, specialize
-from specc.ir.text import parse_graph
 from specc.passes import branches, reparam, rewrite
 from specc.passes.regions import Region
 from specc.passes.registry import Canonicalize, Pass
 from specc.passes.rewrite import Journal, Match, Op, Rule, Var
 from specc.reduce import reduce
 from specc.verify import PASS_TOLERANCE, verify
-from specc.weights import random_inputs, random_weights
+from specc.weights import match, random_inputs, random_weights, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,16 @@ def test_a_mistake_is_shown_by_at_most_three_operators(mistake: str, tmp_path: P
     assert not verdict.holds
     assert verdict.diagnostic is not None
     assert str(tmp_path) in verdict.diagnostic.notes[-1]
-    smallest = parse_graph((tmp_path / "graph.txt").read_text())
+    smallest = driver.load(tmp_path / "reduced.specc")
     assert len(smallest.live()) <= 3
-    assert {path.name for path in tmp_path.iterdir()} == {"graph.txt", "inputs.npz", "weights.safetensors"}
-    weights, inputs = random_weights(smallest), random_inputs(smallest)
+    assert {path.name for path in tmp_path.iterdir()} == {"reduced.specc", "inputs.npz", "weights.safetensors"}
+    weights, inputs = (
+        match(smallest, read_checkpoint(tmp_path / "weights.safetensors")),
+        np.load(tmp_path / "inputs.npz"),
+    )
+    assert all(v.holds for v in verify(smallest, weights=weights, per_pass=True, passes=(Canonicalize(),)))
+    *_, again = verify(smallest, weights=weights, per_pass=True, passes=(Swap(mistake),))
+    assert not again.holds
     apart = [
         difference(a, b)
         for a, b in zip(evaluate(Swap(mistake)(smallest), weights, inputs), evaluate(smallest, weights, inputs))
