@@ -17,7 +17,7 @@ from specc.grammar.parameters import declare
 from specc.grammar.printer import print_expression, print_type
 from specc.grammar.scope import Argument, Place, Scope
 from specc.grammar.session import DEEPEST_CALLS, Session
-from specc.grammar.shapes import bind_dimensions, check_dimensions, check_rank, check_result
+from specc.grammar.shapes import bind_dimensions, check_dimensions, check_form, check_result
 from specc.grammar.suggest import suggest
 from specc.grammar.values import Block, Family, Poison, Poisoned, Tensor, Value, fit, is_integer, kind, show
 from specc.ir.graph import MergeClaim
@@ -115,7 +115,7 @@ class Elaborator(Evaluator):
                 scope.names[parameter.name] = self.fit(argument.value, parameter, argument.span)
         compile_time = compile_time_names(scope.definition)
         for parameter, tensor, where in tensors:
-            check_rank(self, scope, parameter, tensor, where)
+            check_form(self, scope, parameter, tensor, where)
             bind_dimensions(self, scope, parameter, tensor, where, compile_time)
         self.bind_defaults(scope)
         for parameter, tensor, where in tensors:

@@ -13,6 +13,7 @@ from specc.grammar import syntax as s
 from specc.grammar.expressions import WORDS
 from specc.grammar.modules import Module, Program
 from specc.grammar.values import PLAIN_TYPES
+from specc.ir.types import DTYPES
 
 
 def unresolved(program: Program) -> list[Diagnostic]:
@@ -66,12 +67,17 @@ class _Reader:
                 if parameter.default is not None:
                     yield from self._expression(parameter.default, local)
             for result in definition.results:
+                yield from self._type(result)
                 for dimension in result.dimensions:
                     yield from self._expression(dimension.size, local, "; `_` stands for any extent")
             yield from self._statements(definition.body, local | s.assigned_names(definition.body))
 
     def _type(self, type_: s.Type) -> Iterator[Diagnostic]:
         match type_:
+            case s.Tensor(_, s.Element(name) as element) if name not in DTYPES:
+                notes = did_you_mean(name, DTYPES) or (f"there are {', '.join(DTYPES)}",)
+                message = f"no tensor has elements of type `{name}`"
+                yield Diagnostic("S0105", message, (Label(element.span),), notes)
             case s.PlainType(name) if name not in PLAIN_TYPES:
                 there_are = (f"there are {', '.join(PLAIN_TYPES)}, list[...], [n, c, h, w]",)
                 notes = did_you_mean(name, PLAIN_TYPES) or there_are
@@ -92,6 +98,7 @@ class _Reader:
                 case s.Param(_, target, type_, init):
                     for index in target.indices:
                         yield from self._expression(index, local)
+                    yield from self._type(type_)
                     for dimension in type_.dimensions:
                         yield from self._expression(dimension.size, local)
                     yield from _extent_defaults([type_], "a parameter has the extents that it has")

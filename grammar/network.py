@@ -134,7 +134,7 @@ class _Builder:
                 if dimension.default is not None:
                     self._default(dimension)
                 shape.append(extent)
-            type_ = TensorType(tuple(shape))
+            type_ = TensorType(tuple(shape), parameter.type.dtype)
             value = self.session.graph.input(parameter.name, type_, parameter.span)
             self.scope.names[parameter.name] = Tensor(value, type_, parameter.span)
         if not self.session.graph.inputs:

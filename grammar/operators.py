@@ -19,7 +19,21 @@ from specc.ir.dims import Symbolic
 from specc.ir.graph import Value as GraphValue
 from specc.ops.record import REQUIRED, Illegal, Operator, Spelling
 
-_ARITHMETIC = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
+_ARITHMETIC = {
+    "+": "add",
+    "-": "sub",
+    "*": "mul",
+    "/": "div",
+    "//": "floor_div",
+    "%": "remainder",
+    "**": "pow",
+    "<": "less",
+    "<=": "less_equal",
+    ">": "greater",
+    ">=": "greater_equal",
+    "==": "equal",
+    "!=": "not_equal",
+}
 _INTERNAL = frozenset({"input", "param", "convert_layout"})
 
 
@@ -46,7 +60,7 @@ def arithmetic(
     """`a + b` and the like, where at least one of the two is a tensor."""
     if symbol not in _ARITHMETIC:
         what = " and ".join(kind(argument.value) for argument in arguments)
-        note = "tensors are added, subtracted, multiplied and divided; operators such as `maximum` do the rest"
+        note = "between tensors there are + - * / // % ** and comparisons; operators such as `logical_and` do the rest"
         raise session.problem("S0402", f"`{symbol}` does not apply to {what}", Label(span), notes=[note])
     for argument in arguments:
         if not isinstance(argument.value, Tensor) and not _scalar(argument.value):
@@ -163,9 +177,8 @@ def _node(
 ) -> tuple[Tensor, ...]:
     record, graph = ops.get(name), session.graph
     arguments = {key: _plain(argument.value) for key, argument in given.items()}
-    dtype = next((o.value.type.dtype for o in operands if isinstance(o.value, Tensor)), "float32")
-    values = [_graph_value(session, operand, dtype) for operand in operands]
     try:
+        values = _graph_values(session, record, operands)
         types = [graph.type(value) for value in values]
         spelling = ops.spell(record, types, arguments)
         for weight in spelling.weights:
@@ -281,8 +294,19 @@ def _plain(value: Value) -> Value:
     return value.listed() if isinstance(value, Family) else value
 
 
-def _graph_value(session: Session, operand: Argument, dtype: str) -> GraphValue:
-    if isinstance(operand.value, Tensor):
-        return operand.value.value
-    assert isinstance(operand.value, (int, float))
-    return session.graph.constant(float(operand.value), dtype=dtype, span=operand.span)
+def _graph_values(session: Session, record: Operator, operands: list[Argument]) -> list[GraphValue]:
+    """The operands in the graph; a number has the element type of the tensors that it must agree with."""
+    classes = record.classes(len(operands))
+    known = {c: o.value.type.dtype for c, o in reversed(list(zip(classes, operands))) if isinstance(o.value, Tensor)}
+    values = []
+    for position, (key, operand) in enumerate(zip(classes, operands)):
+        if isinstance(operand.value, Tensor):
+            values.append(operand.value.value)
+            continue
+        assert isinstance(operand.value, (int, float))
+        try:
+            number = float(operand.value)
+            values.append(session.graph.constant(number, dtype=known.get(key, "float32"), span=operand.span))
+        except Illegal as illegal:
+            raise Illegal(illegal.reason, operand=position) from None
+    return values

@@ -26,7 +26,11 @@ def declare(evaluator: Evaluator, scope: Scope, statement: s.Param, indices: lis
         labels = [Label(scope.place.nameless), Label(statement.span, "the parameter of this")]
         notes = ["give this call a line of its own: `name = ...`"]
         raise session.problem("S0205", "this call has weights and no name", *labels, notes=notes)
-    type_ = TensorType(tuple(_extent(evaluator, scope, dimension) for dimension in statement.type.dimensions))
+    shape = tuple(_extent(evaluator, scope, dimension) for dimension in statement.type.dimensions)
+    type_ = TensorType(shape, statement.type.dtype)
+    if statement.kind == "param" and not type_.dtype.startswith("float"):
+        message = f"a `param` is trained, and {type_.dtype} is not; it is a `buffer`"
+        raise session.problem("S0401", message, Label(statement.type.span))
     session.bound_size(type_, statement.span)
     init = _init(evaluator, scope, statement.init, type_)
     key = join(scope.place.path, slot)
@@ -60,6 +64,8 @@ def _init(evaluator: Evaluator, scope: Scope, init: s.Initializer | None, type_:
         raise session.problem("S0403", f"`{init.name}` {takes}", label)
     if init.name == "kaiming" and type_.rank < 2:
         raise session.problem("S0302", f"`kaiming` is for two dimensions or more, and this is {type_}", label)
+    if init.name not in ("zeros", "ones") and not type_.dtype.startswith("float"):
+        raise session.problem("S0302", f"`{init.name}` draws numbers with fractions, and this is {type_}", label)
     if init.argument is None:
         return init.name
     value = evaluator.evaluate(init.argument, scope)

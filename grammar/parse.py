@@ -173,7 +173,11 @@ class Build(Transformer[Token, Any]):
         return s.ChoiceType(tuple(self._unescape(token, str(token)[1:-1]) for token in children), span=span)
 
     def tensor(self, span: Span, children: list[Any]) -> s.Tensor:
-        return s.Tensor(tuple(_given(children)), span=span)
+        *dimensions, element = children
+        return s.Tensor(tuple(_given(dimensions)), element, span=span)
+
+    def element(self, span: Span, children: list[Any]) -> s.Element:
+        return s.Element(str(children[0]), span=span)
 
     def dimension(self, span: Span, children: list[Any]) -> s.Dimension:
         return s.Dimension(children[0], span=span)

@@ -131,8 +131,8 @@ def _parameter(parameter: s.Parameter) -> Doc:
 
 def _results(results: tuple[s.Tensor, ...]) -> Doc:
     if len(results) < 2:
-        return (" -> ", _tensor(results[0])) if results else ()
-    items = [Item((_tensor(result),), result.span) for result in results]
+        return (" -> ", *_tensor(results[0])) if results else ()
+    items = [Item(_tensor(result), result.span) for result in results]
     return (" -> ", Group("(", items, ")", results[0].span.to(results[-1].span), trailing=False))
 
 
@@ -150,7 +150,7 @@ def print_type(type_: s.Type) -> str:
 def _type(type_: s.Type) -> Doc:
     match type_:
         case s.Tensor():
-            return (_tensor(type_),)
+            return _tensor(type_)
         case s.PlainType(name):
             return (name,)
         case s.ListType(element):
@@ -161,8 +161,9 @@ def _type(type_: s.Type) -> Doc:
             return (" | ".join(map(_string, options)),)
 
 
-def _tensor(tensor: s.Tensor) -> Group:
-    return Group("[", [Item(_dimension(d), d.span) for d in tensor.dimensions], "]", tensor.span)
+def _tensor(tensor: s.Tensor) -> Doc:
+    shape = Group("[", [Item(_dimension(d), d.span) for d in tensor.dimensions], "]", tensor.span)
+    return (shape, f" {tensor.element.name}") if tensor.element else (shape,)
 
 
 def _dimension(dimension: s.Dimension) -> Doc:
@@ -202,7 +203,7 @@ def _simple(statement: s.Assign | s.Param | s.Require | s.Ensure | s.Return) -> 
             yield from _expression(value)
         case s.Param(word, target, type_, init):
             yield f"{word} {_target(target)}: "
-            yield _tensor(type_)
+            yield from _tensor(type_)
             if init is not None:
                 yield f" init {init.name}"
                 yield "" if init.argument is None else f"({print_expression(init.argument)})"

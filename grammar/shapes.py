@@ -15,9 +15,17 @@ from specc.grammar.values import Poisoned, Tensor, is_integer, kind, show, show_
 from specc.ir.dims import Dim, Symbolic
 
 
-def check_rank(evaluator: Evaluator, scope: Scope, parameter: s.Parameter, tensor: Tensor, span: Span) -> None:
-    """Raises S0303 where the tensor has another number of dimensions than the parameter's type."""
+def check_form(evaluator: Evaluator, scope: Scope, parameter: s.Parameter, tensor: Tensor, span: Span) -> None:
+    """Raises S0303 where the tensor has another number of dimensions, or other elements, than the parameter's type."""
     assert isinstance(parameter.type, s.Tensor)
+    if parameter.type.dtype != tensor.type.dtype:
+        message = (
+            f"`{parameter.name}` of `{scope.definition.name}` holds {parameter.type.dtype}, "
+            f"{print_type(parameter.type)}; this tensor holds {tensor.type.dtype}"
+        )
+        labels = [Label(span, show_shape(tensor.type)), Label(parameter.span, "declared here")]
+        notes = [] if parameter.type.element else ["without an element type behind its shape, a tensor is float32"]
+        raise evaluator.session.problem("S0303", message, *labels, notes=notes)
     wanted, found = len(parameter.type.dimensions), tensor.type.rank
     if wanted != found:
         message = (
@@ -90,8 +98,9 @@ def check_result(evaluator: Evaluator, scope: Scope, declared: s.Tensor, value: 
         return
     shape = value.type.shape
     fits = len(wanted) == len(shape) and all(w is None or w == e for w, e in zip(wanted, shape, strict=True))
-    if not fits:
+    if not fits or value.type.dtype != declared.dtype:
         expected = f"[{', '.join('_' if extent is None else str(extent) for extent in wanted)}]"
+        expected += "" if declared.dtype == value.type.dtype == "float32" else f" {declared.dtype}"
         message = f"`{name}` returns {show_shape(value.type)}, and declares {print_type(declared)}"
         labels = [Label(span, f"this is {show_shape(value.type)}"), Label(declared.span, f"this says {expected}")]
         known = [f"{dim} = {extent}" for dim, extent in scope.dims.items() if str(extent) != dim]

@@ -185,10 +185,22 @@ class Dimension(Node):
 
 
 @dataclass(frozen=True)
+class Element(Node):
+    """`int64` behind the shape of a tensor."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Tensor(Node):
-    """`[n, c, h, w]`."""
+    """`[n, c, h, w]`, `[n, l] int64`; without an element type it is float32."""
 
     dimensions: tuple[Dimension, ...]
+    element: Element | None = None
+
+    @property
+    def dtype(self) -> str:
+        return self.element.name if self.element else "float32"
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,9 @@ def kind(value: Value) -> str:
 
 
 def show_shape(type_: TensorType) -> str:
-    """`[n, 64, h, w]`, with the element type where it is not float32."""
+    """`[n, 64, h, w]`, with the element type behind it where it is not float32: as the language writes it."""
     shape = f"[{', '.join(map(str, type_.shape))}]"
-    return shape if type_.dtype == "float32" else f"{type_.dtype}{shape}"
+    return shape if type_.dtype == "float32" else f"{shape} {type_.dtype}"
 
 
 def is_integer(value: Value) -> TypeGuard[int]:

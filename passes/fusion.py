@@ -51,10 +51,12 @@ class _Names:
         return _Names(self.count + sum(other.count for other in others if isinstance(other, _Names)))
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _joined
-    __lt__ = __le__ = __gt__ = __ge__ = _joined
+    __floordiv__ = __mod__ = __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = _joined
 
     def __neg__(self) -> _Names:
         return self
+
+    __invert__ = __neg__
 
     def __getattr__(self, function: str) -> Any:
         """The functions of `KernelMath`: `max(a, b)` names what its operands name."""
@@ -118,7 +120,8 @@ def _joins(graph: Graph, identity: int, operand: Value, anchors: dict[int, str],
         return False
     if anchors[host.group] == "mean" and _is_small_product(graph, identity, operand, frozen):
         return True
-    if host.types[operand.result].shape != node.types[0].shape:
+    made, needed = host.types[operand.result], node.types[0]
+    if made.shape != needed.shape or made.dtype != needed.dtype:
         return False
     if node.op == "convert_layout":
         return host.record.elementwise or host.op == "conv2d"  # the element is stored elsewhere, that is all

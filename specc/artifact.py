@@ -44,11 +44,16 @@ _HEADER = struct.Struct("<8sIIQQ32s")
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or an output: what a caller gives or gets."""
+    """An input or an output: what a caller gives or gets.
+
+    `domain` is the least and the greatest element that makes sense in an input (None: no limit on that side): an index
+    lies inside its table.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    domain: tuple[float | None, float | None] | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -301,7 +306,16 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
 
 
 def _spec(value: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(_text(value["name"]), _shape(value["shape"]), _dtype(value["dtype"]))
+    return TensorSpec(_text(value["name"]), _shape(value["shape"]), _dtype(value["dtype"]), _domain(value["domain"]))
+
+
+def _domain(value: Any) -> tuple[float | None, float | None] | None:
+    if value is None:
+        return None
+    least, greatest = value
+    if any(type(limit) not in (int, float, type(None)) for limit in value):
+        raise ValueError(f"{value!r} is no interval")
+    return least, greatest
 
 
 def _text(value: Any) -> str:

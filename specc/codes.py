@@ -80,6 +80,7 @@ CODES: dict[str, str] = {
     "S0910": "the inputs are not those of the network",
     "S0911": "an input has another shape",
     "S0912": "an input has another type",
+    "S0913": "an input holds numbers that mean nothing",
     "S1001": "an option with an illegal value",
     "S1002": "arrays that cannot be read",
     "S1003": "arrays that are not those of the network",

@@ -25,7 +25,8 @@ import numpy as np
 from specc import __version__, sample, targets
 from specc.artifact import Array, Contents, Machine, Manifest, TensorSpec
 from specc.diagnostics import Label, error
-from specc.ir.graph import Graph, specialize
+from specc.ir.domains import domains
+from specc.ir.graph import Graph, Node, Value, specialize
 from specc.ir.text import print_graph
 from specc.optimize import Step, run_passes
 from specc.passes.registry import Pass
@@ -177,11 +178,16 @@ def reference(graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, A
 
 def interface(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """What a caller gives and gets."""
-    nodes = [graph.node(i) for i in graph.inputs]
-    inputs = tuple(TensorSpec(n.attrs["name"], n.types[0].concrete, n.types[0].dtype) for n in nodes)
+    asked = domains(graph)
+    inputs = tuple(_input(graph.node(identity), asked.get(Value(identity))) for identity in graph.inputs)
     types = [graph.type(value) for value in graph.outputs]
     named = zip(graph.output_names, types)
     return inputs, tuple(TensorSpec(name, type.concrete, type.dtype) for name, type in named)
+
+
+def _input(node: Node, domain: tuple[float, float] | None) -> TensorSpec:
+    limits = None if domain is None else tuple(limit if math.isfinite(limit) else None for limit in domain)
+    return TensorSpec(node.attrs["name"], node.types[0].concrete, node.types[0].dtype, limits)  # type: ignore[arg-type]
 
 
 def find_weights(graph: Graph, weights: Weights | None) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -136,6 +136,12 @@ def _fitting(manifest: Manifest, spec: TensorSpec, given: Any) -> Array:
     if array.shape != spec.shape:
         shapes = f"{list(spec.shape)}, not {list(array.shape)}"
         raise _misfit("S0911", manifest, f"the input `{spec.name}` has the shape {shapes}")
+    if spec.domain is not None and array.dtype.kind in "iu" and array.size:
+        least, greatest = spec.domain
+        if (least is not None and array.min() < least) or (greatest is not None and array.max() > greatest):
+            limits = f"{'any' if least is None else least} to {'any' if greatest is None else greatest}"
+            found = f"`{spec.name}` holds integers of {limits}, and is given {array.min()} to {array.max()}"
+            raise _misfit("S0913", manifest, f"the input {found}", "an index lies inside its table")
     return array
 
 

@@ -109,7 +109,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
                 level._non_persistent_buffers_set.add(role)
 
     def adopt(self, tensor: Any) -> Any:
-        """A tensor that no input and no parameter is part of, in the floating type of the module."""
+        """A tensor, in the floating type of the module where it is no other."""
         return tensor.to(self._computation() or torch.float32) if tensor.is_floating_point() else tensor
 
     def _check(self, tensors: tuple[Any, ...]) -> None:

@@ -54,8 +54,8 @@ def forward_source(graph: Graph, held: Mapping[Value, str], training: bool, name
             lines += [f"{place}.add_(1)" for place in state_places(node)]
         function = function_name(node, training)
         call = f"{function}({', '.join(arguments)})"
-        # a number whose shape is known with the inputs alone; it is made exactly, and takes the type of the module
-        lines.append(f"v{identity} = " + (f"self.adopt({call})" if "source" in node.record.traits else call))
+        # what names its own type is made exactly, and takes the floating type of the module
+        lines.append(f"v{identity} = " + (f"self.adopt({call})" if "typed" in node.record.traits else call))
         if last.get(identity):
             lines.append(f"del {', '.join(f'v{i}' for i in last[identity])}")  # the peak of memory is the network's own
     returned = ", ".join(value_of[value] for value in graph.outputs)

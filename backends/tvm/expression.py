@@ -55,8 +55,23 @@ class Scalar:
     def __rtruediv__(self, other: Any) -> Scalar:
         return self._binary(other, lambda a, b: a / b, swapped=True)
 
+    def __floordiv__(self, other: Any) -> Scalar:
+        return self._binary(other, tirx.floordiv)
+
+    def __mod__(self, other: Any) -> Scalar:
+        return self._binary(other, tirx.floormod)
+
     def __neg__(self) -> Scalar:
         return Scalar(-self.expr, self.reads)
+
+    def __and__(self, other: Any) -> Scalar:
+        return self._binary(other, tirx.And)
+
+    def __or__(self, other: Any) -> Scalar:
+        return self._binary(other, tirx.Or)
+
+    def __invert__(self) -> Scalar:
+        return Scalar(tirx.Not(self.expr), self.reads)
 
     def __lt__(self, other: Any) -> Scalar:
         return self._binary(other, lambda a, b: a < b)
@@ -90,6 +105,9 @@ class Math:
 
     abs = _unary(tirx.abs)
     floor = _unary(tirx.floor)
+    ceil = _unary(tirx.ceil)
+    sin = _unary(tirx.sin)
+    cos = _unary(tirx.cos)
     sqrt = _unary(tirx.sqrt)
     log = _unary(tirx.log)
     exp = _float32(fastmath.exp, tirx.exp)
@@ -102,9 +120,41 @@ class Math:
 
     def let(self, value: Scalar) -> Scalar:
         """`value`, computed once here however often the result is used."""
-        if isinstance(value.expr, (tirx.Var, tirx.FloatImm, tirx.IntImm)):
+        # TVM's analyzer takes no binding of truth values in a vector.
+        if isinstance(value.expr, (tirx.Var, tirx.FloatImm, tirx.IntImm)) or value.dtype == "bool":
             return value
         return Scalar(T.Bind(value.expr))
+
+    def cast(self, a: Scalar, dtype: str) -> Scalar:
+        """`a` as another type of element; what is not 0 is true."""
+        if dtype == "bool" and a.dtype != "bool":
+            return Scalar(tirx.NE(a.expr, tirx.const(0, a.dtype)), a.reads)
+        return a if a.dtype == dtype else Scalar(tirx.Cast(dtype, a.expr), a.reads)
+
+    def index(self, a: Scalar, extent: int) -> Any:
+        """An element as an index below `extent`: the nearest one where it is none, so that no read leaves a tensor."""
+        inside = self.max(self.min(a, self.const(extent - 1, a.dtype)), self.const(0, a.dtype))
+        return self.let(self.cast(inside, "int32")).expr
+
+    def number(self, index: Any, dtype: str) -> Scalar:
+        """An index as an element."""
+        return self.const(index, dtype) if isinstance(index, int) else Scalar(tirx.Cast(dtype, index))
+
+    def round(self, a: Scalar) -> Scalar:
+        """The nearest integer, the even one of two; TVM takes nearbyint of the first lane of a vector alone."""
+        whole = self.let(self.floor(a))
+        part = self.let(a - whole)
+        odd = whole - self.floor(whole * 0.5) * 2.0
+        up = self.select(
+            self.equal(part, self.const(0.5, a.dtype)), odd, self.select(part > 0.5, odd * 0.0 + 1.0, odd * 0.0)
+        )
+        return whole + up
+
+    def equal(self, a: Scalar, b: Scalar) -> Scalar:
+        return Scalar(tirx.EQ(a.expr, b.expr), a.reads or b.reads)
+
+    def pow(self, a: Scalar, b: Scalar) -> Scalar:
+        return Scalar(tirx.pow(a.expr, b.expr), a.reads or b.reads)
 
     def max(self, a: Scalar, b: Scalar) -> Scalar:
         return Scalar(tirx.max(a.expr, b.expr), a.reads or b.reads)

@@ -6,12 +6,12 @@ from typing import Any
 
 from specc.ir.dims import Symbolic
 from specc.ir.types import TensorType
-from specc.ops import conv, elementwise, linear, norm, pool, reduce, shape, source, statistics
+from specc.ops import activations, conv, elementwise, linear, logic, norm, pool, reduce, shape, source, statistics
 from specc.ops.record import ELEMENTS, REQUIRED, Argument, Illegal, Operator, Spelling, Types
 
 OPERATORS: dict[str, Operator] = {
     record.name: record
-    for module in (source, elementwise, conv, linear, norm, statistics, pool, reduce, shape)
+    for module in (source, elementwise, activations, logic, conv, linear, norm, statistics, pool, reduce, shape)
     for record in module.RECORDS
 }
 """Every operator record, by name."""
@@ -33,12 +33,14 @@ def infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[Tensor
     if len(types) < least or (most is not None and len(types) > most):
         expected = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
         raise Illegal(f"`{record.name}` takes {expected} operands ({', '.join(record.operands)}), not {len(types)}")
-    for position, t in enumerate(types):
-        if t.dtype not in ELEMENTS[record.elements]:
-            taken = " or ".join(ELEMENTS[record.elements])
+    found: dict[str, str] = {}
+    for position, (t, key) in enumerate(zip(types, record.classes(len(types)))):
+        if t.dtype not in ELEMENTS[key]:
+            taken = " or ".join(ELEMENTS[key])
             raise Illegal(f"`{record.name}` takes elements of type {taken}, not {t.dtype}", operand=position)
-    if len(dtypes := {t.dtype for t in types}) > 1:
-        raise Illegal(f"the operands are of different element types: {' and '.join(sorted(dtypes))}")
+        if t.dtype != found.setdefault(key, t.dtype):
+            both = " and ".join(sorted((t.dtype, found[key])))
+            raise Illegal(f"the operands are of different element types: {both}")
     if not (record.elementwise or "blocks" in record.traits):
         for position, t in enumerate(types):
             if t.layout:

@@ -12,7 +12,7 @@ from typing import Any
 
 from specc.ir.dims import Dim
 from specc.ir.types import TensorType
-from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
+from specc.ops.record import Argument, Attributes, Illegal, Interval, Operator, Types
 
 
 def broadcast(types: Types) -> tuple[Dim, ...]:
@@ -31,7 +31,8 @@ def broadcast(types: Types) -> tuple[Dim, ...]:
     return tuple(shape)
 
 
-def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+def infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+    """The broadcast type, with the elements of the last operand."""
     layouts = {t.layout for t in types if t.layout}
     if len(layouts) > 1:
         raise Illegal(f"the operands lie in different layouts: {' and '.join(sorted(layouts))}")
@@ -39,26 +40,24 @@ def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
         # However it lies, a tensor without height and width is read by channel, and one of one channel by place.
         if layouts and not t.layout and t.rank == 4 and t.shape[2:] != (1, 1) and t.shape[1] != 1:
             raise Illegal(f"{t} lies plainly beside an operand in {next(iter(layouts))}", operand=position)
-    return (TensorType(broadcast(types), types[0].dtype, *layouts),)
+    return (TensorType(broadcast(types), types[-1].dtype, *layouts),)
 
 
-def _shape(rng: random.Random) -> tuple[int, ...]:
+def draw_shape(rng: random.Random) -> tuple[int, ...]:
+    """A shape of rank 0, 1, 2 or, mostly, 4."""
     return tuple(rng.choice((1, 2, 3, 7, 8, 17)) for _ in range(rng.choice((0, 1, 2, 4, 4, 4))))
 
 
-def _unary_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]:
-    return [TensorType(_shape(rng))], {}
-
-
-def _binary_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]:
-    shape = _shape(rng)
+def draw_pair(rng: random.Random) -> tuple[TensorType, TensorType]:
+    """Two types that broadcast."""
+    shape = draw_shape(rng)
     partner = tuple(rng.choice((extent, extent, 1)) for extent in shape)[rng.randint(0, len(shape)) :]
-    types = [TensorType(shape), TensorType(rng.choice((shape, partner)))]
-    rng.shuffle(types)
-    return types, {}
+    pair = [TensorType(shape), TensorType(rng.choice((shape, partner)))]
+    rng.shuffle(pair)
+    return pair[0], pair[1]
 
 
-def _unary(
+def unary(
     name: str,
     summary: str,
     torch: Callable[..., Any],
@@ -66,16 +65,33 @@ def _unary(
     attributes: tuple[Argument, ...] = (),
     **more: Any,
 ) -> Operator:
-    return Operator(name, summary, ("x",), _infer, torch, _unary_example, attributes=attributes, scalar=scalar, **more)
+    """The record of an elementwise operator with one operand."""
+
+    def example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]:
+        return [TensorType(draw_shape(rng))], {}
+
+    more.setdefault("infer", infer)
+    return Operator(name, summary, ("x",), torch=torch, example=example, attributes=attributes, scalar=scalar, **more)
 
 
-def _binary(
-    name: str, summary: str, torch: Callable[..., Any], scalar: Callable[..., Any], elements: str = "number"
+def binary(
+    name: str,
+    summary: str,
+    torch: Callable[..., Any],
+    scalar: Callable[..., Any],
+    elements: str = "number",
+    **more: Any,
 ) -> Operator:
-    return Operator(name, summary, ("a", "b"), _infer, torch, _binary_example, scalar=scalar, elements=elements)
+    """The record of an elementwise operator with two operands of one type of element."""
+
+    def example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]:
+        return list(draw_pair(rng)), {}
+
+    more.setdefault("infer", infer)
+    return Operator(name, summary, ("a", "b"), torch=torch, example=example, scalar=scalar, elements=elements, **more)
 
 
-def _functional(name: str, *positional: Any) -> Callable[..., Any]:
+def functional(name: str, *positional: Any) -> Callable[..., Any]:
     """torch.nn.functional's function of that name, found when it is called: torch is slow to import."""
 
     def call(*operands: Any, **attrs: Any) -> Any:
@@ -86,7 +102,9 @@ def _functional(name: str, *positional: Any) -> Callable[..., Any]:
     return call
 
 
-def _torch(name: str) -> Callable[..., Any]:
+def torch_function(name: str) -> Callable[..., Any]:
+    """The function of that name in torch."""
+
     def call(*operands: Any, **attrs: Any) -> Any:
         import torch
 
@@ -95,86 +113,121 @@ def _torch(name: str) -> Callable[..., Any]:
     return call
 
 
-def _relu6(k: Any, x: Any) -> Any:
-    return k.min(k.max(x, k.const(0.0, x.dtype)), k.const(6.0, x.dtype))
+def above(position: int, least: float = 0.5) -> Callable[[Types, Attributes], dict[int, Interval]]:
+    """The domain in which operand number `position` is well above 0."""
+    return lambda types, attrs: {position: (least, math.inf)}
 
 
-def _hard_sigmoid(k: Any, x: Any) -> Any:
-    return _relu6(k, x + k.const(3.0, x.dtype)) * k.const(1 / 6, x.dtype)
+def _sign(k: Any, x: Any) -> Any:
+    zero, one = k.const(0, x.dtype), k.const(1, x.dtype)
+    return k.select(x > zero, one, k.select(x < zero, zero - one, zero))
 
 
-def _gelu(k: Any, x: Any, approximate: str) -> Any:
-    """Hendrycks and Gimpel, arXiv:1606.08415, section 2: exact with erf, or their tanh approximation."""
-    half, one = k.const(0.5, x.dtype), k.const(1.0, x.dtype)
-    if approximate == "tanh":
-        inner = k.const(math.sqrt(2 / math.pi), x.dtype) * (x + k.const(0.044715, x.dtype) * x * x * x)
-        return half * x * (one + k.tanh(inner))
-    return half * x * (one + k.erf(x * k.const(math.sqrt(0.5), x.dtype)))
+def _quotient(k: Any, a: Any, b: Any) -> Any:
+    return a // b if a.dtype.startswith("int") else k.floor(a / b)
 
 
-def _gelu_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    if attrs["approximate"] not in ("none", "tanh"):
-        raise Illegal("`approximate` is none or tanh", argument="approximate")
-    return _infer(types, attrs)
+def _clamp_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+    least, greatest = attrs["min"], attrs["max"]
+    if least is None and greatest is None:
+        raise Illegal("`clamp` needs `min` or `max`", argument="min")
+    if least is not None and greatest is not None and least > greatest:
+        raise Illegal(f"`min`, {least}, is above `max`, {greatest}", argument="min")
+    for name, limit in (("min", least), ("max", greatest)):
+        if limit is not None and not types[0].dtype.startswith("float") and not limit.is_integer():
+            raise Illegal(f"{limit} is no {types[0].dtype}", argument=name)
+    return infer(types, attrs)
 
 
-def _dropout_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    if not 0 <= attrs["p"] < 1:
-        raise Illegal(f"`p` is at least 0 and below 1, not {attrs['p']}", argument="p")
-    return _infer(types, attrs)
+def _clamp_reference(x: Any, *, min: float | None, max: float | None) -> Any:
+    if not x.is_floating_point():  # an integer stays one
+        min, max = (None if limit is None else int(limit) for limit in (min, max))
+    return x.clamp(min, max)
+
+
+def _clamp(k: Any, x: Any, min: float | None, max: float | None) -> Any:
+    x = x if min is None else k.max(x, k.const(_exact(min, x.dtype), x.dtype))
+    return x if max is None else k.min(x, k.const(_exact(max, x.dtype), x.dtype))
+
+
+def _exact(number: float, dtype: str) -> float:
+    return number if dtype.startswith("float") else int(number)
 
 
 RECORDS = (
-    _unary("relu", "max(x, 0)", _functional("relu"), lambda k, x: k.max(x, k.const(0.0, x.dtype))),
-    _unary("relu6", "min(max(x, 0), 6)", _functional("relu6"), _relu6),
-    _unary(
-        "leaky_relu",
-        "x where x > 0, else slope * x",
-        lambda x, slope: _functional("leaky_relu")(x, negative_slope=slope),
-        lambda k, x, slope: k.select(x > k.const(0.0, x.dtype), x, x * k.const(slope, x.dtype)),
-        (Argument("slope", "float", 0.01),),
+    unary("exp", "e to the power of x", torch_function("exp"), lambda k, x: k.exp(x)),
+    unary("log", "the natural logarithm", torch_function("log"), lambda k, x: k.log(x), domain=above(0)),
+    unary("sin", "the sine of x, in radians", torch_function("sin"), lambda k, x: k.sin(x)),
+    unary("cos", "the cosine of x, in radians", torch_function("cos"), lambda k, x: k.cos(x)),
+    unary("erf", "the error function", torch_function("erf"), lambda k, x: k.erf(x)),
+    unary("sqrt", "the square root", torch_function("sqrt"), lambda k, x: k.sqrt(x), domain=above(0)),
+    unary("rsqrt", "1 / sqrt(x)", torch_function("rsqrt"), lambda k, x: k.rsqrt(x), domain=above(0)),
+    unary("abs", "the absolute value", torch_function("abs"), lambda k, x: k.abs(x), elements="number"),
+    unary("neg", "-x", torch_function("neg"), lambda k, x: k.const(0, x.dtype) - x, elements="number"),
+    unary("sign", "-1, 0 or 1", torch_function("sign"), _sign, elements="number", traits=frozenset({"jumps"})),
+    unary(
+        "floor",
+        "the greatest integer that is not above x",
+        torch_function("floor"),
+        lambda k, x: k.floor(x),
+        traits=frozenset({"jumps"}),
+    ),
+    unary(
+        "ceil",
+        "the least integer that is not below x",
+        torch_function("ceil"),
+        lambda k, x: k.ceil(x),
+        traits=frozenset({"jumps"}),
+    ),
+    unary(
+        "round",
+        "the nearest integer, of two equally near ones the even one",
+        torch_function("round"),
+        lambda k, x: k.round(x),
+        traits=frozenset({"jumps"}),
     ),
     Operator(
-        "gelu",
-        "x * P(X <= x) for a standard normal X (arXiv:1606.08415)",
+        "clamp",
+        "x, but `min` where it is less and `max` where it is greater; one of them may be left out.",
         ("x",),
-        _gelu_infer,
-        _functional("gelu"),
-        lambda rng: ([TensorType(_shape(rng))], {"approximate": rng.choice(("none", "tanh"))}),
-        attributes=(Argument("approximate", "str", "none"),),
-        scalar=_gelu,
+        _clamp_infer,
+        _clamp_reference,
+        lambda rng: (
+            [TensorType(draw_shape(rng))],
+            rng.choice(({"min": -0.5, "max": 1.0}, {"min": None, "max": 1.0}, {"min": 0.0, "max": None})),
+        ),
+        attributes=(Argument("min", "float?", None), Argument("max", "float?", None)),
+        scalar=_clamp,
+        elements="number",
     ),
-    _unary("silu", "x * sigmoid(x) (arXiv:1606.08415)", _functional("silu"), lambda k, x: x * k.sigmoid(x)),
-    _unary("sigmoid", "1 / (1 + exp(-x))", _torch("sigmoid"), lambda k, x: k.sigmoid(x)),
-    _unary("hard_sigmoid", "relu6(x + 3) / 6 (arXiv:1905.02244)", _functional("hardsigmoid"), _hard_sigmoid),
-    _unary(
-        "hard_swish",
-        "x * relu6(x + 3) / 6 (arXiv:1905.02244)",
-        _functional("hardswish"),
-        lambda k, x: x * _hard_sigmoid(k, x),
+    binary("add", "a + b", torch_function("add"), lambda k, a, b: a + b),
+    binary("sub", "a - b", torch_function("sub"), lambda k, a, b: a - b),
+    binary("mul", "a * b", torch_function("mul"), lambda k, a, b: a * b),
+    binary("div", "a / b", torch_function("div"), lambda k, a, b: a / b, "float", domain=above(1)),
+    binary(
+        "floor_div",
+        "the greatest integer that is not above a / b, also written a // b",
+        torch_function("floor_divide"),
+        _quotient,
+        domain=above(1, 1),
+        traits=frozenset({"jumps"}),
     ),
-    _unary("tanh", "hyperbolic tangent", _torch("tanh"), lambda k, x: k.tanh(x)),
-    _unary("exp", "e to the power of x", _torch("exp"), lambda k, x: k.exp(x)),
-    _unary("erf", "the error function", _torch("erf"), lambda k, x: k.erf(x)),
-    _unary("sqrt", "square root", _torch("sqrt"), lambda k, x: k.sqrt(x)),
-    _unary("rsqrt", "1 / sqrt(x)", _torch("rsqrt"), lambda k, x: k.rsqrt(x)),
-    _unary("abs", "absolute value", _torch("abs"), lambda k, x: k.abs(x), elements="number"),
-    _unary("neg", "-x", _torch("neg"), lambda k, x: k.const(0.0, x.dtype) - x, elements="number"),
-    Operator(
-        "dropout",
-        "In training, zeroes an element with probability p and divides the rest by 1 - p; at inference, x.",
-        ("x",),
-        _dropout_infer,
-        lambda x, p: x,
-        lambda rng: ([TensorType(_shape(rng))], {"p": rng.choice((0.0, 0.2))}),
-        attributes=(Argument("p", "float", 0.5),),
-        scalar=lambda k, x, p: x,
-        training=lambda x, p: _functional("dropout")(x, p=p, training=True),
+    binary(
+        "remainder",
+        "a - b * floor_div(a, b), also written a % b",
+        torch_function("remainder"),
+        lambda k, a, b: a % b if a.dtype.startswith("int") else a - b * k.floor(a / b),
+        domain=above(1, 1),
+        traits=frozenset({"jumps"}),
     ),
-    _binary("add", "a + b", _torch("add"), lambda k, a, b: a + b),
-    _binary("sub", "a - b", _torch("sub"), lambda k, a, b: a - b),
-    _binary("mul", "a * b", _torch("mul"), lambda k, a, b: a * b),
-    _binary("div", "a / b", _torch("div"), lambda k, a, b: a / b, "float"),
-    _binary("maximum", "the greater of a and b", _torch("maximum"), lambda k, a, b: k.max(a, b)),
-    _binary("minimum", "the lesser of a and b", _torch("minimum"), lambda k, a, b: k.min(a, b)),
+    binary(
+        "pow",
+        "a to the power of b, also written a ** b",
+        torch_function("pow"),
+        lambda k, a, b: k.pow(a, b),
+        "float",
+        domain=lambda types, attrs: {0: (0.5, 2.0), 1: (-2.0, 2.0)},
+    ),
+    binary("maximum", "the greater of a and b", torch_function("maximum"), lambda k, a, b: k.max(a, b)),
+    binary("minimum", "the lesser of a and b", torch_function("minimum"), lambda k, a, b: k.min(a, b)),
 )

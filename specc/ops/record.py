@@ -18,6 +18,8 @@ from specc.ir.types import DTYPES, TensorType
 
 Attributes = Mapping[str, Any]
 Types = Sequence[TensorType]
+Interval = tuple[Dim | float, Dim | float]
+"""The least and the greatest value of an element; `math.inf` where there is none."""
 REQUIRED: Any = object()
 """The default of an argument that has none."""
 
@@ -75,10 +77,12 @@ class Access(Protocol):
 class KernelMath(Protocol):
     """What a record's `scalar` and `compute` may use; a backend supplies it over its own expressions.
 
-    Scalars: `const(value, dtype)`, `max`, `min`, `exp`, `log`, `erf`, `tanh`, `sigmoid`, `sqrt`, `rsqrt`, `abs`,
-    `floor`, `select(condition, a, b)`, `all(*conditions)`. Tensors: `stage(shape, element)` computes a tensor and
-    gives access to it; `sum(extents, term)`, `max_over(extents, term)` reduce `term(*reduced indices)` and may stand
-    only outermost in the `element` of a stage.
+    Scalars: `const(value, dtype)`, `cast(a, dtype)`, `max`, `min`, `exp`, `log`, `erf`, `tanh`, `sigmoid`, `sin`,
+    `cos`, `pow`, `sqrt`, `rsqrt`, `abs`, `floor`, `ceil`, `round`, `equal`, `select(condition, a, b)`,
+    `all(*conditions)`; between them `+ - * /`, comparisons, `//` and `%` of integers, and `& | ~` of truth values.
+    Indices: `index(a, extent)` makes one of an element, `number(index, dtype)` an element of one. Tensors:
+    `stage(shape, element)` computes a tensor of the first operand's type and gives access to it; `sum(extents, term)`,
+    `max_over(extents, term)` reduce `term(*reduced indices)` and may stand only outermost in the `element` of a stage.
     """
 
     def __getattr__(self, name: str) -> Any: ...
@@ -99,7 +103,10 @@ class Operator:
                tuple of accesses where there are several results
     macs       multiply-accumulate operations, counted for convolutions and matrix products
     example    a random legal call: operand types and attributes
-    elements   the element types that it takes, a key of `ELEMENTS`; all operands have the same one
+    elements   the element types that it takes, a key of `ELEMENTS`, for all operands or for each one (the last one
+               serves those that follow); operands under the same key have the same type
+    domain     the intervals, by operand, from which samples draw elements where not every number makes sense: an
+               index lies inside its table, a root is taken of what is above 0
     traits     what the passes may rely on, see `TRAITS`
     """
 
@@ -118,7 +125,8 @@ class Operator:
     scalar: Callable[..., Any] | None = None
     compute: Callable[..., Access] | None = None
     macs: Callable[[Types, Attributes], Dim] | None = None
-    elements: str = "float"
+    elements: str | tuple[str, ...] = "float"
+    domain: Callable[[Types, Attributes], Mapping[int, Interval]] | None = None
     traits: frozenset[str] = frozenset()
 
     @property
@@ -136,6 +144,11 @@ class Operator:
         least = sum(not name.endswith("?") for name in self.operands)
         return least, None if self.variadic else len(self.operands)
 
+    def classes(self, count: int) -> list[str]:
+        """The key of `ELEMENTS` for each of `count` operands."""
+        keys = [self.elements] if isinstance(self.elements, str) else list(self.elements)
+        return [keys[min(position, len(keys) - 1)] for position in range(count)]
+
     @property
     def signature(self) -> tuple[Argument, ...]:
         """The arguments of a call in the language, behind the operands."""
@@ -151,12 +164,17 @@ ELEMENTS: dict[str, tuple[str, ...]] = {
     "float": ("float64", "float32"),
     "number": ("float64", "float32", "int64", "int32"),
     "any": tuple(DTYPES),
+    "integer": ("int64", "int32"),
+    "bool": ("bool",),
 }
 """Element types by the names under which a record says which it takes."""
 
 TRAITS: dict[str, str] = {
     "movement": "an element of the result is one of the operand's, at an index that follows from its own",
     "view": "the result holds the operand's elements in the same row-major order",
+    "choice": "every element of the result is one of the operands under the key `any`, or a constant",
+    "jumps": "a small change of an operand can change the result by much, as rounding and comparison do",
     "source": "a node without operands",
+    "typed": "an attribute names the type of the result; a floating type stands for that in which all is computed",
     "blocks": "it takes activations in blocks of channels where `infer` does; elementwise operators always do",
 }

@@ -313,8 +313,8 @@ RECORDS = (
         _concat_example,
         attributes=(Argument("axis", "int", 1),),
         compute=_concat_compute,
-        traits=frozenset({"blocks"}),
         elements="any",
+        traits=frozenset({"blocks", "choice"}),
     ),
     Operator(
         "expand",
@@ -354,8 +354,8 @@ RECORDS = (
         _pad_example,
         attributes=(Argument("before", "ints"), Argument("after", "ints"), Argument("value", "float", 0.0)),
         compute=_pad_compute,
-        traits=frozenset({"blocks"}),
         elements="any",
+        traits=frozenset({"blocks", "choice"}),
     ),
     Operator(
         "convert_layout",
@@ -369,7 +369,7 @@ RECORDS = (
         ),
         attributes=(Argument("layout", "str"),),
         compute=lambda k, types, x, layout: x,
-        traits=frozenset({"blocks"}),
         elements="any",
+        traits=frozenset({"blocks", "choice"}),
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from specc.ir.dims import floordiv
 from specc.ir.types import DTYPES, TensorType
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
 
@@ -32,6 +33,31 @@ def _constant(value: float, shape: tuple[int, ...], dtype: str) -> Any:
     import torch
 
     return torch.full(shape, value, dtype=torch.float64 if dtype.startswith("float") else getattr(torch, dtype))
+
+
+def _range_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+    start, stop, step, dtype = (attrs[name] for name in ("start", "stop", "step", "dtype"))
+    if dtype not in DTYPES or dtype == "bool":
+        there_are = ", ".join(name for name in DTYPES if name != "bool")
+        raise Illegal(f"there are no numbers of type `{dtype}`; there are {there_are}", argument="dtype")
+    if step < 1:
+        raise Illegal(f"`step` is at least 1, not {step}", argument="step")
+    if isinstance(stop - start, int) and stop - start < 1:
+        raise Illegal(f"there are no numbers from {start} to below {stop}", argument="stop")
+    return (TensorType((floordiv(stop - start + (step - 1), step),), dtype),)
+
+
+def _range(stop: int, start: int, step: int, dtype: str) -> Any:
+    import torch
+
+    kind = torch.float64 if dtype.startswith("float") else getattr(torch, dtype)
+    return torch.arange(start, stop, step, dtype=kind)
+
+
+def _range_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]:
+    start = rng.randint(-3, 3)
+    dtype = rng.choice(("int64", "int32", "float32"))
+    return [], {"start": start, "stop": start + rng.randint(1, 20), "step": rng.choice((1, 2, 3)), "dtype": dtype}
 
 
 def _dirac_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
@@ -87,7 +113,23 @@ RECORDS = (
         attributes=(Argument("value", "float"), Argument("shape", "ints", ()), Argument("dtype", "str", "float32")),
         compute=lambda k, types, value, shape, dtype: lambda *i: k.const(value, dtype),
         example=lambda rng: ([], {"value": rng.choice((0.0, 1.0, -0.5, 3.0)), "shape": rng.choice(((), (3,), (2, 1)))}),
-        traits=frozenset({"source"}),
+        traits=frozenset({"source", "typed"}),
+    ),
+    Operator(
+        "arange",
+        "The numbers start, start + step, ... below stop.",
+        (),
+        infer=_range_type,
+        torch=_range,
+        attributes=(
+            Argument("stop", "dim"),
+            Argument("start", "dim", 0),
+            Argument("step", "int", 1),
+            Argument("dtype", "str", "int64"),
+        ),
+        compute=lambda k, types, stop, start, step, dtype: lambda i: k.number(i * step + start, dtype),
+        example=_range_example,
+        traits=frozenset({"source", "typed"}),
     ),
     Operator(
         "dirac",
@@ -104,6 +146,6 @@ RECORDS = (
             )
         ),
         example=lambda rng: ([], {"shape": (4, 4 // (g := rng.choice((1, 2, 4))), 3, 1), "groups": g}),
-        traits=frozenset({"source"}),
+        traits=frozenset({"source", "typed"}),
     ),
 )

@@ -5,23 +5,24 @@ operands, and asks `infer`; weights are made by `spell`, as in a call of the lan
 and a step only adds what is legal. Some steps are motifs, because chance alone seldom finds them: sums of branches
 that can be merged, residual sums, a second use of weights.
 
-Values stay tame: the operands of operators with a domain (`sqrt`, `div`, `exp`) are brought into it first, and a value
-is multiplied by another only so often, since rounding errors grow with the power.
+Values stay tame: the operands of operators with a domain (`sqrt`, `div`, indices) and of `exp` are brought into it
+first, and a value is multiplied by another only so often, since rounding errors grow with the power. Operators that
+jump (`round`, `less`) are given values that are exact, as inputs and integers are: on others, two right results differ.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specc import ops
+from specc.ir.dims import Dim, Symbolic, substitute, symbols
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
-from specc.ops.record import REQUIRED, Argument, Illegal, Operator
+from specc.ops.record import ELEMENTS, REQUIRED, Argument, Illegal, Operator
 
-_POSITIVE = {"sqrt": 0, "rsqrt": 0, "div": 1}
-"""The operand that has to be above 0."""
 _PRODUCTS = ("mul", "matmul", "div")
 _LARGEST = 4096
 """Elements of a value, at most: small cases find the same mistakes sooner."""
@@ -50,8 +51,9 @@ class _Growth:
         self.power: dict[Value, int] = {}
         self.values: list[Value] = []
         self.calls: list[tuple[str, list[Value], dict[str, Any]]] = []
+        self.exact: set[Value] = set()
         for number, type in enumerate(inputs):
-            self._know(self.graph.input(f"x{number}", type), 1)
+            self.exact.add(self._know(self.graph.input(f"x{number}", type), 1))
 
     def step(self, rng: random.Random) -> None:
         motifs: list[Callable[[random.Random], bool]] = [
@@ -78,20 +80,21 @@ class _Growth:
 
     def _any(self, rng: random.Random) -> bool:
         """An operator that brings no weights, drawn from all records."""
-        records = [
-            r for r in ops.OPERATORS.values() if not r.weights and (r.operands or r.name in ("constant", "dirac"))
-        ]
+        records = [r for r in ops.OPERATORS.values() if not r.weights and r.name not in ("input", "param")]
         return self._apply(rng, rng.choice(records))
 
     def _apply(self, rng: random.Random, record: Operator) -> bool:
         for _ in range(8):
             types, attrs = record.example(rng)
             operands: list[Value] = []
-            for _ in types:  # partners that fit are rare by chance
-                fitting = [v for v in self.values if self._legal(record, [*operands, v], attrs)] if operands else []
-                operands.append(rng.choice(fitting) if fitting else self._pick(rng))
-            if self._legal(record, operands, attrs):
-                operands = self._tame(record, operands)
+            for position, wanted in enumerate(types):  # partners that fit are rare by chance
+                at_hand = self._at_hand(record, position, wanted)
+                fitting = [v for v in at_hand if self._legal(record, [*operands, v], attrs)] if operands else []
+                if not (fitting or at_hand):
+                    break
+                operands.append(rng.choice(fitting) if fitting else self._late(rng, at_hand))
+            if len(operands) == len(types) and self._legal(record, operands, attrs):
+                operands = self._tame(record, operands, attrs)
                 self._add(record.name, operands, attrs)
                 return True
         return False
@@ -139,7 +142,7 @@ class _Growth:
         """The sum of two values of one shape, the later one preferably the result of the earlier."""
         later = self._pick(rng)
         partners = [v for v in self.values if v != later and self.graph.type(v) == self.graph.type(later)]
-        if not partners:
+        if not partners or self.graph.type(later).dtype == "bool":
             return False
         self._add("add", [rng.choice(partners), later], {})
         return True
@@ -159,7 +162,25 @@ class _Growth:
 
     def _pick(self, rng: random.Random) -> Value:
         """A value at hand; late ones are likelier, so that the graph becomes deep."""
-        return self.values[-1 - min(int(rng.expovariate(0.5)), len(self.values) - 1)]
+        return self._late(rng, self.values)
+
+    @staticmethod
+    def _late(rng: random.Random, values: list[Value]) -> Value:
+        return values[-1 - min(int(rng.expovariate(0.5)), len(values) - 1)]
+
+    def _at_hand(self, record: Operator, position: int, wanted: TensorType) -> list[Value]:
+        """The values that an operand can be; where none has a type of element that it takes, one is made."""
+        taken = ELEMENTS[record.classes(position + 1)[position]]
+        values = [v for v in self.values if "jumps" not in record.traits or v in self.exact]
+        fitting = [v for v in values if self.graph.type(v).dtype in taken]
+        if not fitting and wanted.dtype in ("int64", "int32", "bool"):
+            shape = wanted.shape
+            last = shape[-1] if shape else 1
+            kind = "int32" if wanted.dtype == "bool" else wanted.dtype
+            numbers = self._add("arange", [], {"stop": last, "dtype": kind})
+            made = self._add("expand" if shape else "reshape", [numbers], {"shape": shape})
+            fitting = [self._add("cast", [made], {"dtype": wanted.dtype})]
+        return fitting
 
     def _picture(self, rng: random.Random) -> tuple[Value, int] | None:
         """A value [n, c, h, w], and c."""
@@ -183,16 +204,37 @@ class _Growth:
         small = all(_small(type) and not type.layout for type in results)
         return small and (record.name not in _PRODUCTS or sum(powers) <= _HIGHEST)
 
-    def _tame(self, record: Operator, operands: list[Value]) -> list[Value]:
+    def _tame(self, record: Operator, operands: list[Value], attrs: dict[str, Any]) -> list[Value]:
         operands = list(operands)
-        if record.name in _POSITIVE:
-            at = _POSITIVE[record.name]
-            dtype = self.graph.type(operands[at]).dtype
-            absolute = self.graph.apply("abs", [operands[at]])
-            operands[at] = self.graph.apply("add", [absolute, self.graph.constant(0.5, dtype=dtype)])
+        if record.domain is not None:
+            asked = record.domain([self.graph.type(operand) for operand in operands], ops.complete(record, attrs))
+            for position, (least, greatest) in asked.items():
+                operands[position] = self._bounded(operands[position], self._number(least), self._number(greatest))
         elif record.name == "exp":
             operands[0] = self.graph.apply("tanh", [operands[0]])
         return operands
+
+    def _number(self, limit: Dim | float) -> float:
+        """A limit; a symbolic one for the least extents that there are."""
+        if isinstance(limit, Symbolic):
+            limit = substitute(limit, dict.fromkeys(symbols(limit), 1))
+        assert isinstance(limit, (int, float))
+        return limit
+
+    def _bounded(self, value: Value, least: float, greatest: float) -> Value:
+        """The value, or one made from it, with elements in an interval."""
+        graph, dtype = self.graph, self.graph.type(value).dtype
+
+        def joined(op: str, a: Value, number: float) -> Value:
+            return graph.apply(op, [a, graph.constant(number, dtype=dtype)])
+
+        if not dtype.startswith("float"):
+            limits = {"min": least, "max": greatest}
+            return graph.apply("clamp", [value], {k: float(v) for k, v in limits.items() if math.isfinite(v)})
+        if math.isfinite(greatest):
+            half = (greatest - least) / 2
+            return joined("add", joined("mul", graph.apply("tanh", [value]), half), least + half)
+        return joined("add", graph.apply("abs", [value]), least)
 
     def _call(self, op: str, operands: list[Value], arguments: dict[str, Any]) -> Value | None:
         path = f"{op}_{len(self.graph)}"
@@ -216,6 +258,10 @@ class _Growth:
 
     def _add(self, op: str, operands: list[Value], attrs: dict[str, Any]) -> Value:
         value = self.graph.apply(op, operands, attrs)
+        whole = not self.graph.type(value).dtype.startswith("float")
+        moves = {"movement", "choice"} & ops.get(op).traits
+        if whole or (moves and all(operand in self.exact for operand in operands)):
+            self.exact.add(value)
         powers = [self.power.get(operand, 1) for operand in operands] or [0]
         power = sum(powers) if op in _PRODUCTS else max(powers)
         for result in range(len(self.graph.node(value.node).types)):

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from specc.ir.domains import Interval, domains
 from specc.ir.graph import Graph, Node, Value, specialize
 from specc.weights.tensors import Array
 
@@ -65,13 +66,13 @@ class _Use:
 
 def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
     """A checkpoint for the graph, training state included, with the shapes and types that it takes."""
-    uses = _uses(graph)
+    uses, asked = _uses(graph), domains(graph)
     result: dict[str, Array] = {}
     for identity in graph.order():
         node = graph.node(identity)
         if node.op == "param":
             key, type = node.attrs["key"], node.types[0]
-            drawn = _draw(node, uses.get(identity), _generator(seed, key))
+            drawn = _draw(node, uses.get(identity), _generator(seed, key), asked.get(Value(identity)))
             result[key] = np.asarray(drawn, type.dtype).reshape(type.concrete)
     for key, type in graph.checkpoint.items():
         if key not in result:
@@ -80,17 +81,38 @@ def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
 
 
 def random_inputs(graph: Graph, seed: int = 0, shapes: dict[str, int] | None = None) -> dict[str, Array]:
-    """Inputs for the graph by name, around 0 and of mean square 1; its dimensions as `shapes` and its defaults say."""
+    """Inputs for the graph by name, around 0 and of mean square 1 where the operators that read them take all numbers.
+
+    Its dimensions are as `shapes` and its defaults say.
+    """
     fixed = specialize(graph, shapes)
+    asked = domains(fixed)
     result: dict[str, Array] = {}
     for identity in fixed.inputs:
         name, type = fixed.node(identity).attrs["name"], fixed.node(identity).types[0]
-        generator = _generator(seed, f"input {name}")
+        generator, domain = _generator(seed, f"input {name}"), asked.get(Value(identity))
         if type.dtype.startswith("float"):
-            result[name] = np.asarray(_field(generator, type.concrete), type.dtype)
+            numbers = _field(generator, type.concrete)
+            result[name] = np.asarray(numbers if domain is None else _inside(numbers, domain), type.dtype)
         else:
-            result[name] = np.asarray(generator.integers(0, 2, type.concrete), type.dtype)
+            result[name] = np.asarray(_integers(generator, type.concrete, domain), type.dtype)
     return result
+
+
+def _integers(generator: np.random.Generator, shape: tuple[int, ...], domain: Interval | None) -> Array:
+    """Integers of the domain; 0 and 1 where there is none, near its beginning where it has no end."""
+    least, greatest = domain or (0, 1)
+    first = least if math.isfinite(least) else greatest - 1
+    return generator.integers(int(first), int(min(greatest, first + 2**31)) + 1, shape)
+
+
+def _inside(numbers: Array, domain: Interval) -> Array:
+    """Numbers around 0, brought into the domain."""
+    least, greatest = domain
+    if math.isfinite(least) and math.isfinite(greatest):
+        shares: Array = np.abs(numbers) / max(np.abs(numbers).max(initial=0), 1)
+        return least + (greatest - least) * shares
+    return least + np.abs(numbers) if math.isfinite(least) else greatest - np.abs(numbers)
 
 
 def _generator(seed: int, key: str) -> np.random.Generator:
@@ -117,11 +139,11 @@ def _field(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return total
 
 
-def _draw(node: Node, use: _Use | None, generator: np.random.Generator) -> Array:
+def _draw(node: Node, use: _Use | None, generator: np.random.Generator, domain: Interval | None) -> Array:
     shape, dtype, init = node.types[0].concrete, node.types[0].dtype, node.attrs["init"]
     square = max(use.square, 1e-3) if use else 1.0
     if not dtype.startswith("float"):
-        return generator.integers(0, 2, shape)
+        return _integers(generator, shape, domain)
     if use and use.op == "batch_norm":
         return _statistics(use.role, shape, square, generator)
     if init == "kaiming" or (use and use.role == "weight" and len(shape) >= 2):
@@ -163,7 +185,7 @@ def _uses(graph: Graph) -> dict[int, _Use]:
         for position, operand in enumerate(operands):
             if graph.op(operand) == "param" and operand.node not in uses and position:
                 role = node.record.operands[min(position, len(node.record.operands) - 1)].rstrip("?")
-                uses[operand.node] = _Use(node.op, role, known[0] * _inside(graph, identity))
+                uses[operand.node] = _Use(node.op, role, known[0] * _inside_picture(graph, identity))
         if node.op == "constant":
             square = node.attrs["value"] ** 2
         elif node.op in _MEAN_SQUARE:
@@ -176,7 +198,7 @@ def _uses(graph: Graph) -> dict[int, _Use]:
     return uses
 
 
-def _inside(graph: Graph, identity: int) -> float:
+def _inside_picture(graph: Graph, identity: int) -> float:
     """The part of a convolution's taps that meet the picture and not its padding: small pictures lose much there."""
     node = graph.node(identity)
     if node.op != "conv2d":

@@ -78,7 +78,7 @@ expressions: st.SearchStrategy[Any] = st.recursive(
 dimensions = st.one_of(
     st.builds(s.Dimension, expressions), st.builds(s.Dimension, names.map(s.Name), st.none() | expressions)
 )
-tensors = lists(dimensions, 0, 4).map(s.Tensor)
+tensors = st.builds(s.Tensor, lists(dimensions, 0, 4), st.none() | st.builds(s.Element, names))
 scalar_types: st.SearchStrategy[Any] = st.recursive(
     st.sampled_from(("int", "float", "bool", "str", "block")).map(s.PlainType),
     lambda inner: inner.map(s.ListType) | inner.map(s.OptionalType),

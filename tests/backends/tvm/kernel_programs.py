@@ -52,17 +52,36 @@ def draw(group: Group, positive: bool = False) -> list[np.ndarray[Any, Any]]:
     """Arrays for the inputs; weights scaled by their number of inputs, so that results stay near 1."""
     rng = np.random.default_rng(0)
     arrays = []
-    for operand in group.inputs:
+    for number, operand in enumerate(group.inputs):
         shape = operand.type.concrete
         array = rng.standard_normal(shape)
         if operand.frozen and len(shape) > 1:
             array /= np.sqrt(max(1, np.prod(shape[1:])))
-        arrays.append((np.abs(array) + 0.1 if positive else array).astype(operand.type.dtype))
+        if operand.type.dtype == "bool":
+            array = array > 0
+        elif operand.type.dtype.startswith("int"):
+            array = np.round(array * 2)
+        array = np.abs(array) + 0.1 if positive else array
+        arrays.append(np.asarray(_inside(group, number, array)).astype(operand.type.dtype))
     return arrays
 
 
+def _inside(group: Group, number: int, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The elements of an input in the domain of the first operator that has one and reads it."""
+    for step in group.steps:
+        if step.record.domain is not None and number in step.operands:
+            domain = step.record.domain([group.type(o) for o in step.operands], step.attrs)
+            if interval := domain.get(step.operands.index(number)):
+                least, greatest = interval
+                assert isinstance(least, (int, float)) and isinstance(greatest, (int, float))
+                if np.isfinite(greatest):
+                    return least + np.abs(array) % (greatest - least + (group.type(number).dtype[:3] == "int"))
+                return least + np.abs(array)
+    return array
+
+
 def reference(group: Group, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-    values: list[Any] = [torch.tensor(array, dtype=torch.float64) for array in arrays]
+    values: list[Any] = [torch.tensor(a, dtype=torch.float64 if a.dtype.kind == "f" else None) for a in arrays]
     for step in group.steps:
         made = step.record.torch(*[values[o] for o in step.operands], **step.attrs)
         values += made if isinstance(made, tuple) else [made]
@@ -92,7 +111,7 @@ def execute(
     results = []
     for type, (room, result) in zip(types, made, strict=True):
         size = np.prod(type.physical, dtype=int)
-        intact = (room[:_GUARD] == 7).all() and (room[_GUARD + size :] == 7).all()
+        intact = all((guard == room.dtype.type(7)).all() for guard in (room[:_GUARD], room[_GUARD + size :]))
         assert intact, "the kernel writes outside of its result"
         if block_of(type.layout):
             n, blocks, h, w, lanes = type.physical
@@ -130,6 +149,8 @@ def check(
         execute(kernel_of(group, template), group, arrays, target), reference(group, arrays), strict=True
     ):
         assert result.shape == expected.shape
-        if expected.size:
+        if expected.dtype.kind != "f":
+            assert result.dtype == expected.dtype and np.array_equal(result, expected)
+        elif expected.size:
             scale = max(np.abs(expected).max(), 0.5)  # a single sum may cancel; its terms are near 1
             assert np.abs(result - expected).max() <= tolerance * scale
