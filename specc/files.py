@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all: bytes go to a temporary file beside the goal, which is renamed at the end."""
+"""Files and folders that appear whole or not at all: they are written beside the goal, and renamed at the end."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,3 +55,33 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def filling(path: str | Path) -> Iterator[Path]:
+    """A folder to fill that becomes the new folder `path` when the block ends well, and vanishes when it does not.
+
+    Raises S0002 where `path` cannot be made, or is there already and is anything but an empty folder.
+    """
+    goal = Path(os.path.realpath(path))
+    problem = None
+    if not os.fspath(path):
+        problem = "its name is empty"
+    elif goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
+        problem = "something stands there already"
+    elif not goal.parent.is_dir():
+        problem = f"there is no folder {goal.parent}"
+    elif not os.access(goal.parent, os.W_OK):
+        problem = f"the folder {goal.parent} may not be written to"
+    if problem:
+        raise error("S0002", f"{path} cannot be written: {problem}")
+    temporary = goal.with_name(f".{goal.name[:100]}.{secrets.token_hex(6)}")
+    try:
+        try:
+            temporary.mkdir()
+            yield temporary
+            os.replace(temporary, goal)
+        except OSError as reason:
+            raise error("S0002", f"{path} cannot be written: {reason.strerror or reason}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

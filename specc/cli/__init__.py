@@ -20,6 +20,7 @@ from specc.cli.fmt import fmt
 from specc.cli.profile import profile
 from specc.cli.run import run
 from specc.cli.show import show
+from specc.cli.unpack import unpack
 from specc.cli.verify import verify
 from specc.cli.zoo import zoo
 
@@ -30,7 +31,7 @@ def cli() -> None:
     """Compile neural networks written as text to verified artifacts."""
 
 
-for command in (check, fmt, show, compile, run, verify, bench, profile, zoo, explain):
+for command in (check, fmt, show, compile, run, unpack, verify, bench, profile, zoo, explain):
     cli.add_command(command)
 
 

@@ -1,0 +1,100 @@
+"""examples/deploy/c: an unpacked artifact in a program that knows neither Python nor TVM."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import specc
+from specc import artifact as container
+from specc.cli import execute
+from specc.diagnostics import SpeccError
+from specc.files import filling
+from specc.unpack import unpack
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SOURCE = EXAMPLES / "deploy" / "c" / "classify.c"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deploy")
+    specc.compile(specc.load(EXAMPLES / "digits.specc")).save(folder / "digits.artifact")
+    assert execute(["unpack", str(folder / "digits.artifact"), "-o", str(folder / "digits")]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def program(digits: Path) -> Path:
+    """The example, built by the command in its comment."""
+    comment = SOURCE.read_text(encoding="utf-8").partition("*/")[0]
+    (command,) = (line.strip() for line in comment.splitlines() if line.strip().startswith("gcc "))
+    command = command.replace("examples/deploy", str(EXAMPLES / "deploy"))
+    warnings = "-std=c11 -Wall -Wextra -Wpedantic -Werror"
+    subprocess.run(["bash", "-c", command.replace("gcc ", f"gcc {warnings} ", 1)], cwd=digits, check=True)
+    return digits / "classify"
+
+
+def run(program: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(program), *words], cwd=program.parent, capture_output=True, text=True, check=False)
+
+
+def test_it_says_what_the_reference_says(program: Path, digits: Path) -> None:
+    done = run(program, "digits/weights.bin", "digits/sample/image.bin")
+    assert done.returncode == 0, done.stderr
+    (expected,) = container.read(digits / "digits.artifact").sample_outputs
+    best = int(expected.argmax())
+    text, _, score = done.stdout.strip().rpartition(", ")
+    assert text == f"Digits: class {best} of 10"
+    assert abs(float(score) - expected.max()) <= 1e-4 * np.abs(expected).max()
+
+
+def test_it_needs_libc_and_threads_alone(program: Path) -> None:
+    done = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True)
+    names = {line.split()[0].rpartition("/")[2].partition(".so")[0] for line in done.stdout.splitlines()}
+    assert names <= {"linux-vdso", "libnetwork", "libc", "libm", "libgomp", "libpthread", "ld-linux-x86-64", "libdl"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "usage: "),
+        (("digits/specc.h", "digits/sample/image.bin"), "not the weights that the network was compiled with"),
+        (("absent", "digits/sample/image.bin"), "No such file"),
+        (("digits/weights.bin", "digits/specc.h"), "`image` takes 256"),
+    ],
+)
+def test_wrong_words(program: Path, words: tuple[str, ...], message: str) -> None:
+    done = run(program, *words)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+
+
+def test_the_header_is_c_and_cpp(digits: Path) -> None:
+    text = '#include "specc.h"\nint main(void) { return specc_describe()->input_count != 1; }\n'
+    for compiler, suffix in (("gcc", "c"), ("g++", "cc")):
+        (digits / f"one.{suffix}").write_text(text)
+        command = [compiler, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Idigits", f"one.{suffix}", "-Ldigits"]
+        subprocess.run([*command, "-lnetwork", "-Wl,-rpath,$ORIGIN/digits", "-o", "one"], cwd=digits, check=True)
+        assert subprocess.run([str(digits / "one")], check=False).returncode == 0
+
+
+def test_a_folder_that_is_there_is_left_alone(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    contents = container.read(digits / "digits.artifact")
+    for goal in ("kept", "kept/file", "absent/new", ""):
+        with pytest.raises(SpeccError) as caught:
+            unpack(contents, tmp_path / goal if goal else "")
+        assert caught.value.diagnostics[0].code == "S0002"
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "file"]
+
+
+def test_a_folder_that_is_not_finished_vanishes(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), filling(tmp_path / "new") as folder:
+        (folder / "file").touch()
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
