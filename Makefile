@@ -4,6 +4,7 @@
 #   make slow    the tests that take long: every variant of every example
 #   make zoo     every network of the zoo against its reference, number by number and compiled
 #   make docs    writes docs/errors.md and docs/std.md from their sources
+#   make arm-test  networks for ARM cores, run emulated (installs a cross compiler and qemu)
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
 #   make clean   removes .venv and what tools leave behind
 
@@ -14,9 +15,9 @@ JOBS ?= 2
 MINUTES ?= 20
 
 .DEFAULT_GOAL := test
-.PHONY: demo test slow zoo lint types unit docs fuzz clean
+.PHONY: demo test arm-test slow zoo lint types unit docs fuzz clean
 
-# The linker that TVM calls, and Python's venv: installed where this machine lacks them and lets us.
+# The compiler that links artifacts, and Python's venv: installed where this machine lacks them and lets us.
 $(READY): pyproject.toml Makefile
 	@command -v g++ >/dev/null && $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -qy --no-install-recommends g++ python3-venv; } \
@@ -39,13 +40,20 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m 'not slow'
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m 'not slow and not arm'
 
 slow: $(READY)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow
 
 zoo: $(READY)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/zoo
+
+arm-test: $(READY)
+	@command -v qemu-aarch64 aarch64-linux-gnu-gcc >/dev/null && ls /usr/aarch64-linux-gnu/include/stdio.h >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -q \
+	    && apt-get install -qy --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user; } \
+	  || { echo 'make: needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user' >&2; exit 1; }
+	$(BIN)/pytest -m arm
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py

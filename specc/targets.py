@@ -56,12 +56,26 @@ class Target:
 _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
+
+def _arm(name: str, cpu: str, l1_bytes: int, l2_bytes: int, **rates: int) -> Target:
+    """A 64-bit ARM core with NEON; from the A76 on, with half precision and dot products, too."""
+    later = ("asimdhp", "asimddp") if cpu in ("cortex-a76", "neoverse-n1") else ()
+    needs = ("fp", "asimd", *later)
+    return Target(name, "aarch64-linux-gnu", cpu, ("+neon",), 128, 32, l1_bytes, l2_bytes, needs, **rates)
+
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("x86-64-v3", "x86_64-linux-gnu", "x86-64-v3", (), 256, 16, 32 << 10, 256 << 10, _V3),
         # LLVM prefers 256-bit vectors for this level unless it is told otherwise.
         Target("x86-64-v4", "x86_64-linux-gnu", "x86-64-v4", ("-prefer-256-bit",), 512, 32, 32 << 10, 1 << 20, _V4),
+        # The small cores start one multiply-add in a cycle, and hide its latency by nothing but other multiply-adds.
+        _arm("aarch64", "generic", 32 << 10, 256 << 10),
+        _arm("cortex-a53", "cortex-a53", 32 << 10, 256 << 10, fma_per_cycle=1),
+        _arm("cortex-a72", "cortex-a72", 32 << 10, 512 << 10, fma_latency=7, fma_per_cycle=1),
+        _arm("cortex-a76", "cortex-a76", 64 << 10, 256 << 10),
+        _arm("neoverse-n1", "neoverse-n1", 64 << 10, 1 << 20),
     )
 }
 """Every target but `native`, by name."""

@@ -75,13 +75,16 @@ def header(program: Program, plan: Plan, target: Target) -> str:
 
 
 def _processor(target: Target) -> Iterable[str]:
-    if target.architecture != "x86_64":
+    """The lines that ask the system for what the target requires, before a kernel uses it."""
+    if target.architecture == "x86_64":
+        yield "  __builtin_cpu_init();"
+        for feature in target.requires:
+            yield f'  if (!__builtin_cpu_supports("{_GCC_NAMES.get(feature, feature)}")) return 0;'
         yield "  return 1;"
-        return
-    yield "  __builtin_cpu_init();"
-    for feature in target.requires:
-        yield f'  if (!__builtin_cpu_supports("{_GCC_NAMES.get(feature, feature)}")) return 0;'
-    yield "  return 1;"
+    else:
+        needed = " | ".join(f"HWCAP_{feature.upper()}" for feature in target.requires)
+        yield f"  const unsigned long needed = {needed};"
+        yield "  return (getauxval(AT_HWCAP) & needed) == needed;"
 
 
 def _tensors(table: str, names: Sequence[str], types: Sequence[TensorType]) -> Iterable[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -126,16 +127,22 @@ def _link(lowered: Lowered, objects: list[Path], target: Target, folder: Path) -
         *("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-shared", "-o", "library.so", "driver.c"),
         *(f"./{name}" for name in names),
         *("-lm", "-s", "-Wl,--version-script=exports,--build-id=none,--gc-sections,-z,noexecstack,-z,defs"),
+        target=target,
         folder=folder,
     )
     return (folder / "library.so").read_bytes()
 
 
-def _compile_c(*arguments: str, folder: Path) -> None:
-    """Runs this machine's C compiler in `folder`; raises S0803."""
-    command = next((c for c in ("gcc", "cc", "clang") if shutil.which(c)), None)
+def _compile_c(*arguments: str, target: Target, folder: Path) -> None:
+    """Runs a C compiler for `target` in `folder`; raises S0803."""
+    if target.architecture == platform.machine():
+        names, package = ["gcc", "cc", "clang"], "gcc"
+    else:
+        names, package = [f"{target.triple}-gcc"], f"gcc-{target.triple.replace('_', '-')}"
+    command = next((name for name in names if shutil.which(name)), None)
     if command is None:
-        raise error("S0803", "no C compiler is installed, which links an artifact: gcc is needed")
+        message = f"no C compiler for {target.architecture} is installed, which links an artifact: {names[0]} is needed"
+        raise error("S0803", message, notes=(f"on Debian and Ubuntu: apt install {package}",))
     done = subprocess.run([command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise error("S0803", f"the C compiler {command} fails: {done.stderr.strip()[-500:]}")

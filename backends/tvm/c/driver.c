@@ -10,6 +10,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __aarch64__
+#include <sys/auxv.h>
+#endif
 #include "specc.h"
 
 #define EXPORT __attribute__((visibility("default")))
