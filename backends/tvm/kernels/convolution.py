@@ -10,8 +10,8 @@ outside of the input are left out while the kernel is written (columns) or bound
 neither a padded copy nor a branch around the arithmetic. A 1x1 convolution with stride 1 sees height and width as one
 axis.
 
-Two orders of the loops. Where the weights are few, threads share out strips of rows and run
-through all output blocks for each strip. Otherwise they share out the output blocks, so that each weight is read by one
+Two orders of the loops (`strips_first`). Threads share out strips of rows and run through all output blocks for each
+strip. Or they share out the output blocks, so that each weight is read by one
 core; the first tile of a group of blocks then prefetches the weights of the next one (RepViT-M1.1, weights from memory:
 23.6 ms instead of 24.2 on one core).
 """
@@ -29,17 +29,10 @@ from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, flattens, operand_packings
-from specc.backends.tvm.kernels.rows import row_taps, share
+from specc.backends.tvm.kernels.rows import row_taps, share, strips_first
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
 from specc.targets import Target
-
-_STRIPS = 8
-"""Threads share out strips of rows where the weights are at most this part (1/8) of the second-level cache.
-
-A whole RepViT-M1.1 took 26.7 ms at 1/2 and 25.8 ms at 1/8, on one core of a Cascade Lake: larger weights come from
-memory, and every core that uses them waits for them.
-"""
 
 _UNROLL = 2
 """Reduction steps written out in the innermost loop: more makes LLVM slower and spills registers (measured at 16: 2 s a
@@ -137,8 +130,10 @@ class _Convolution:
         g, emitter = self.geometry, self.emitter
         groups = -(-blocks // self.tile.blocks)
         weight_bytes = 4 * blocks * self.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
-        if _STRIPS * weight_bytes <= self.target.l2_bytes:
-            strips = self._strips()
+        read = g.in_height * g.in_width // (g.stride[1] if g.kernel == (1, 1) else 1)
+        wanted = strips_first(weight_bytes, 4 * g.in_channels * read, groups, self.target)
+        if wanted:
+            strips = share(g.rows, g.batch, wanted)
             with emitter.parallel(g.batch * strips) as work:
                 n, strip = emitter.divmod(work, strips)
                 with emitter.serial(groups) as group:
@@ -150,13 +145,6 @@ class _Convolution:
                 outer, strip = emitter.divmod(work, strips)
                 n, group = emitter.divmod(outer, groups)
                 self._group(n, group, blocks, strips, strip)
-
-    def _strips(self) -> int:
-        """Into how many strips the rows are cut: each strip's input fits a quarter of the second-level cache."""
-        g = self.geometry
-        row_bytes = 4 * g.in_channels * g.in_width * g.stride[0]
-        fitting = max(1, self.target.l2_bytes // 4 // row_bytes)
-        return share(g.rows, g.batch, max(8, -(-g.rows // fitting)))
 
     def _group(self, n: Any, group: Any, blocks: int, strips: int, strip: Any) -> None:
         """The output blocks of one group, over the rows of one strip."""

@@ -17,7 +17,7 @@ from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.packing import Packing
 
-_HEAVY = {"gelu", "silu", "sigmoid", "tanh", "exp", "erf", "softplus", "mish", "div", "sqrt", "rsqrt"}
+HEAVY = {"gelu", "silu", "sigmoid", "tanh", "exp", "erf", "softplus", "mish", "div", "sqrt", "rsqrt"}
 """Operators of some twenty instructions or a division: written once in a loop, not once an accumulator."""
 
 
@@ -68,7 +68,7 @@ class Epilogue:
         self.channels = group.result.concrete[1]
         self.partial = self.channels % lanes != 0
         self.value = group.last
-        self.heavy = any(step.op in _HEAVY for step in group.steps)
+        self.heavy = any(step.op in HEAVY for step in group.steps)
         self.result = emitter.result()
 
     def _leaf(self, accumulator: Scalar) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from specc.targets import Target
+
 
 def row_taps(y: Any, rows: int, taps: int, stride: int, dilation: int, padding: int, height: int) -> tuple[Any, Any]:
     """The first of a window's rows that lies inside the input for result row y of `rows`, and how many do."""
@@ -30,3 +32,21 @@ def share(rows: int, others: int, least: int = 8) -> int:
     wanted = -(-least // others)
     candidates = [s for s in range(1, rows + 1) if rows % s == 0 and s >= wanted and others * s % 4 == 0]
     return min(candidates, default=min(rows, 2 * wanted))
+
+
+def strips_first(weights: int, inputs: int, groups: int, target: Target) -> int:
+    """How many strips of rows to run through, each with all weights, so that least is read from beyond the second-level
+    cache; 0 where it is better to run through the `groups` of output blocks, each with all rows.
+
+    `weights` and `inputs` are bytes. What fits in half of the cache is read once, anything else once for each turn of
+    the outer loop. Weights of an eighth of the cache are never in the way.
+    """
+    half = target.l2_bytes // 2
+    strips = -(-inputs // half)
+    if 8 * weights <= target.l2_bytes:
+        return max(8, strips)
+    by_groups = weights + inputs * (1 if inputs <= half else groups)
+    by_strips = inputs + weights * (1 if weights <= half else strips)
+    if by_strips >= by_groups:
+        return 0
+    return max(8, strips) if weights <= half else -(-strips // 2) * 2
