@@ -157,7 +157,10 @@ class Elaborator(Evaluator):
                 return Poison()
             message = f"`{definition.name}` ends without `return`"
             raise self.session.problem("S0306", message, Label(definition.name_span))
-        values = returned.values
+        values, spans = returned.values, returned.spans
+        several = values[0] if len(values) == 1 else None
+        if isinstance(several, tuple):  # what a call of several results gives
+            values, spans = several, spans * len(several)
         if any(isinstance(value, Poison) for value in values):
             return Poison()
         declared = definition.results
@@ -165,7 +168,7 @@ class Elaborator(Evaluator):
             message = f"`{definition.name}` declares {len(declared)} results, and returns {len(values)}"
             labels = [Label(returned.spans[0].to(returned.spans[-1])), Label(declared[0].span, "declared here")]
             raise self.session.problem("S0305", message, *labels)
-        for i, (type_, value, span) in enumerate(zip(declared, values, returned.spans, strict=bool(declared))):
+        for i, (type_, value, span) in enumerate(zip(declared, values, spans, strict=bool(declared))):
             which = "its result" if len(values) == 1 else f"result {i + 1}"
             check_result(self, results, type_, value, span, which)
         return values[0] if len(values) == 1 else values
@@ -274,13 +277,8 @@ class Elaborator(Evaluator):
         if statement.message is None:
             message = f"the requirement `{print_expression(condition)}` does not hold"
         else:
-            parts = statement.message.parts
-            message = "".join(part if isinstance(part, str) else self._interpolated(part, scope) for part in parts)
+            message = self.text(statement.message, scope)
         raise self.session.problem("S0501", message, Label(condition.span), notes=notes)
-
-    def _interpolated(self, part: s.Expression, scope: Scope) -> str:
-        value = self.evaluate(part, scope)
-        return value if isinstance(value, str) else show(value)
 
     def _ensure(self, statement: s.Ensure, scope: Scope) -> None:
         if operators.find(statement.into) is None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from specc.diagnostics import Label, Span, SpeccError, did_you_mean
-from specc.grammar import builtins, composites, operators
+from specc.grammar import builtins, composites, operators, scans
 from specc.grammar import syntax as s
 from specc.grammar.arithmetic import binary, known_int, truth, unary
 from specc.grammar.scope import Argument, Place, Scope, join
@@ -144,6 +144,11 @@ class Evaluator(ABC):
         except Unfit as unfit:
             raise self.session.problem(unfit.code, unfit.message, Label(span), notes=unfit.notes) from None
 
+    def text(self, template: s.Template, scope: Scope) -> str:
+        """The text with the values of its expressions in it."""
+        parts = [part if isinstance(part, str) else self.evaluate(part, scope) for part in template.parts]
+        return "".join(part if isinstance(part, str) else show(part) for part in parts)
+
     def iterate(self, source: s.Expression, scope: Scope) -> tuple[Value, ...]:
         """The elements that `for` goes over."""
         values = self.evaluate(source, scope)
@@ -243,10 +248,8 @@ class Evaluator(ABC):
             keywords[keyword.name] = Argument(self.evaluate(keyword.value, scope), keyword.span)
         place = scope.place.inside(slot, call.span)
         match function:
-            case Block():
-                return self.call_block(function, positional, keywords, place, call.span)
-            case Operator():
-                return operators.apply(self.session, function.name, positional, keywords, scope, place, call.span)
+            case Block() | Operator():
+                return self.call_value(function, positional, keywords, scope, place, call.span)
             case Builtin(form) if form in composites.FORMS:
                 return composites.call(self.session, form, positional, keywords, scope, place, call.span)
             case Builtin(builtin):
@@ -258,6 +261,22 @@ class Evaluator(ABC):
             raise self.session.problem("S0402", f"`{name.name}` is {what} and cannot be called", Label(name.span))
         candidates = [*scope.module.names, *builtins.FUNCTIONS, *composites.FORMS, *operators.names()]
         raise self._unknown(name, scope, "a block or an operator", candidates)
+
+    def call_value(
+        self,
+        function: Block | Operator,
+        positional: list[Argument],
+        keywords: dict[str, Argument],
+        scope: Scope,
+        place: Place,
+        span: Span,
+    ) -> Value:
+        """The value of a call of a block or an operator."""
+        if isinstance(function, Block):
+            return self.call_block(function, positional, keywords, place, span)
+        if "body" in function.traits:
+            return scans.call(self, positional, keywords, scope, place, span)
+        return operators.apply(self.session, function.name, positional, keywords, scope, place, span)
 
     def _builtin(
         self,

@@ -95,9 +95,12 @@ class _Reader:
                         for index in target.indices:
                             yield from self._expression(index, local)
                     yield from self._expression(value, local)
-                case s.Param(_, target, type_, init):
+                case s.Param(_, target, type_, init, key):
                     for index in target.indices:
                         yield from self._expression(index, local)
+                    for part in key.parts if key else ():
+                        if not isinstance(part, str):
+                            yield from self._expression(part, local)
                     yield from self._type(type_)
                     for dimension in type_.dimensions:
                         yield from self._expression(dimension.size, local)

@@ -1,9 +1,12 @@
 """`param pos: [1, l, c] init normal(0.02)` --> a parameter of the graph, under the name that it is given.
 
-A `buffer` is the same, but not trained. How it begins is what `torch.nn.init` calls it; without `init`, at zero.
+Behind `as` stands another name for the checkpoint: `param weight as "weight_ih_l{layer}": [...]`. A `buffer` is the
+same, but not trained. How it begins is what `torch.nn.init` calls it; without `init`, at zero.
 """
 
 from __future__ import annotations
+
+import re
 
 from specc.diagnostics import Label, did_you_mean
 from specc.grammar import operators
@@ -14,14 +17,14 @@ from specc.grammar.shapes import declared_extent
 from specc.grammar.values import Tensor, is_integer, kind, show
 from specc.ir.types import TensorType
 
-INITIALIZERS = {"zeros": False, "ones": False, "kaiming": False, "normal": True}
-"""Every way to begin, and whether it takes a number (the standard deviation)."""
+INITIALIZERS = {"zeros": "", "ones": "", "kaiming": "", "normal": "a standard deviation", "uniform": "a bound"}
+"""Every way to begin, and the number that it takes, if it takes one."""
 
 
 def declare(evaluator: Evaluator, scope: Scope, statement: s.Param, indices: list[int | str]) -> Tensor:
     """The tensor that the statement declares, as a new parameter of the graph."""
     session = evaluator.session
-    slot = ".".join([statement.target.name, *map(str, indices)])
+    slot = _slot(evaluator, scope, statement, indices)
     if scope.place.nameless:
         labels = [Label(scope.place.nameless), Label(statement.span, "the parameter of this")]
         notes = ["give this call a line of its own: `name = ...`"]
@@ -37,6 +40,17 @@ def declare(evaluator: Evaluator, scope: Scope, statement: s.Param, indices: lis
     operators.own_key(session, key, statement.span)
     value = session.graph.parameter(key, type_, init, statement.kind == "param", statement.span)
     return Tensor(value, type_, statement.span)
+
+
+def _slot(evaluator: Evaluator, scope: Scope, statement: s.Param, indices: list[int | str]) -> str:
+    """The name in the checkpoint: that behind `as`, or the name of the tensor."""
+    if statement.key is None:
+        return ".".join([statement.target.name, *map(str, indices)])
+    slot = evaluator.text(statement.key, scope)
+    if not re.fullmatch(r"\w+(\.\w+)*", slot):
+        message = f'a name in the checkpoint is words with dots between them; this is "{slot}"'
+        raise evaluator.session.problem("S0401", message, Label(statement.key.span))
+    return slot
 
 
 def _extent(evaluator: Evaluator, scope: Scope, dimension: s.Dimension) -> int:
@@ -59,8 +73,9 @@ def _init(evaluator: Evaluator, scope: Scope, init: s.Initializer | None, type_:
     if init.name not in INITIALIZERS:
         notes = did_you_mean(init.name, INITIALIZERS) or (f"there are {', '.join(INITIALIZERS)}",)
         raise session.problem("S0201", f"no parameter begins as `{init.name}`", label, notes=notes)
-    if INITIALIZERS[init.name] != (init.argument is not None):
-        takes = "takes a standard deviation: normal(0.02)" if INITIALIZERS[init.name] else "takes no number"
+    wanted = INITIALIZERS[init.name]
+    if bool(wanted) != (init.argument is not None):
+        takes = f"takes {wanted}: {init.name}(0.02)" if wanted else "takes no number"
         raise session.problem("S0403", f"`{init.name}` {takes}", label)
     if init.name == "kaiming" and type_.rank < 2:
         raise session.problem("S0302", f"`kaiming` is for two dimensions or more, and this is {type_}", label)
@@ -70,6 +85,6 @@ def _init(evaluator: Evaluator, scope: Scope, init: s.Initializer | None, type_:
         return init.name
     value = evaluator.evaluate(init.argument, scope)
     if not (is_integer(value) or isinstance(value, float)) or value < 0:
-        message = f"a standard deviation is a number of at least 0; this is {show(value)}, {kind(value)}"
+        message = f"{wanted} is a number of at least 0; this is {show(value)}, {kind(value)}"
         raise session.problem("S0401", message, Label(init.argument.span))
     return f"{init.name}({float(value)})"

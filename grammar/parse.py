@@ -197,8 +197,8 @@ class Build(Transformer[Token, Any]):
         return s.Target(str(name), tuple(indices), span=span)
 
     def param(self, span: Span, children: list[Any]) -> s.Param:
-        word, target, type_, init = children
-        return s.Param(str(word), target, type_, init, span=span)
+        word, target, key, type_, init = children
+        return s.Param(str(word), target, type_, init, None if key is None else self._template(key), span=span)
 
     def initializer(self, span: Span, children: list[Any]) -> s.Initializer:
         name, argument = children

@@ -201,8 +201,8 @@ def _simple(statement: s.Assign | s.Param | s.Require | s.Ensure | s.Return) -> 
         case s.Assign(targets, value):
             yield f"{', '.join(map(_target, targets))} = "
             yield from _expression(value)
-        case s.Param(word, target, type_, init):
-            yield f"{word} {_target(target)}: "
+        case s.Param(word, target, type_, init, key):
+            yield f"{word} {_target(target)}{'' if key is None else f' as {_template(key)}'}: "
             yield from _tensor(type_)
             if init is not None:
                 yield f" init {init.name}"

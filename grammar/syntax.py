@@ -261,22 +261,23 @@ class Initializer(Node):
     argument: Expression | None = None
 
 
+# "{len(dims)} dims"
+@dataclass(frozen=True)
+class Template(Node):
+    """Text and expressions in turn; the expressions are evaluated when it is needed."""
+
+    parts: tuple[str | Expression, ...]
+
+
 @dataclass(frozen=True)
 class Param(Node):
-    """`param pos: [1, l, c] init normal(0.02)`; a `buffer` is not trained."""
+    """`param pos: [1, l, c] init normal(0.02)`; a `buffer` is not trained. `key` is its name in the checkpoint."""
 
     kind: str
     target: Target
     type: Tensor
     init: Initializer | None = None
-
-
-# "{len(dims)} dims"
-@dataclass(frozen=True)
-class Template(Node):
-    """Text and expressions in turn; the expressions are evaluated when the message is shown."""
-
-    parts: tuple[str | Expression, ...]
+    key: Template | None = None
 
 
 @dataclass(frozen=True)

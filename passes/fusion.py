@@ -118,6 +118,8 @@ def _joins(graph: Graph, identity: int, operand: Value, anchors: dict[int, str],
     node, host = graph.node(identity), graph.node(operand.node)
     if host.group is None or sum(graph.uses(Value(operand.node, r)) for r in range(len(host.types))) != 1:
         return False
+    if "body" in host.record.traits:
+        return False
     if anchors[host.group] == "mean" and _is_small_product(graph, identity, operand, frozen):
         return True
     made, needed = host.types[operand.result], node.types[0]

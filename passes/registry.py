@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from specc.diagnostics import did_you_mean, error
 from specc.ir.graph import Graph
 from specc.passes import canonicalize, fusion, layout, reparam
+from specc.passes.bodies import labelled, within
 from specc.passes.rewrite import Journal
 from specc.targets import Target
 
@@ -50,7 +51,7 @@ class Canonicalize(Pass):
     summary = "one form for each thing, fewer moves of elements, common subexpressions, dead code"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
-        return canonicalize.canonicalize(graph, journal)
+        return within(graph, lambda each: canonicalize.canonicalize(each, journal))
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Reparam(Pass):
     summary = "batch norms, scales, shifts and parallel branches into the convolutions and matrix products beside them"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
-        return reparam.reparam(graph, journal)
+        return within(graph, lambda each: reparam.reparam(each, journal))
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Fusion(Pass):
     summary = "groups of nodes that become one kernel"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
-        return fusion.fuse(graph, self.epilogues)
+        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues))
 
 
 @cache

@@ -33,6 +33,7 @@ CODES: dict[str, str] = {
     "S0305": "a block returns something else than it declares",
     "S0306": "a block ends without `return`",
     "S0307": "a pattern that does not fit its tensor",
+    "S0308": "a block that is scanned does not carry its state on",
     "S0401": "a value of the wrong type",
     "S0402": "an operation that these values do not allow",
     "S0403": "arguments that do not match the parameters",

@@ -16,6 +16,7 @@ from typing import Any
 
 from specc.diagnostics import Diagnostic, Label, SpeccError
 from specc.files import replacing
+from specc.ir.body import nested
 from specc.ir.graph import Graph, MergeClaim
 from specc.ir.text import print_graph
 from specc.ir.verify import verify
@@ -113,15 +114,15 @@ def _dump(folder: Path, number: int, name: str, graph: Graph) -> None:
 
 def check_merges(graph: Graph) -> None:
     """Raises `SpeccError` for the merge claims of `graph` that will not hold; cheap where there are none."""
-    if graph.claims:
+    if any(inner.claims for inner in nested(graph)):
         run_passes(graph, MERGING)
 
 
 def check_claims(step: Step) -> None:
     """Raises `SpeccError` with one S0507 for every merge claim that does not hold in the graph after the step."""
     found: dict[tuple[object, str], Diagnostic] = {}
-    for claim in step.after.claims:
-        if claim.value.node in step.after.structure and (left := step.after.op(claim.value)) not in claim.operators:
+    for graph, claim in [(inner, claim) for inner in nested(step.after) for claim in inner.claims]:
+        if claim.value.node in graph.structure and (left := graph.op(claim.value)) not in claim.operators:
             found.setdefault((claim.span, left), _broken_claim(step, claim, left))  # once for all instances of a block
     if found:
         raise SpeccError(*found.values())

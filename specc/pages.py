@@ -67,6 +67,10 @@ def _operator(name: str) -> str:
     from specc.grammar.operators import signature
 
     record = ops.get(name)
+    if "body" in record.traits:
+        from specc.grammar import scans
+
+        return f"{scans.USAGE}\n\n{record.summary}\n\n{(scans.__doc__ or '').strip()}"
     lines = [signature(record), "", record.summary]
     if record.signature:
         lines += ["", *(f"    {a.name}: {_kind(a.kind)}" for a in record.signature)]

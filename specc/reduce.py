@@ -6,6 +6,7 @@ The steps, tried over and over until none makes the graph smaller:
     begin later      a value in the middle becomes an input; what is before it goes
     know less        a computed weight becomes a parameter of its own
     pass by          a node gives way to an operand of the same type
+    step inside      one step of a scan takes its place
     shrink           an input's batch, height and width become smaller, and every type follows
 
 A step is kept if the check still fails. The check gets whole, verified graphs alone; a graph on which it cannot be
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from specc.diagnostics import SpeccError
+from specc.ir.body import bodies, inline
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.ir.verify import verify
@@ -40,7 +42,7 @@ def reduce(graph: Graph, fails: Check, progress: Callable[[int], None] | None = 
     shrinking = True
     while shrinking:
         shrinking = False
-        for step in (_end_earlier, _begin_later, _know_less, _pass_by, _shrink):
+        for step in (_end_earlier, _begin_later, _know_less, _pass_by, _step_inside, _shrink):
             smaller = _first(current, step(current), fails)
             while smaller is not None:
                 current, shrinking = smaller, True
@@ -75,9 +77,10 @@ def _fails(graph: Graph, fails: Check) -> bool:
 def _end_earlier(graph: Graph) -> Iterator[Graph]:
     """One live value as the only output: the earliest first, as it leaves the least."""
     for identity in graph.live():
-        result = graph.copy()
-        result.outputs = [Value(identity)]
-        yield result
+        for number in range(len(graph.node(identity).types)):
+            result = graph.copy()
+            result.outputs = [Value(identity, number)]
+            yield result
 
 
 def _begin_later(graph: Graph) -> Iterator[Graph]:
@@ -108,10 +111,34 @@ def _know_less(graph: Graph) -> Iterator[Graph]:
 def _pass_by(graph: Graph) -> Iterator[Graph]:
     for identity in reversed(graph.live()):
         for operand in graph.operands(identity):
-            if graph.type(operand) == graph.node(identity).types[0]:
-                result = graph.copy()
-                result.replace(Value(identity), operand)
-                yield result
+            for number, type in enumerate(graph.node(identity).types):
+                if graph.type(operand) == type:
+                    result = graph.copy()
+                    result.replace(Value(identity, number), operand)
+                    yield result
+
+
+def _step_inside(graph: Graph) -> Iterator[Graph]:
+    """The first step of a scan in its place: the slices are inputs, and what is stacked is a single step's."""
+    for identity, body in bodies(graph):
+        if identity not in graph.frozen():
+            result = graph.copy()
+            operands = list(graph.operands(identity))
+            for position in range(graph.node(identity).attrs["sequences"]):
+                operands[position] = result.input(_name(result, "slice"), body.inputs[position])
+            inside = inline(result, body, operands)
+            first = [value for value in range(len(graph.node(identity).types))]
+            carried = graph.node(identity).attrs["states"]
+            for number in first[len(first) - carried :]:
+                result.replace(Value(identity, number), inside[number])
+            for number in first[: len(first) - carried]:
+                stacked = result.input(_name(result, "stacked"), graph.node(identity).types[number])
+                result.replace(Value(identity, number), stacked)
+            yield result
+            for value in inside:
+                alone = result.copy()
+                alone.outputs = [value]
+                yield alone
 
 
 def _shrink(graph: Graph) -> Iterator[Graph]:

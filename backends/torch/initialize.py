@@ -3,6 +3,7 @@
     kaiming       as torch.nn.Conv2d and Linear: uniform in +-1/sqrt(fan in), the fan in of the parameter itself
     fan_in_bias   as their bias: uniform in +-1/sqrt(fan in), the fan in of the weight at the same node
     normal(0.02)  normal with that deviation, mean 0
+    uniform(0.1)  uniform in +-0.1
     ones, zeros
 
 Drawn in the order of the graph, weight before bias, so a seed gives what the same modules made by hand would hold.
@@ -17,9 +18,10 @@ from typing import Any
 import torch
 
 from specc.diagnostics import Label, error
+from specc.ir.body import uses
 from specc.ir.graph import Graph, Value
 
-_NORMAL = re.compile(r"normal\(([0-9.e+-]+)\)")
+_DRAWN = re.compile(r"(normal|uniform)\(([0-9.e+-]+)\)")
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -35,19 +37,20 @@ def initialize(graph: Graph, identity: int, tensor: Any) -> None:
     elif init == "fan_in_bias":
         bound = 1 / math.sqrt(fan_in) if (fan_in := _fan_in(graph, identity)) else 0
         tensor.uniform_(-bound, bound)
-    elif normal := _NORMAL.fullmatch(init):
-        tensor.normal_(0, float(normal[1]))
+    elif drawn := _DRAWN.fullmatch(init):
+        width = float(drawn[2])
+        tensor.normal_(0, width) if drawn[1] == "normal" else tensor.uniform_(-width, width)
     else:
         span = graph.node(identity).span
         message = f"`{graph.node(identity).attrs['key']}` of {tensor.ndim} dimensions cannot begin as `{init}`"
-        notes = ["there are kaiming (of two dimensions or more), fan_in_bias, normal(deviation), ones and zeros"]
-        raise error("S0704", message, *([Label(span)] if span else []), notes=notes)
+        known = "kaiming (of two dimensions or more), fan_in_bias, normal(deviation), uniform(bound), ones and zeros"
+        raise error("S0704", message, *([Label(span)] if span else []), notes=[f"there are {known}"])
 
 
 def _fan_in(graph: Graph, identity: int) -> int:
     """The fan in of the weight beside the bias `identity`; 0 when a pass has put the bias beside another operator."""
-    for user, _ in graph.users(Value(identity)):
-        roles = graph.node(user).record.operands
+    for around, user, _ in uses(graph, Value(identity)):
+        roles = around.node(user).record.operands
         if "weight" in roles:
-            return math.prod(graph.type(graph.operands(user)[roles.index("weight")]).concrete[1:])
+            return math.prod(around.type(around.operands(user)[roles.index("weight")]).concrete[1:])
     return 0

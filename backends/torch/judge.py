@@ -15,6 +15,7 @@ import torch
 
 from specc.backends.torch.interface import bind, by_position
 from specc.diagnostics import did_you_mean, error
+from specc.ir.body import symbols_of
 from specc.ir.graph import Graph, Value, specialize
 
 Array = np.ndarray[Any, Any]
@@ -40,11 +41,13 @@ def intermediates(
 def freeze(graph: Graph, weights: Mapping[str, Array]) -> dict[Value, Array]:
     """The frozen values that live nodes or outputs take: computed in float64, given in the types of the graph.
 
-    A parameter that is taken as it is stays the caller's array where its type is already the graph's.
+    Where a dimension that is not fixed yet is part of one, what it is computed from stands for it. A parameter that is
+    taken as it is stays the caller's array where its type is already the graph's.
     """
     frozen = graph.frozen()
     wanted = [operand for identity in graph.live() for operand in graph.operands(identity) if operand.node in frozen]
     wanted += [value for value in graph.outputs if value.node in frozen]
+    wanted = _known_now(graph, wanted)
     result: dict[Value, Array] = {}
     computed: set[Value] = set()
     for value in dict.fromkeys(wanted):
@@ -55,6 +58,25 @@ def freeze(graph: Graph, weights: Mapping[str, Array]) -> dict[Value, Array]:
     for value, tensor in _values(graph, _ancestors(graph, computed), weights, {}, "float64", computed):
         result[value] = _array(tensor).astype(graph.type(value).dtype, copy=False)
     return {value: result[value] for value in dict.fromkeys(wanted)}
+
+
+def _known_now(graph: Graph, wanted: list[Value]) -> list[Value]:
+    """`wanted`, and for those that depend on a symbolic dimension the values behind them that do not."""
+    known: set[int] = set()
+    for identity in graph.order():
+        node = graph.node(identity)
+        inside = [symbols_of(part) for part in (*node.types, *node.attrs.values())]
+        if not any(inside) and all(operand.node in known for operand in graph.operands(identity)):
+            known.add(identity)
+    found: list[Value] = []
+    pending = list(reversed(wanted))
+    while pending:
+        value = pending.pop()
+        if value.node in known:
+            found.append(value)
+        else:
+            pending += reversed(graph.operands(value.node))
+    return found
 
 
 def _run(

@@ -8,22 +8,24 @@
         return v21
 
 Tracing compilers (torch.compile, torch.export, the ONNX exporter) see plain tensor code. Symbolic extents in attributes
-become expressions of the dimensions, which are read off the inputs' shapes in the first lines.
+become expressions of the dimensions, which are read off the inputs' shapes in the first lines. A graph inside a node is
+an object that its reference runs; tracing compilers see its steps one behind the other.
 """
 
 from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from specc.backends.torch.interface import solutions
 from specc.diagnostics import error
+from specc.ir.body import Body
 from specc.ir.dims import Symbolic, substitute, symbol, symbols
 from specc.ir.graph import Graph, Node, Value
 
-_TAKEN = re.compile(r"self|inf|nan|v\d+|d_.*|.*_reference|.*_training")
+_TAKEN = re.compile(r"self|inf|nan|v\d+|d_.*|body_\d+|.*_reference|.*_training")
 """The names that the text gives to other things than inputs."""
 
 
@@ -49,9 +51,9 @@ def forward_source(graph: Graph, held: Mapping[Value, str], training: bool, name
         for result in range(len(node.types)):
             value_of[Value(identity, result)] = f"v{identity}[{result}]" if several else f"v{identity}"
         arguments = [value_of[operand] for operand in graph.operands(identity)]
-        arguments += [f"{key}={_literal(value)}" for key, value in node.attrs.items()]
+        arguments += [f"{key}={_literal(value, identity)}" for key, value in node.attrs.items()]
         if training:
-            lines += [f"{place}.add_(1)" for place in state_places(node)]
+            lines += [f"{place}.add_({_steps(node, arguments)})" for place in state_places(node)]
         function = function_name(node, training)
         call = f"{function}({', '.join(arguments)})"
         # what names its own type is made exactly, and takes the floating type of the module
@@ -63,14 +65,16 @@ def forward_source(graph: Graph, held: Mapping[Value, str], training: bool, name
     return "\n    ".join(lines) + "\n"
 
 
-def functions(graph: Graph, held: Collection[Value]) -> dict[str, Callable[..., Any]]:
+def functions(graph: Graph, held: Collection[Value]) -> dict[str, Any]:
     """What the names in the text of the forwards stand for."""
-    found: dict[str, Callable[..., Any]] = {"inf": float("inf"), "nan": float("nan")}  # type: ignore[dict-item]
+    found: dict[str, Any] = {"inf": float("inf"), "nan": float("nan")}
     for identity in _needed(graph, held):
         node = graph.node(identity)
         found[function_name(node, False)] = node.record.torch
         if node.record.training:
             found[function_name(node, True)] = node.record.training
+        if "body" in node.record.traits:
+            found[f"body_{identity}"] = node.attrs["body"]
     return found
 
 
@@ -87,8 +91,16 @@ def place(key: str, kind: str) -> str:
 
 def state_places(node: Node) -> list[str]:
     """Where the counters of a node's training steps are kept."""
+    inner = node.attrs["body"].graph if "body" in node.record.traits else None
+    if inner is not None:
+        return [found for identity in inner.order() for found in state_places(inner.node(identity))]
     scope = f"{node.path}." if node.path else ""
     return [place(f"{scope}{weight.role}", "_buffers") for weight in node.record.training_state]
+
+
+def _steps(node: Node, arguments: list[str]) -> str:
+    """How often what is inside of a node runs: a scan, once for each place of its sequences."""
+    return f"{arguments[0]}.shape[{node.attrs['axis']}]" if "body" in node.record.traits else "1"
 
 
 def _needed(graph: Graph, held: Collection[Value]) -> list[int]:
@@ -123,6 +135,7 @@ def _dimensions(graph: Graph, run: list[int]) -> list[str]:
         for value in graph.node(identity).attrs.values():
             for part in value if isinstance(value, tuple) else (value,):
                 wanted |= symbols(part) if isinstance(part, Symbolic) else set()
+            wanted |= value.symbols() if isinstance(value, Body) else set()
     if not wanted:
         return []
     names = input_names(graph)
@@ -139,9 +152,12 @@ def _dimensions(graph: Graph, run: list[int]) -> list[str]:
     return lines[::-1]
 
 
-def _literal(value: Any) -> str:
+def _literal(value: Any, identity: int | None = None) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, Symbolic):
         return str(substitute(value, {name: symbol(f"d_{name}") for name in symbols(value)}))
+    if isinstance(value, Body):
+        extents = ", ".join(f"{name!r}: d_{name}" for name in sorted(value.symbols()))
+        return f"body_{identity}.substitute({{{extents}}})" if extents else f"body_{identity}"
     return repr(value)

@@ -114,6 +114,8 @@ class Emitter:
         self._analyzer = tvm.sym.Analyzer()
         self.buffers: list[Any] = []
         self.outputs: list[Any] = []
+        self.threads = True
+        """Whether loops may be shared out to threads: not inside of one that is, nor at every step of a short one."""
         self.function: Any = None
 
     @contextmanager
@@ -155,7 +157,7 @@ class Emitter:
 
     def parallel(self, extent: int) -> Any:
         """A loop whose iterations are dealt out to the threads in contiguous runs."""
-        return self._loop(T.parallel, extent)
+        return self._loop(T.parallel if self.threads else T.serial, extent)
 
     def lanes(self, extent: int) -> Any:
         """A loop that becomes vector instructions."""

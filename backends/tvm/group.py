@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import networkx as nx
+
 from specc import ops
+from specc.ir.body import Body
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.ops.record import Operator
@@ -168,4 +171,25 @@ def extract(graph: Graph, members: Sequence[int], frozen: frozenset[int]) -> tup
 
 
 def _attributes(attrs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(attrs.items()))
+    """The attributes as part of a program: a graph in them without the names that it has in the checkpoint."""
+    plain = {name: value.anonymous if isinstance(value, Body) else value for name, value in attrs.items()}
+    return tuple(sorted(plain.items()))
+
+
+def pieces(graph: Graph, nodes: Sequence[int]) -> list[list[int]]:
+    """The groups and the single nodes among `nodes`, each in topological order, in an order in which they can run."""
+    members: dict[Any, list[int]] = {}
+    for identity in nodes:
+        group = graph.node(identity).group
+        members.setdefault(("node", identity) if group is None else ("group", group), []).append(identity)
+    # A group is convex, so there is an order of the groups; a node's place decides where several are ready.
+    found = list(members.values())
+    piece_of = {identity: number for number, piece in enumerate(found) for identity in piece}
+    parts = nx.DiGraph()
+    parts.add_nodes_from(range(len(found)))
+    for source, user in graph.structure.edges():
+        if source in piece_of and user in piece_of and piece_of[source] != piece_of[user]:
+            parts.add_edge(piece_of[source], piece_of[user])
+    place = {identity: position for position, identity in enumerate(graph.order())}
+    order = nx.lexicographical_topological_sort(parts, key=lambda number: place[found[number][-1]])
+    return [found[number] for number in order]

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
 from specc.backends.tvm.emitter import Kernel, kernel_of
-from specc.backends.tvm.group import Group, extract
+from specc.backends.tvm.group import Group, extract, pieces
 from specc.backends.tvm.kernels import select
 from specc.backends.tvm.memory import Plan, plan
 from specc.backends.tvm.packing import Packing, of_type
@@ -65,7 +64,7 @@ class _Lowering:
         inputs = [Value(identity) for identity in graph.inputs]
         self.storages = {value: Storage("input", number) for number, value in enumerate(inputs)}
         calls = []
-        for piece in self._pieces():
+        for piece in pieces(graph, graph.live()):
             if self._is_view(piece):
                 (identity,) = piece
                 (source,) = graph.operands(identity)
@@ -107,24 +106,6 @@ class _Lowering:
         macs = {identity: fixed(macs_of(self.graph, identity)) for identity in piece}
         path = self.graph.node(max(piece, key=lambda identity: macs[identity])).path
         return Call(name, operands, results, overwrites, path, group.title, sum(macs.values()))
-
-    def _pieces(self) -> list[list[int]]:
-        """The groups' nodes and the single nodes, each in topological order, in an order in which they can run."""
-        members: dict[Any, list[int]] = {}
-        for identity in self.graph.live():
-            group = self.graph.node(identity).group
-            members.setdefault(("node", identity) if group is None else ("group", group), []).append(identity)
-        # A group is convex, so there is an order of the groups; a node's place decides where several are ready.
-        pieces = list(members.values())
-        piece_of = {identity: number for number, piece in enumerate(pieces) for identity in piece}
-        parts = nx.DiGraph()
-        parts.add_nodes_from(range(len(pieces)))
-        for source, user in self.graph.structure.edges():
-            if source in piece_of and user in piece_of and piece_of[source] != piece_of[user]:
-                parts.add_edge(piece_of[source], piece_of[user])
-        place = {identity: position for position, identity in enumerate(self.graph.order())}
-        order = nx.lexicographical_topological_sort(parts, key=lambda number: place[pieces[number][-1]])
-        return [pieces[number] for number in order]
 
     def _is_view(self, piece: list[int]) -> bool:
         node = self.graph.node(piece[0])

@@ -34,6 +34,11 @@ def domains(graph: Graph) -> dict[Value, Interval]:
             for position, (least, greatest) in asked.items():
                 if not isinstance(least, Symbolic) and not isinstance(greatest, Symbolic):
                     ask(operands[position], (least, greatest))
+        if "body" in node.record.traits:
+            body = node.attrs["body"]
+            for source, interval in domains(body.graph).items():
+                if source in body.sources:
+                    ask(operands[body.sources.index(source)], interval)
         if {"movement", "choice"} & node.record.traits and Value(identity) in found:
             for operand, key in zip(operands, node.record.classes(len(operands))):
                 if key == "any":

@@ -278,8 +278,10 @@ class Graph:
     @property
     def checkpoint(self) -> dict[str, TensorType]:
         """The keys of a checkpoint that was trained: the parameters, and state that training alone reads."""
+        from specc.ir.body import nested
+
         keys = self.parameters
-        for node in (self.node(i) for i in self.order()):
+        for node in (graph.node(i) for graph in nested(self) for i in graph.order()):
             scope = f"{node.path}." if node.path else ""
             keys |= {f"{scope}{weight.role}": weight.type for weight in node.record.training_state}
         return keys
@@ -293,6 +295,14 @@ class Graph:
                     frozen.add(identity)
             self._frozen = frozenset(frozen)
         return self._frozen
+
+    def dependents(self, values: Iterable[Value]) -> set[int]:
+        """The nodes that make `values`, and those that depend on them."""
+        found = {value.node for value in values}
+        for identity in self.order():
+            if any(operand.node in found for operand in self.operands(identity)):
+                found.add(identity)
+        return found
 
     def live(self) -> list[int]:
         """The nodes that run with every inference, in order: neither frozen nor inputs."""
@@ -386,8 +396,8 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
     bindings: dict[str, Dim] = dict(chosen)
     for identity in result.order():
         node = result.node(identity)
-        attrs = {name: _bind(value, bindings) for name, value in node.attrs.items()}
         try:
+            attrs = {name: bound(value, bindings) for name, value in node.attrs.items()}
             types = ops.infer(node.record, [result.type(o) for o in result.operands(identity)], attrs)
         except Illegal as problem:
             sizes = ", ".join(f"{name} = {extent}" for name, extent in chosen.items())
@@ -403,13 +413,15 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
     return result
 
 
-def _bind(value: Any, bindings: Mapping[str, Dim]) -> Any:
+def bound(value: Any, bindings: Mapping[str, Dim]) -> Any:
+    """An attribute with the symbols in `bindings` replaced; raises `Illegal` where a body's call is not legal then."""
+    from specc.ir.body import Body
     from specc.ir.dims import Symbolic, substitute
 
-    if isinstance(value, TensorType):
+    if isinstance(value, (TensorType, Body)):
         return value.substitute(bindings)
     if isinstance(value, tuple):
-        return tuple(_bind(v, bindings) for v in value)
+        return tuple(bound(v, bindings) for v in value)
     return substitute(value, bindings) if isinstance(value, Symbolic) else value
 
 

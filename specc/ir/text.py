@@ -10,13 +10,21 @@
 Operands are inputs by name, parameters by `@key`, other nodes by `%number` (`%3.1` for the second result). Attributes
 that have their default value are left out. The numbers follow `Graph.order`, so equal graphs have equal text. Places in
 the spec are printed as `at file:line:column-line:column` on request; merge claims are not part of the text.
+
+A node that holds a graph ends with `with`, and its graph follows, up to its own `return`:
+
+    %2: float32[n, 8] = scan(x, h, @rnn.weight) {states=1; axis=1} in rnn with
+        graph Cell
+        input x: float32[n, 8]
+        ...
+        return %3
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specc import ops
 from specc.diagnostics import Label, Span, SpeccError, error
@@ -24,6 +32,9 @@ from specc.ir.dims import Symbolic, parse_dim
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.types import DTYPES, TensorType, block_of
 from specc.ops.record import REQUIRED, Illegal
+
+if TYPE_CHECKING:
+    from specc.ir.body import Body
 
 
 def print_graph(graph: Graph, spans: bool = False) -> str:
@@ -48,7 +59,11 @@ def print_graph(graph: Graph, spans: bool = False) -> str:
             count += 1
             operands = ", ".join(_reference(names, value) for value in graph.operands(identity))
             types = ", ".join(map(str, node.types))
-            body.append(f"{names[identity]}: {types} = {node.op}({operands}){_attributes(node)}{_scope(node)}{tail}")
+            text = f"{names[identity]}: {types} = {node.op}({operands}){_attributes(node)}{_scope(node)}{tail}"
+            inner = node.attrs.get("body") if "body" in node.record.traits else None
+            body.append(text if inner is None else f"{text} with")
+            if inner is not None:
+                body += [f"    {line}" for line in print_graph(inner.graph, spans).splitlines()]
     returned = ", ".join(_reference(names, value) for value in graph.outputs)
     return "\n".join([*lines, *sources, *body, f"return {returned}"]) + "\n"
 
@@ -61,6 +76,8 @@ def _attributes(node: Node) -> str:
     shown = []
     for argument in node.record.attributes:
         value = node.attrs[argument.name]
+        if argument.kind == "graph":
+            continue
         if argument.default is REQUIRED or value != ops.normal_form(argument, argument.default):
             shown.append(f"{argument.name}={_literal(value)}")
     return f" {{{'; '.join(shown)}}}" if shown else ""
@@ -102,6 +119,8 @@ def parse_graph(text: str, name: str = "<text>") -> Graph:
             reader.line(number, line.strip())
     if reader.graph is None:
         raise error("S0702", f"{name} is empty: a graph begins with `graph NAME`")
+    if reader.inner is not None:
+        raise error("S0702", f"{name} ends inside of a graph: that of a node ends with its own `return`")
     return reader.graph
 
 
@@ -110,10 +129,24 @@ class _Reader:
         self.name, self.text = name, text
         self.graph: Graph | None = None
         self.values: dict[str, int] = {}
+        self.done = False
+        self.inner: _Reader | None = None
+        self.holder = ""
 
     def line(self, number: int, line: str) -> None:
+        """Reads a line: of the graph of the node above, where that is not done, or of the graph itself."""
         try:
-            self._line(line)
+            if self.inner is None:
+                self._line(line)
+                return
+            self.inner.line(number, line)
+            if self.inner.done and self.inner.inner is None:
+                assert self.inner.graph is not None
+                holder, inner = self.holder, self.inner.graph
+                self.inner = None
+                from specc.ir.body import Body
+
+                self._line(holder, Body.of(inner))
         except Illegal as problem:
             raise self._at("S0301", number, line, problem.reason) from None
         except (ValueError, KeyError, SyntaxError) as problem:
@@ -125,7 +158,7 @@ class _Reader:
         found.sources[self.name] = self.text
         return found
 
-    def _line(self, line: str) -> None:
+    def _line(self, line: str, body: Body | None = None) -> None:
         if header := _HEADER.fullmatch(line):
             pairs = (pair.split("=") for pair in (header["defaults"] or "").split(",") if pair.strip())
             self.graph = Graph(header["name"], defaults={n.strip(): int(v) for n, v in pairs})
@@ -133,6 +166,10 @@ class _Reader:
         graph = self.graph
         if graph is None:
             raise ValueError("a graph begins with `graph NAME`")
+        if line.endswith(" with") and body is None:
+            self.holder, self.inner = line, _Reader(self.name, self.text)
+            return
+        line = line.removesuffix(" with") if body is not None else line
         span = None
         if place := _SPAN.search(line):
             line, span = line[: place.start()], Span(place["file"], *(int(place[i]) for i in range(2, 6)))
@@ -148,6 +185,8 @@ class _Reader:
                 raise ValueError(f"there is no operator `{match['op']}`")
             operands = [self._operand(text) for text in match["operands"].split(",") if text.strip()]
             attrs = dict(_attribute(text) for text in (match["attrs"] or "").split("; ") if text)
+            if body is not None:
+                attrs["body"] = body
             value = graph.apply(match["op"], operands, attrs, match["path"] or "", span)
             if match["group"]:
                 graph.update(value.node, group=int(match["group"]))
@@ -157,6 +196,7 @@ class _Reader:
             self._name(f"%{match['name']}", value)
         elif line.startswith("return"):
             graph.outputs = [self._operand(text) for text in line.removeprefix("return").split(",") if text.strip()]
+            self.done = True
         else:
             raise ValueError("it is none of `input`, `param`, `%n: type = op(...)` and `return`")
 

@@ -5,6 +5,8 @@
 3. Names of inputs and keys of parameters are unique. Outputs exist. Every dimension of a node's type is made of
    dimensions of the inputs.
 4. The nodes of a group are live, and the group is convex: no path leaves it and comes back.
+5. A graph inside a node holds all of this too; its dimensions may be those of the graph around, and its activations
+   lie plainly.
 """
 
 from __future__ import annotations
@@ -16,18 +18,30 @@ import networkx as nx
 
 from specc import ops
 from specc.diagnostics import Diagnostic, Label, SpeccError
+from specc.ir.body import bodies
 from specc.ir.graph import Graph
 from specc.ops.record import Illegal
 
 
 def verify(graph: Graph) -> None:
     """Raises `SpeccError` with one S0701 for every invariant that does not hold."""
-    graph = replace(graph, _operands={}, _order=None, _frozen=None)  # what the graph keeps is no witness
-    found = _structure(graph)
-    if not found:
-        found = [*_types(graph), *_names(graph), *_groups(graph)]
+    found = _broken_invariants(graph, frozenset())
     if found:
         raise SpeccError(*found)
+
+
+def _broken_invariants(graph: Graph, around: frozenset[str]) -> list[Diagnostic]:
+    """What is wrong with `graph`, which may use the dimensions `around` it."""
+    graph = replace(graph, _operands={}, _order=None, _frozen=None)  # what the graph keeps is no witness
+    found = _structure(graph)
+    if found:
+        return found
+    known = around | graph.symbols()
+    for identity, body in bodies(graph):
+        found += _broken_invariants(body.graph, known)
+        if any(type.layout for inner in body.graph.structure for type in body.graph.node(inner).types):
+            found.append(_broken(graph, identity, "a tensor of its body lies in blocks"))
+    return [*found, *_types(graph, known), *_names(graph), *_groups(graph)]
 
 
 def _broken(graph: Graph, identity: int | None, message: str) -> Diagnostic:
@@ -62,9 +76,8 @@ def _structure(graph: Graph) -> list[Diagnostic]:
     return found
 
 
-def _types(graph: Graph) -> list[Diagnostic]:
+def _types(graph: Graph, known: frozenset[str]) -> list[Diagnostic]:
     found = []
-    known = graph.symbols()
     for identity in graph.order():
         node = graph.node(identity)
         try:

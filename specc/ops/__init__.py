@@ -6,12 +6,12 @@ from typing import Any
 
 from specc.ir.dims import Symbolic
 from specc.ir.types import TensorType
-from specc.ops import activations, conv, elementwise, linear, logic, norm, pool, reduce, shape, source, statistics
+from specc.ops import activations, conv, elementwise, linear, logic, norm, pool, reduce, scan, shape, source, statistics
 from specc.ops.record import ELEMENTS, REQUIRED, Argument, Illegal, Operator, Spelling, Types
 
 OPERATORS: dict[str, Operator] = {
     record.name: record
-    for module in (source, elementwise, activations, logic, conv, linear, norm, statistics, pool, reduce, shape)
+    for module in (source, elementwise, activations, logic, conv, linear, norm, statistics, pool, reduce, shape, scan)
     for record in module.RECORDS
 }
 """Every operator record, by name."""
@@ -38,7 +38,7 @@ def infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[Tensor
         if t.dtype not in ELEMENTS[key]:
             taken = " or ".join(ELEMENTS[key])
             raise Illegal(f"`{record.name}` takes elements of type {taken}, not {t.dtype}", operand=position)
-        if t.dtype != found.setdefault(key, t.dtype):
+        if t.dtype != found.setdefault(key, t.dtype) and "body" not in record.traits:
             both = " and ".join(sorted((t.dtype, found[key])))
             raise Illegal(f"the operands are of different element types: {both}")
     if not (record.elementwise or "blocks" in record.traits):
@@ -85,6 +85,8 @@ def normal_form(argument: Argument, value: Any) -> Any:
             return value
         case "type" if isinstance(value, TensorType):
             return value
+        case "graph" if _is_body(value):
+            return value
         case "dim" if _is_int(value) or isinstance(value, Symbolic):
             return value
         case "ints" if sequence and all(_is_int(v) or isinstance(v, Symbolic) for v in value):
@@ -104,6 +106,12 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_body(value: Any) -> bool:
+    from specc.ir.body import Body
+
+    return isinstance(value, Body)
+
+
 KINDS = {
     "int": "an integer",
     "float": "a number",
@@ -114,5 +122,6 @@ KINDS = {
     "ints": "a list of dimensions",
     "padding": "an integer, a list of two (height, width) or of four (top, left, bottom, right)",
     "type": "a tensor type",
+    "graph": "a graph",
 }
 """What each kind of argument is, in words (see `Argument`)."""

@@ -38,7 +38,7 @@ class Argument:
 
     `kind` is one of "int", "float", "bool", "str", "dim", "ints" (a list of dimensions), "pair" (one int, or two for
     height and width; in a node always two), "padding" (one int, two for height and width, or four for top, left, bottom
-    and right; in a node always four) and "type". A trailing "?" admits none.
+    and right; in a node always four), "type" and "graph" (a `specc.ir.body.Body`). A trailing "?" admits none.
     """
 
     name: str
@@ -177,4 +177,5 @@ TRAITS: dict[str, str] = {
     "source": "a node without operands",
     "typed": "an attribute names the type of the result; a floating type stands for that in which all is computed",
     "blocks": "it takes activations in blocks of channels where `infer` does; elementwise operators always do",
+    "body": "it runs the graph in its attribute `body`, and has a kernel of its own",
 }

@@ -3,7 +3,7 @@
 Operators come from their records: a step draws an example of a record, puts values at hand in the place of the
 operands, and asks `infer`; weights are made by `spell`, as in a call of the language. So a new record is grown at once,
 and a step only adds what is legal. Some steps are motifs, because chance alone seldom finds them: sums of branches
-that can be merged, residual sums, a second use of weights.
+that can be merged, residual sums, a second use of weights, loops with state.
 
 Values stay tame: the operands of operators with a domain (`sqrt`, `div`, indices) and of `exp` are brought into it
 first, and a value is multiplied by another only so often, since rounding errors grow with the power. Operators that
@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specc import ops
+from specc.ir.body import Body
 from specc.ir.dims import Dim, Symbolic, substitute, symbols
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
@@ -46,8 +47,9 @@ def grow(
 
 
 class _Growth:
-    def __init__(self, inputs: Sequence[TensorType], defaults: Mapping[str, int]) -> None:
+    def __init__(self, inputs: Sequence[TensorType], defaults: Mapping[str, int], prefix: str = "") -> None:
         self.graph = Graph("Grown", defaults=dict(defaults))
+        self.prefix = prefix
         self.power: dict[Value, int] = {}
         self.values: list[Value] = []
         self.calls: list[tuple[str, list[Value], dict[str, Any]]] = []
@@ -62,6 +64,7 @@ class _Growth:
             self._weighted,
             self._weighted,
             self._again,
+            self._scan,
             *[self._any] * 5,
         ]
         while not rng.choice(motifs)(rng):
@@ -80,7 +83,10 @@ class _Growth:
 
     def _any(self, rng: random.Random) -> bool:
         """An operator that brings no weights, drawn from all records."""
-        records = [r for r in ops.OPERATORS.values() if not r.weights and r.name not in ("input", "param")]
+        given = ("input", "param")
+        records = [
+            r for r in ops.OPERATORS.values() if not r.weights and r.name not in given and "body" not in r.traits
+        ]
         return self._apply(rng, rng.choice(records))
 
     def _apply(self, rng: random.Random, record: Operator) -> bool:
@@ -156,6 +162,36 @@ class _Growth:
         if not others:
             return False
         self._add(op, [rng.choice(others), *operands[1:]], attrs)
+        return True
+
+    def _scan(self, rng: random.Random) -> bool:
+        """A scan over a value: a graph grown inside, whose state stays small, with a result at every step or none."""
+        x = self._pick(rng)
+        type = self.graph.type(x)
+        if not type.rank or type.dtype != "float32" or self.prefix:
+            return False
+        axis = rng.randrange(type.rank)
+        shape = (*type.shape[:axis], *type.shape[axis + 1 :])
+        starts = [v for v in self.values if v != x and self.graph.type(v).dtype == "float32"]
+        start = rng.choice(starts) if starts and rng.random() < 0.4 else self.graph.constant(0.0, shape)
+        state = self.graph.type(start)
+        if state.layout or not _small(state):
+            return False
+        inner = _Growth([TensorType(shape), state], self.graph.defaults, f"scan_{len(self.graph)}.")
+        _, h = inner.values
+        for _ in range(rng.randint(1, 4)):
+            inner.step(rng)
+        fitting = [value for value in inner.values if inner.graph.type(value) == state]
+        new = inner.graph.apply("tanh", [fitting[-1]]) if rng.random() < 0.8 else h
+        stacked = [value for value in inner.values[2:] if inner.graph.type(value).rank >= axis]
+        inner.graph.outputs = [*stacked[-rng.randint(0, 2) :], new] if rng.random() < 0.8 else [new]
+        body = Body.of(inner.graph)
+        parameters = [body.graph.node(i).attrs for i in body.parameters.values()]
+        weights = [self.graph.parameter(a["key"], a["type"], a["init"], a["trainable"]) for a in parameters]
+        attrs = {"body": body, "axis": axis, "reverse": rng.random() < 0.3}
+        value = self.graph.apply("scan", [x, start, *weights], attrs)
+        for result, inside in enumerate(body.graph.outputs):
+            self._know(Value(value.node, result), inner.power.get(inside, 1))
         return True
 
     # ---- building -------------------------------------------------------------------------------------------------
@@ -237,7 +273,7 @@ class _Growth:
         return joined("add", graph.apply("abs", [value]), least)
 
     def _call(self, op: str, operands: list[Value], arguments: dict[str, Any]) -> Value | None:
-        path = f"{op}_{len(self.graph)}"
+        path = f"{self.prefix}{op}_{len(self.graph)}"
         try:
             spelling = ops.spell(ops.get(op), [self.graph.type(operand) for operand in operands], arguments)
             if not all(_small(weight.type) for weight in spelling.weights):

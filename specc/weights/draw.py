@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from specc.ir.body import bodies
 from specc.ir.domains import Interval, domains
 from specc.ir.graph import Graph, Node, Value, specialize
 from specc.weights.tensors import Array
@@ -176,12 +177,28 @@ def _uses(graph: Graph) -> dict[int, _Use]:
     """The first use of every parameter, in the order of the graph."""
     if graph.symbols() <= graph.defaults.keys():
         graph = specialize(graph)
-    squares: dict[Value, float] = {}
+    return _follow(graph, {})[1]
+
+
+def _follow(graph: Graph, squares: dict[Value, float]) -> tuple[dict[Value, float], dict[int, _Use]]:
+    """The mean square of every value, where those of some inputs and parameters are known; and the uses."""
+    squares = dict(squares)
     uses: dict[int, _Use] = {}
+    inside = dict(bodies(graph))
     for identity in graph.order():
         node = graph.node(identity)
+        if Value(identity) in squares:
+            continue
         operands = graph.operands(identity)
         known: list[Any] = [squares[operand] for operand in operands]
+        if identity in inside:
+            body = inside[identity]
+            within, read = _follow(body.graph, dict(zip(body.sources, known, strict=True)))
+            for operand, source in zip(operands, body.sources, strict=True):
+                if graph.op(operand) == "param" and source.node in read:
+                    uses.setdefault(operand.node, read[source.node])
+            squares |= {Value(identity, number): within[value] for number, value in enumerate(body.graph.outputs)}
+            continue
         for position, operand in enumerate(operands):
             if graph.op(operand) == "param" and operand.node not in uses and position:
                 role = node.record.operands[min(position, len(node.record.operands) - 1)].rstrip("?")
@@ -195,7 +212,7 @@ def _uses(graph: Graph) -> dict[int, _Use]:
         else:
             square = max(known, default=1.0)
         squares |= {Value(identity, number): square for number in range(len(node.types))}
-    return uses
+    return squares, uses
 
 
 def _inside_picture(graph: Graph, identity: int) -> float:

@@ -108,6 +108,7 @@ simple_statements = st.one_of(
         targets,
         tensors,
         st.none() | st.builds(s.Initializer, names, st.none() | expressions),
+        st.none() | templates,
     ),
     st.builds(s.Require, expressions, st.none() | templates),
     st.builds(s.Ensure, targets, names),

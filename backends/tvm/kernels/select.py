@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels import attention, convolution, depthwise, general, linear, squeeze
+from specc.backends.tvm.kernels import attention, convolution, depthwise, general, linear, scan, squeeze
 from specc.targets import Target
 
 TEMPLATES = (convolution.lower, depthwise.lower, linear.lower, squeeze.lower, attention.lower)
@@ -17,4 +17,7 @@ def lower(group: Group, target: Target) -> Template:
         found = template(group, target)
         if found is not None:
             return found
+    looped = scan.lower(group, target, lower)
+    if looped is not None:
+        return looped
     return general.lower(group, target)
