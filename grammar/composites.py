@@ -4,6 +4,7 @@
     chunk(x, 3, axis=-1)                                slices of one extent
     rearrange(x, "b (h d) l -> b h l d", h=8)           reshape, permute, reshape, as far as they are needed
     einsum("b h q d, b h k d -> b h q k", q, k)         both operands as matrices, their product, and back
+    full([4, 4], 0.5)                                   a number in every element: no operand at all
 
 A pattern names dimensions; brackets join several into one, `1` is a dimension of extent 1.
 """
@@ -22,6 +23,7 @@ from specc.grammar.scope import Argument, Place, Scope
 from specc.grammar.session import Session
 from specc.grammar.values import Family, Tensor, Unfit, Value, is_integer, kind, show, show_shape
 from specc.ir.dims import Dim, Symbolic, floordiv, product
+from specc.ir.types import TensorType
 
 Names = list[list[str]]
 
@@ -130,6 +132,22 @@ def _sliced(at: _Call, x: Tensor, axis: int, extents: list[Any]) -> Value:
         result.append(at.node("slice", [x], axis=axis, start=start, stop=start + extent))
         start = start + extent
     return tuple(result)
+
+
+def _full(at: _Call, given: dict[str, Argument], _: list[Tensor]) -> Value:
+    shape, value = given["shape"], given["value"].value
+    extents: Any = shape.value.listed() if isinstance(shape.value, Family) else shape.value
+    if not isinstance(extents, tuple) or not all(is_integer(e) and e >= 1 for e in extents):
+        message = f"the shape is a list of integers of at least 1; this is {show(extents)}"
+        raise at.problem("S0401", message, Label(shape.span))
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        message = f"the value is a number; this is {show(value)}, {kind(value)}"
+        raise at.problem("S0401", message, Label(given["value"].span))
+    type_ = TensorType(tuple(extents))
+    at.session.count_nodes(at.span)
+    at.session.bound_size(type_, at.span)
+    made = at.session.graph.constant(float(value), type_.shape, span=at.span)
+    return Tensor(made, type_, at.span)
 
 
 # ---- patterns
@@ -283,6 +301,7 @@ FORMS: dict[str, tuple[Form, tuple[str, ...]]] = {
     "chunk": (_chunk, ("x", "parts", "axis")),
     "rearrange": (_rearrange, ("x", "pattern")),
     "einsum": (_einsum, ("pattern", "operands")),
+    "full": (_full, ("shape", "value")),
 }
 """Every form, and the names of its arguments."""
 
@@ -291,4 +310,5 @@ USAGE = {
     "chunk": "chunk(x, parts, axis=1)",
     "rearrange": 'rearrange(x, "b (h d) -> b h d", h=8)',
     "einsum": 'einsum("b i j, b j k -> b i k", x, y)',
+    "full": "full(shape, value)",
 }

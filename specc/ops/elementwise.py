@@ -40,7 +40,10 @@ def infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
         # However it lies, a tensor without height and width is read by channel, and one of one channel by place.
         if layouts and not t.layout and t.rank == 4 and t.shape[2:] != (1, 1) and t.shape[1] != 1:
             raise Illegal(f"{t} lies plainly beside an operand in {next(iter(layouts))}", operand=position)
-    return (TensorType(broadcast(types), types[-1].dtype, *layouts),)
+    shape = broadcast(types)
+    if layouts and len(shape) != 4:
+        raise Illegal(f"a tensor of {len(shape)} dimensions does not lie in {next(iter(layouts))}")
+    return (TensorType(shape, types[-1].dtype, *layouts),)
 
 
 def draw_shape(rng: random.Random) -> tuple[int, ...]:

@@ -55,6 +55,11 @@ def test_einsum(pattern: str, shapes: list[list[int]]) -> None:
     assert (got - wanted).abs().max() < 1e-12
 
 
+def test_full() -> None:
+    (x,), got = run("x0 + full([3, 1], 0.5) * full([1, 5], 2)", [3, 5])
+    assert (got == x + 1).all()
+
+
 def test_rearrange() -> None:
     (x,), got = run('rearrange(x0, "b (h d) l -> b h l d", h=2)', [3, 8, 5])
     assert (got == x.reshape(3, 2, 4, 5).permute(0, 1, 3, 2)).all()
@@ -98,6 +103,9 @@ WRONG = [
     ('rearrange(x0, "a b c -> c b a", d=2)', "S0307", "has no `d`"),
     ('rearrange(x0, "a (b c) d -> a b c d", b=0)', "S0307", "at least 1"),
     ("rearrange(x0)", "S0403", "is called as"),
+    ("x0 + full([0], 1)", "S0401", "a list of integers of at least 1"),
+    ("x0 + full(3, 1)", "S0401", "a list of integers of at least 1"),
+    ("x0 + full([3], true)", "S0401", "the value is a number"),
     ('einsum("a b, b c -> a c", x0)', "S0307", "has 2 operands, and the call 1"),
     ('einsum("a b c -> d", x0)', "S0307", "`d` of the result is in no operand"),
     ('einsum("a b c, b -> a", x0, relu(x0))', "S0307", "1 dimensions, and the tensor 3"),

@@ -12,6 +12,7 @@ from specc.grammar.modules import STANDARD
 from specc.ir.verify import verify
 
 IMAGE = "x: [n = 1, 8, h = 8, w = 8]"
+LAST = "x: [n = 1, 8, 8, 8]"
 BATCH_NORM = ["running_mean", "running_var", "weight", "bias"]
 
 
@@ -72,6 +73,26 @@ CASES = {
         "SelfAttention(x, 2)",
         ["qkv.weight", "qkv.bias", "proj.weight", "proj.bias"],
     ),
+    "Attend": ("attention", "x: [n = 1, l = 5, 8]", "Attend(x, x, x, 2)", []),
+    "CrossAttention": (
+        "attention",
+        "x: [n = 1, l = 5, 8], memory: [n, m = 3, 6]",
+        "CrossAttention(x, memory, 2)",
+        [*both("q"), *both("kv"), *both("proj")],
+    ),
+    "Windows": ("window", LAST, "Windows(x, 4)", []),
+    "Unwindows": ("window", "x: [n = 1, 4, 16, 8]", "Unwindows(x, 4, 8, 8)", []),
+    "Roll": ("window", LAST, "Roll(x, 3)", []),
+    "Differences": ("window", "x: [rows = 2, 5]", "Differences(x, 3)", []),
+    "RelativeBias": ("window", "x: [9, heads = 2]", "RelativeBias(x, 2)", []),
+    "Strangers": ("window", "x: [n = 1, 4, 16, 16]", 'x + rearrange(Strangers(8, 8, 4, 2), "w 1 i j -> 1 w i j")', []),
+    "WindowAttention": (
+        "window",
+        LAST,
+        "WindowAttention(x, 2, 4, 2)",
+        ["relative_position_bias_table", *both("qkv"), *both("proj")],
+    ),
+    "Token": ("vit", "x: [n = 1, l = 5, 8]", "Token(x, 2)", []),
     "PatchEmbed": ("vit", IMAGE, "PatchEmbed(x, 12, 4)", ["proj.weight", "proj.bias"]),
     "TransformerBlock": (
         "vit",

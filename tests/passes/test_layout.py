@@ -71,6 +71,20 @@ def test_the_first_convolution_reads_the_plain_image_and_converts_what_it_writes
     ]
 
 
+def test_what_grows_to_five_dimensions_stays_plain() -> None:
+    graph = chain(
+        "input y: float32[2, 1, 32, 8, 8]",
+        "param a: float32[32, 32, 1, 1] kaiming",
+        "%0: float32[1, 32, 8, 8] = conv2d(x, @a)",
+        "%1: float32[2, 1, 32, 8, 8] = add(%0, y)",
+        "%2: float32[2, 1, 32, 8, 8] = softmax(%1) {axis=4}",
+        "%3: float32[2, 1, 32, 8, 8] = matmul(%2, %1)",
+        "return %3",
+    )
+    check_pass(lambda g: layout(g, 16), graph)
+    assert layouts(layout(graph, 16))[-4:] == [("convert_layout", ""), ("add", ""), ("softmax", ""), ("matmul", "")]
+
+
 def test_operators_that_name_a_dimension_work_in_whole_blocks() -> None:
     graph = chain(
         "param a: float32[16, 32, 1, 1] kaiming",
