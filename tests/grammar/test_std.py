@@ -134,11 +134,50 @@ CASES = {
     ),
 }
 
+SCANNED = {"LstmCell", "GruCell", "RnnCell", "SelectiveStep", "LinearAttentionStep", "WkvStep"}
+"""Steps of recurrences, which the layers that scan them run."""
+CELL = """
+block Cell(x: [n, d], h: [n, d], weight: [d, d], bias: [d]) -> ([n, d], [n, d]):
+    h = relu(x + linear(h, d, weight=weight, bias=bias))
+    return h, h
+
+"""
+_GATES = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
+_SEQUENCE = "x: [n = 1, l = 5, 8]"
+CASES |= {
+    "Recurrent": ("rnn", _SEQUENCE, "Recurrent(x, 4, Cell, gates=1)", _GATES),
+    "LSTM": ("rnn", _SEQUENCE, "LSTM(x, 4)", _GATES),
+    "GRU": ("rnn", _SEQUENCE, "GRU(x, 4)", _GATES),
+    "RNN": ("rnn", _SEQUENCE, "RNN(x, 4, bidirectional=true)", [*_GATES, *(f"{key}_reverse" for key in _GATES)]),
+    "SelectiveScan": (
+        "ssm",
+        "u: [n = 1, l = 5, 8], d: [n, l, 8], b: [n, l, 4], a: [8, 4]",
+        "SelectiveScan(u, d, b, b, a)",
+        [],
+    ),
+    "CausalConv": ("ssm", _SEQUENCE, "CausalConv(x, 4)", ["weight", "bias"]),
+    "Mamba": (
+        "ssm",
+        _SEQUENCE,
+        "Mamba(x)",
+        [
+            "A_log",
+            "D",
+            "conv1d.weight",
+            "conv1d.bias",
+            *(f"{name}.weight" for name in ("in_proj", "x_proj", "dt_proj", "out_proj")),
+            "dt_proj.bias",
+        ],
+    ),
+    "GatedLinearAttention": ("ssm", "x: [n = 1, l = 5, 2, 4]", "GatedLinearAttention(x, x, x, sigmoid(x))", []),
+    "WKV": ("ssm", "x: [n = 1, l = 5, 4], w: [4]", "WKV(x, x, w, w)", []),
+}
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_block_of_the_library(name: str) -> None:
     module, parameter, call, keys = CASES[name]
-    text = f"specc 1\nuse std.{module}: {name}\nnetwork N({parameter}):\n    y = {call}\n    return y\n"
+    text = f"specc 1\nuse std.{module}: {name}\n{CELL}network N({parameter}):\n    y = {call}\n    return y\n"
     graph = grammar.loads(text)
     verify(graph)
     assert sorted(graph.parameters) == sorted(f"y.{key}" for key in keys)
@@ -172,4 +211,4 @@ def test_a_block_computes_what_timm_computes(timm: Any, module: str, call: str, 
 def test_every_block_of_the_library_is_tested() -> None:
     files = {path: grammar.parse(path.read_text()) for path in STANDARD.glob("*.specc")}
     assert all(tree.docstring for tree in files.values())
-    assert {d.name for tree in files.values() for d in tree.definitions} == CASES.keys()
+    assert {d.name for tree in files.values() for d in tree.definitions} == CASES.keys() | SCANNED
