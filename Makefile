@@ -3,6 +3,8 @@
 #   make test    linter, type checker and the tests
 #   make slow    the tests that take long: every variant of every example
 #   make zoo     every network of the zoo against its reference, number by number and compiled
+#   make bench   measures nine networks beside their peers and writes docs/performance.md (half an hour; nothing else
+#                may run on the machine meanwhile)
 #   make docs    writes docs/errors.md and docs/std.md from their sources
 #   make arm-test  networks for ARM cores, run emulated (installs a cross compiler and qemu)
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
@@ -15,7 +17,7 @@ JOBS ?= 2
 MINUTES ?= 20
 
 .DEFAULT_GOAL := test
-.PHONY: demo test arm-test slow zoo lint types unit docs fuzz clean
+.PHONY: demo bench test arm-test slow zoo lint types unit docs fuzz clean
 
 # The compiler that links artifacts, and Python's venv: installed where this machine lacks them and lets us.
 $(READY): pyproject.toml Makefile
@@ -54,6 +56,9 @@ arm-test: $(READY)
 	    && apt-get install -qy --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user; } \
 	  || { echo 'make: needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user' >&2; exit 1; }
 	$(BIN)/pytest -m arm
+
+bench: $(READY)
+	$(BIN)/python docs/measure.py
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py

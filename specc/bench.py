@@ -3,8 +3,9 @@
 How it is measured, and why so:
 
 - Every peer gets its best form: the *re-parameterized* graph with its weights already merged, not the trained one;
-  torch in the memory format that is faster here; ONNX Runtime from that torch module, with all its optimizations and
-  with its threads spinning as they do by default.
+  torch in the memory format that is faster here, and compiled by its inductor with the weights frozen; ONNX Runtime
+  and OpenVINO from that torch module, with all their optimizations, in float32 and tuned for latency, ONNX Runtime's
+  threads spinning as they do by default.
 - The contenders take turns in short blocks, round after round, in changing order: what else happens on the machine,
   and how its clock moves, then meets all alike. One long run after the other would compare different machines.
 - A pool's threads spin for a while after its last call and take a core from the next contender. So a pause stands
@@ -28,7 +29,14 @@ from specc.diagnostics import did_you_mean, error
 from specc.ir.graph import Graph
 from specc.runtime import Artifact
 
-PEERS = ("torch", "onnxruntime")
+PEERS: Mapping[str, str] = {
+    "torch": "torch",
+    "inductor": "torch",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+}
+"""The packages of the peers."""
+
 OURS = "specc"
 BLOCK, WARM_UP, PAUSE = 10, 3, 0.05
 """Counted calls in a block at least, uncounted ones before them, and seconds of rest before these.
@@ -117,7 +125,7 @@ def check_peers(names: Sequence[str]) -> None:
             raise error(
                 "S1001", f"there is no peer `{name}`; there are {', '.join(PEERS)}", notes=did_you_mean(name, PEERS)
             )
-        if importlib.util.find_spec(name) is None:
+        if importlib.util.find_spec(PEERS[name]) is None:
             raise error("S1005", f"{name} is not installed", notes=('`pip install "specc[peers]"` brings the peers',))
 
 
@@ -134,7 +142,7 @@ def peers(
     from specc.passes.reparam import reparam
 
     module = to_inference(canonicalize(reparam(canonicalize(graph))), weights)
-    makers = {"torch": _torch, "onnxruntime": _onnxruntime}
+    makers = {"torch": _torch, "inductor": _inductor, "onnxruntime": _onnxruntime, "openvino": _openvino}
     return [makers[name](module, inputs, threads) for name in names]
 
 
@@ -151,16 +159,34 @@ def _torch(module: Any, inputs: Sequence[Array], threads: int) -> Contender:
         last = copy.deepcopy(module).to(memory_format=torch.channels_last)
         forms["eager, channels last"] = (last, tensors)
 
-    def caller(run: Any, tensors: Sequence[Any]) -> Call:
-        def call() -> list[Array]:
-            with torch.inference_mode():
-                results = run.forward(*tensors)  # past the module's own checks of its inputs
-            return [r.numpy() for r in (results if isinstance(results, tuple) else (results,))]
-
-        return call
-
-    calls = {form: caller(*parts) for form, parts in forms.items()}
+    calls = {form: _caller(run.forward, tensors) for form, (run, tensors) in forms.items()}  # past the module's checks
     return Contender("torch", *min(calls.items(), key=lambda item: _quick_median(item[1])))
+
+
+def _caller(run: Any, tensors: Sequence[Any]) -> Call:
+    """A call of a torch module with its inputs."""
+
+    def call() -> list[Array]:
+        import torch
+
+        with torch.inference_mode():
+            results = run(*tensors)
+        return [r.numpy() for r in (results if isinstance(results, tuple) else (results,))]
+
+    return call
+
+
+def _inductor(module: Any, inputs: Sequence[Array], threads: int) -> Contender:
+    """PyTorch's own compiler, with the weights as constants, so that it may lay them out as it likes."""
+    import torch
+    import torch._inductor.config as settings
+
+    torch.set_num_threads(threads)
+    settings.freezing = True
+    compiled = torch.compile(module)
+    call = _caller(compiled, [torch.from_numpy(array) for array in inputs])
+    call()
+    return Contender("inductor", f"torch {torch.__version__}, frozen", call)
 
 
 def _quick_median(call: Call) -> float:
@@ -172,23 +198,44 @@ def _quick_median(call: Call) -> float:
     return float(np.median(samples[WARM_UP:]))
 
 
-def _onnxruntime(module: Any, inputs: Sequence[Array], threads: int) -> Contender:
-    """ONNX Runtime on the CPU, from the torch module by PyTorch's own exporter."""
+def _onnx(module: Any, inputs: Sequence[Array]) -> bytes:
+    """The torch module as ONNX, by PyTorch's own exporter."""
     import io
     import warnings
 
-    import onnxruntime
     import torch
 
-    names = [f"input{number}" for number in range(len(inputs))]
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the exporter that writes without onnxscript says that it is the older one
+        names = [f"input{number}" for number in range(len(inputs))]
         tensors = tuple(torch.from_numpy(array) for array in inputs)
         torch.onnx.export(module, tensors, file, input_names=names, dynamo=False, opset_version=18)
+    return file.getvalue()
+
+
+def _openvino(module: Any, inputs: Sequence[Array], threads: int) -> Contender:
+    """OpenVINO on the CPU; without the hint it would compute in bfloat16 where the machine can."""
+    import openvino
+
+    model = openvino.Core().read_model(_onnx(module, inputs))
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    given = dict(enumerate(inputs))
+    return Contender("openvino", openvino.__version__, lambda: list(request.infer(given).values()))
+
+
+def _onnxruntime(module: Any, inputs: Sequence[Array], threads: int) -> Contender:
+    """ONNX Runtime on the CPU."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(_onnx(module, inputs), options, providers=["CPUExecutionProvider"])
     given = {i.name: array for i, array in zip(session.get_inputs(), inputs, strict=True)}
     return Contender("onnxruntime", onnxruntime.__version__, lambda: list(session.run(None, given)))

@@ -229,15 +229,24 @@ def test_verify_fails_where_the_tolerance_is_missed(capsys: pytest.CaptureFixtur
 
 
 def test_bench_measures_a_spec_beside_its_peers(capsys: pytest.CaptureFixture[str], spec: str) -> None:
-    ran = Ran(capsys, "bench", f"{spec}:small", "--threads", "1", "--seconds", "0", "--json")
+    names = "torch,onnxruntime,openvino"
+    ran = Ran(capsys, "bench", f"{spec}:small", "--threads", "1", "--seconds", "0", "--json", "--against", names)
     assert ran.code == terminal.FINE
     ours, *peers = ran.json["timings"]  # type: ignore[misc]
     assert (ours["name"], ours["ratio"]) == ("specc", 1.0)
-    assert [peer["name"] for peer in peers] == ["torch", "onnxruntime"]
+    assert ",".join(peer["name"] for peer in peers) == names
     for timing in (ours, *peers):
         assert timing["difference"] < 1e-4
         assert timing["calls"] >= 10
         assert 0 < timing["p10_ms"] <= timing["median_ms"] <= timing["p90_ms"]
+
+
+@pytest.mark.slow
+def test_bench_measures_torch_compiled(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
+    ran = Ran(capsys, "bench", artifact, "--seconds", "0", "--json", "--against", "inductor")
+    assert ran.code == terminal.FINE
+    (_, peer) = ran.json["timings"]  # type: ignore[misc]
+    assert peer["name"] == "inductor" and 0 <= peer["difference"] < 1e-4
 
 
 def test_bench_measures_an_artifact(capsys: pytest.CaptureFixture[str], artifact: str) -> None:

@@ -69,14 +69,16 @@ def _row_spell(name: str) -> Any:
 def _layer_reference(x: Any, weight: Any = None, bias: Any = None, *, axis: int, eps: float) -> Any:
     import torch.nn.functional as functional
 
-    rows = x.movedim(axis, -1)
-    return functional.layer_norm(rows, rows.shape[-1:], weight, bias, eps).movedim(-1, axis)
+    axis, last = axis % x.ndim, x.ndim - 1  # torch.onnx.export writes a negative place as it is, which is no order
+    rows = x.movedim(axis, last)
+    return functional.layer_norm(rows, rows.shape[-1:], weight, bias, eps).movedim(last, axis)
 
 
 def _rms_reference(x: Any, weight: Any = None, *, axis: int, eps: float) -> Any:
-    rows = x.movedim(axis, -1)
+    axis, last = axis % x.ndim, x.ndim - 1
+    rows = x.movedim(axis, last)
     normal = rows * ((rows * rows).mean(-1, keepdim=True) + eps).rsqrt()
-    return (normal if weight is None else normal * weight).movedim(-1, axis)
+    return (normal if weight is None else normal * weight).movedim(last, axis)
 
 
 def _row_mean(k: Any, shape: tuple[int, ...], axis: int, dtype: str, term: Any) -> Any:
