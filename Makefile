@@ -8,6 +8,7 @@
 #   make docs    writes docs/errors.md and docs/std.md from their sources
 #   make arm-test  networks for ARM cores, run emulated (installs a cross compiler and qemu)
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
+#   make mutate  changes the passes' source in one place at a time and says which changes no test notices
 #   make clean   removes .venv and what tools leave behind
 
 PYTHON ?= python3
@@ -15,9 +16,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
 MINUTES ?= 20
+FILE ?= *
+SAMPLE ?= *3
 
 .DEFAULT_GOAL := test
-.PHONY: demo bench test arm-test slow zoo lint types unit docs fuzz clean
+.PHONY: demo bench test arm-test slow zoo lint types unit docs fuzz mutate clean
 
 # The compiler that links artifacts, and Python's venv: installed where this machine lacks them and lets us.
 $(READY): pyproject.toml Makefile
@@ -66,5 +69,11 @@ docs: $(READY)
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
+# FILE is a module of passes/, and SAMPLE a pattern for the numbers of its mutants: *3 is every tenth, * is all of them.
+mutate: $(READY)
+	$(BIN)/pip install -qq --disable-pip-version-check --editable '.[mutate]'
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/mutmut run --max-children $(JOBS) 'specc.passes.$(FILE).x*__mutmut_$(SAMPLE)'
+	$(BIN)/mutmut results
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -237,6 +237,16 @@ MOVES: dict[str, Case] = {
         "a = concat(x, y): 2, 7\nb = slice(a) {axis=1; start=2; stop=7}: 2, 5",
         "concat slice",
     ),
+    "a slice of a concat along another dimension stays": (
+        "x: 4, 3; y: 4, 3",
+        "a = concat(x, y): 4, 6\nb = slice(a) {axis=0; start=1; stop=3}: 2, 6",
+        "concat slice",
+    ),
+    "a slice of a concat with a step across parts stays": (
+        "x: 2, 3; y: 2, 4",
+        "a = concat(x, y): 2, 7\nb = slice(a) {axis=1; stop=7; step=2}: 2, 4",
+        "concat slice",
+    ),
     "a split put together again": (
         "x: 2, 7",
         """a = slice(x) {axis=1; stop=3}: 2, 3
@@ -391,6 +401,26 @@ MOVES: dict[str, Case] = {
     "a mean over extents of 1": ("x: 2, 1, 4", "a = mean(x) {axes=(1,)}: 2, 4", "reshape"),
     "a mean over nothing": ("x: 2, 1, 4", "a = mean(x) {axes=()}: 2, 1, 4", ""),
     "a pool of one window": ("x: 2, 3, 4, 5", "a = avg_pool2d(x) {k=(4, 5); stride=(1, 1)}: 2, 3, 1, 1", "mean"),
+    "a global mean": (
+        "x: 2, 3, 4, 5",
+        "a = global_avg_pool(x) {keep=True}: 2, 3, 1, 1\nb = relu(a): 2, 3, 1, 1",
+        "mean relu",
+    ),
+    "a pool of more than one window stays": (
+        "x: 2, 3, 4, 5",
+        "a = avg_pool2d(x) {k=(4, 4); stride=(1, 1)}: 2, 3, 1, 2",
+        "avg_pool2d",
+    ),
+    "a pool of every other element stays": (
+        "x: 2, 3, 4, 5",
+        "a = max_pool2d(x) {k=(1, 1); stride=(2, 1)}: 2, 3, 2, 5",
+        "max_pool2d",
+    ),
+    "a pool that keeps the extents stays": (
+        "x: 2, 3, 4, 5",
+        "a = max_pool2d(x) {k=(3, 3); stride=(1, 1); padding=(1, 1, 1, 1)}: 2, 3, 4, 5",
+        "max_pool2d",
+    ),
     "a pool of single elements": ("x: 2, 3, 4, 5", "a = max_pool2d(x) {k=(1, 1); stride=(1, 1)}: 2, 3, 4, 5", ""),
     "a negation is a factor": ("x: 2, 3", "a = neg(x): 2, 3", "mul"),
     "a matrix of weights": ("x: 2, 3, 4; w: param 4, 5", "a = matmul(x, w): 2, 3, 5", "linear"),
