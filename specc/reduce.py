@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from specc.diagnostics import SpeccError
-from specc.ir.body import bodies, inline
+from specc.ir.body import bodies, inline, nested
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.ir.verify import verify
@@ -52,9 +52,14 @@ def reduce(graph: Graph, fails: Check, progress: Callable[[int], None] | None = 
 
 
 def size(graph: Graph) -> tuple[int, int, int]:
-    """What a step has to make smaller: live nodes, then all nodes, then the elements of the inputs and parameters."""
+    """What a step has to make smaller: live nodes, then all nodes, then the elements of the inputs and parameters.
+
+    Nodes of graphs inside of nodes count too.
+    """
     sources = [graph.node(i).types[0].elements for i in graph if graph.node(i).op in ("input", "param")]
-    return len(graph.live()), len(graph), sum(e for e in sources if isinstance(e, int))
+    graphs = list(nested(graph))
+    live, nodes = sum(len(each.live()) for each in graphs), sum(map(len, graphs))
+    return live, nodes, sum(e for e in sources if isinstance(e, int))
 
 
 def _first(current: Graph, candidates: Iterator[Graph], fails: Check) -> Graph | None:
@@ -127,18 +132,19 @@ def _step_inside(graph: Graph) -> Iterator[Graph]:
             for position in range(graph.node(identity).attrs["sequences"]):
                 operands[position] = result.input(_name(result, "slice"), body.inputs[position])
             inside = inline(result, body, operands)
-            first = [value for value in range(len(graph.node(identity).types))]
-            carried = graph.node(identity).attrs["states"]
-            for number in first[len(first) - carried :]:
-                result.replace(Value(identity, number), inside[number])
-            for number in first[: len(first) - carried]:
-                stacked = result.input(_name(result, "stacked"), graph.node(identity).types[number])
-                result.replace(Value(identity, number), stacked)
+            results = range(len(graph.node(identity).types))
+            stacked = len(results) - graph.node(identity).attrs["states"]
+            for number in results:
+                if number < stacked:
+                    value = result.input(_name(result, "stacked"), graph.node(identity).types[number])
+                else:
+                    value = inside[number]
+                result.replace(Value(identity, number), value)
+            alone = [result.copy() for _ in inside]  # a graph that is given away changes
             yield result
-            for value in inside:
-                alone = result.copy()
-                alone.outputs = [value]
-                yield alone
+            for candidate, value in zip(alone, inside, strict=True):
+                candidate.outputs = [value]
+                yield candidate
 
 
 def _shrink(graph: Graph) -> Iterator[Graph]:

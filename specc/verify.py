@@ -23,10 +23,11 @@ import numpy as np
 from specc import sample, targets
 from specc.artifact import Array
 from specc.compare import TOLERANCE, difference, finite
-from specc.diagnostics import Diagnostic, Label
+from specc.diagnostics import Diagnostic, Label, SpeccError
 from specc.driver import Observer, Progress, Weights, compile, find_weights, interface, reference
 from specc.files import replacing
 from specc.ir.graph import Graph, specialize
+from specc.ir.text import print_graph
 from specc.ir.verify import verify as check_invariants
 from specc.passes.registry import Pass, pipeline
 from specc.reduce import reduce
@@ -149,14 +150,16 @@ def write_reduced(
     used, given = data(smallest)
     folder.mkdir(parents=True, exist_ok=True)
     story = f"The smallest part of {graph.name} found that {transformation} changes."
-    spec = write_graph(smallest, story)
-    with replacing(folder / "reduced.specc") as file:
-        file.write(spec.encode())
+    try:
+        where, text = folder / "reduced.specc", write_graph(smallest, story)
+    except SpeccError:  # a graph that no spec can say
+        where, text = folder / "reduced.txt", print_graph(smallest)
+    with replacing(where) as file:
+        file.write(text.encode())
     write_safetensors(folder / "weights.safetensors", used)
     with replacing(folder / "inputs.npz") as file:
         np.savez(file, **given)  # type: ignore[arg-type]
     nodes = len(smallest.live())
-    where = folder / "reduced.specc"
     return f"the smallest graph found that it changes has {nodes} of {total} nodes, and stands in {where}"
 
 

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import tiny
 
-from specc import driver
+from specc import driver, grammar
 from specc.backends.torch import evaluate
 from specc.cli import execute
 from specc.compare import difference
+from specc.ir.body import bodies, nested
 from specc.ir.graph import Graph, Value, specialize
 from specc.passes import branches, reparam, rewrite
 from specc.passes.regions import Region
 from specc.passes.registry import Canonicalize, Pass
 from specc.passes.rewrite import Journal, Match, Op, Rule, Var
 from specc.reduce import reduce
-from specc.verify import PASS_TOLERANCE, verify
+from specc.verify import PASS_TOLERANCE, verify, write_reduced
 from specc.weights import match, random_inputs, random_weights, read_checkpoint
 
 
@@ -128,3 +129,46 @@ def test_the_command_writes_nothing_where_nothing_differs(tmp_path: Path) -> Non
     spec = tiny.write(tmp_path)
     assert execute(["verify", f"{spec}:small", "--reduce", str(tmp_path / "reduced")]) == 0
     assert not (tmp_path / "reduced").exists()
+
+
+SCANNED = """specc 1
+
+block Cell(x: [n, c], h: [n, c], s: [n, c]) -> ([n, c], [n, c], [n, c]):
+    inner = linear(h, c)
+    h = relu(inner + x)
+    return h * 2, h, s * 0.5 + h
+
+network N(x: [n = 4, l = 7, 6]) -> [n, l, 6]:
+    y = linear(x, 6)
+    rnn = scan(Cell, tanh(y), state=[constant(0, [n, 6]), constant(0, [n, 6])])
+    return gelu(rnn[0])
+"""
+
+
+def test_a_mistake_inside_of_a_scan_is_taken_out_of_it() -> None:
+    def fails(graph: Graph) -> bool:
+        return any(inner.count("relu") for inner in nested(graph))
+
+    smallest = reduce(specialize(grammar.loads(SCANNED)), fails)
+    assert [smallest.op(value) for value in smallest.outputs] == ["relu"] and len(smallest.live()) == 1
+
+
+def test_a_reduced_graph_that_no_spec_can_say_is_written_as_text(tmp_path: Path) -> None:
+    graph = specialize(grammar.loads(SCANNED))
+    weights, inputs = random_weights(graph), random_inputs(graph)
+
+    @dataclass(frozen=True)
+    class Forget(Pass):
+        """Loses what a scan carries."""
+
+        name = "forget"
+        summary = "a mistake"
+
+        def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+            graph = graph.copy()
+            for identity, _ in bodies(graph):
+                graph.update(identity, attrs={**graph.node(identity).attrs, "reverse": True})
+            return graph
+
+    note = write_reduced(tmp_path, graph, Forget(), weights, inputs, lambda progress: None)
+    assert "reduced.txt" in note and "scan(" in (tmp_path / "reduced.txt").read_text()
