@@ -10,7 +10,7 @@ Importing this package imports nothing else; each name below is fetched when it 
 
 from __future__ import annotations
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,19 +19,34 @@ if TYPE_CHECKING:
     from specc.driver import compile as compile
     from specc.driver import load as load
     from specc.driver import to_torch as to_torch
+    from specc.importing import ImportedSpec as ImportedSpec
+    from specc.importing import import_module as import_module
     from specc.ir.graph import Graph as Graph
     from specc.runtime import Artifact as Artifact
     from specc.runtime import open as open
 
 __version__ = "0.1.0"
-__all__ = ["Artifact", "Diagnostic", "Graph", "SpeccError", "compile", "load", "open", "to_torch"]
+__all__ = [
+    "Artifact",
+    "Diagnostic",
+    "Graph",
+    "ImportedSpec",
+    "SpeccError",
+    "compile",
+    "import_module",
+    "load",
+    "open",
+    "to_torch",
+]
 
 _HOMES = {
     "Artifact": "specc.runtime",
     "Diagnostic": "specc.diagnostics",
     "Graph": "specc.ir.graph",
+    "ImportedSpec": "specc.importing",
     "SpeccError": "specc.diagnostics",
     "compile": "specc.driver",
+    "import_module": "specc.importing",
     "load": "specc.driver",
     "open": "specc.runtime",
     "to_torch": "specc.driver",
@@ -41,7 +56,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module `specc` has no attribute `{name}`")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

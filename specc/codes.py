@@ -2,7 +2,7 @@
 
 The hundreds say where a message comes from: 00 reading files, 01 syntax, 02 names and modules, 03 shapes and calls of
 operators, 04 compile-time values, 05 checks and requirements, 06 weights, 07 the graph and its passes, 08 targets and
-compilation, 09 artifacts and running them, 10 the command line.
+compilation, 09 artifacts and running them, 10 the command line, 11 networks of other libraries.
 """
 
 from __future__ import annotations
@@ -90,4 +90,8 @@ CODES: dict[str, str] = {
     "S1006": "an option that does not go with this file",
     "S1007": "a network that the zoo does not have",
     "S1099": "a mistake in specc itself",
+    "S1101": "a module that cannot be loaded",
+    "S1102": "a module that cannot be exported",
+    "S1103": "an operation that specc has no operator for",
+    "S1105": "an imported network computes something else",
 }

@@ -1,4 +1,4 @@
-"""What all tests share: the option that rewrites goldens, hypothesis' profiles, and timm as a reference."""
+"""What all tests share: the option that rewrites goldens, hypothesis' profiles, and the references."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def timm() -> Iterator[Any]:
-    """timm, importable beside a CPU build of torch: torchvision wants two operators to exist."""
+def torchvision() -> Iterator[Any]:
+    """torchvision, importable beside a CPU build of torch: it wants two operators to exist."""
     import torch
 
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
+
+    yield torchvision
+    del library  # the operators are there as long as the library is
+
+
+@pytest.fixture(scope="session")
+def timm(torchvision: Any) -> Any:
+    """timm, which imports torchvision."""
     import timm
 
-    yield timm
-    del library  # the operators are there as long as the library is
+    return timm

@@ -17,6 +17,7 @@ from specc.cli.check import check
 from specc.cli.compile import compile
 from specc.cli.explain import explain
 from specc.cli.fmt import fmt
+from specc.cli.importing import import_
 from specc.cli.profile import profile
 from specc.cli.run import run
 from specc.cli.show import show
@@ -31,7 +32,7 @@ def cli() -> None:
     """Compile neural networks written as text to verified artifacts."""
 
 
-for command in (check, fmt, show, compile, run, unpack, verify, bench, profile, zoo, explain):
+for command in (check, fmt, import_, show, compile, run, unpack, verify, bench, profile, zoo, explain):
     cli.add_command(command)
 
 
