@@ -16,7 +16,7 @@ keep the old one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specc import ops
@@ -26,6 +26,7 @@ from specc.grammar import syntax as s
 from specc.grammar.literals import abbreviated, extents, literal, negated
 from specc.grammar.parameters import INITIALIZERS
 from specc.grammar.printer import print_file
+from specc.ir.body import Body
 from specc.ir.cost import count_macs, count_params
 from specc.ir.dims import Symbolic
 from specc.ir.graph import Graph, Node, Value
@@ -86,7 +87,7 @@ def input_parameters(graph: Graph) -> tuple[s.Parameter, ...]:
         for dim in node.types[0].shape:
             default = defaults.pop(str(dim), None) if isinstance(dim, Symbolic) else None
             dimensions.append(s.Dimension(literal(dim), None if default is None else literal(default)))
-        parameters.append(s.Parameter(node.attrs["name"], s.Tensor(tuple(dimensions))))
+        parameters.append(s.Parameter(node.attrs["name"], tensor(dimensions, node.types[0].dtype)))
     return tuple(parameters)
 
 
@@ -101,6 +102,11 @@ def without_layouts(graph: Graph) -> Graph:
     return result
 
 
+def tensor(dimensions: Sequence[s.Dimension], dtype: str) -> s.Tensor:
+    """`[n, l] int64`, the type of a tensor."""
+    return s.Tensor(tuple(dimensions), None if dtype == "float32" else s.Element(dtype))
+
+
 def require_sayable(graph: Graph) -> None:
     """Raises S0711 where the graph holds something that the language has no words for."""
     bare = {str(dim) for i in graph.inputs for dim in graph.node(i).types[0].shape if isinstance(dim, Symbolic)}
@@ -111,10 +117,11 @@ def require_sayable(graph: Graph) -> None:
     for identity in graph.order():
         node = graph.node(identity)
         if node.op in ("input", "param"):
-            if node.types[0].dtype != "float32":
-                raise _unsayable(node, f"it is {node.types[0]}, and a spec's tensors are float32")
+            continue
         elif operators.find(node.op) is None:
             raise _unsayable(node, "no spec calls this operator")
+        elif any(isinstance(value, Body) for value in node.attrs.values()):
+            raise _unsayable(node, "it runs a graph of its own, which has no flat form")
 
 
 def _unsayable(node: Node, reason: str) -> SpeccError:
@@ -166,9 +173,10 @@ def inline_constant(graph: Graph, identity: int, position: int) -> s.Expression 
         return None
     if all(_number(graph, value) for value in operands[: position + 1]) and position == len(operands) - 1:
         return None  # a call needs one tensor at least
-    tensors = [v for v in operands if not _number(graph, v)]
-    if constant.types[0].dtype != graph.type(tensors[0] if tensors else operands[0]).dtype:
-        return None
+    classes = record.classes(len(operands))
+    peers = [v for key, v in zip(classes, operands) if key == classes[position] and not _number(graph, v)]
+    if constant.types[0].dtype != (graph.type(peers[0]).dtype if peers else "float32"):
+        return None  # a number has the element type of the tensors that it must agree with
     value = float(constant.attrs["value"])
     try:
         return literal(int(value) if value.is_integer() and abs(value) < 2**53 and str(value) != "-0.0" else value)
@@ -287,9 +295,9 @@ class _Writer:
             elif not self._inlined(identity):
                 body.append(self._call(identity))
         body.append(s.Return(tuple(self.values[value] for value in self.graph.outputs)))
-        results = [self.graph.type(value).shape for value in self.graph.outputs]
+        results = [self.graph.type(value) for value in self.graph.outputs]
         name = self.graph.name if _NAME.fullmatch(self.graph.name) and self.graph.name not in RESERVED else "Network"
-        tensors = tuple(s.Tensor(tuple(s.Dimension(literal(dim)) for dim in shape)) for shape in results)
+        tensors = tuple(tensor([s.Dimension(literal(dim)) for dim in t.shape], t.dtype) for t in results)
         return s.Definition("network", name, input_parameters(self.graph), tensors, None, tuple(body))
 
     def _param(self, identity: int) -> Iterator[s.Statement]:
@@ -308,7 +316,12 @@ class _Writer:
         self.values[value] = reference(said)
         dimensions = tuple(s.Dimension(literal(extent)) for extent in node.types[0].shape)
         kind = "param" if node.attrs["trainable"] else "buffer"
-        yield s.Param(kind, target(said), s.Tensor(dimensions), initializer(node.attrs["init"], node.types[0].rank))
+        yield s.Param(
+            kind,
+            target(said),
+            tensor(dimensions, node.types[0].dtype),
+            initializer(node.attrs["init"], node.types[0].rank),
+        )
 
     def _clashes(self, key: str) -> bool:
         """Whether a name that is given already is part of `key`, or `key` of it."""

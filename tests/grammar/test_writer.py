@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from specc import grammar
 from specc.backends.torch import evaluate
@@ -13,6 +13,7 @@ from specc.diagnostics import SpeccError
 from specc.grammar import write_graph
 from specc.grammar.literals import abbreviated, literal
 from specc.grammar.printer import print_expression
+from specc.ir.body import Body
 from specc.ir.dims import parse_dim, symbol
 from specc.ir.graph import Graph, specialize
 from specc.ir.text import parse_graph
@@ -21,6 +22,11 @@ from specc.passes.registry import pipeline
 from specc.targets import find
 from specc.testing import graphs
 from specc.weights import random_inputs, random_weights
+
+
+def flat(graph: Graph) -> bool:
+    """Whether no node of the graph runs a graph of its own: these have no flat form."""
+    return not any(isinstance(value, Body) for i in graph.order() for value in graph.node(i).attrs.values())
 
 
 def assert_same(graph: Graph, back: Graph) -> None:
@@ -34,6 +40,7 @@ def assert_same(graph: Graph, back: Graph) -> None:
 @settings(max_examples=80)
 @given(graphs(symbolic=True))
 def test_what_is_written_is_the_graph(graph: Graph) -> None:
+    assume(flat(graph))
     text = write_graph(graph)
     assert_same(graph, grammar.loads(text))
     assert grammar.format_text(text) == text
@@ -43,6 +50,7 @@ def test_what_is_written_is_the_graph(graph: Graph) -> None:
 @given(graphs())
 def test_so_is_a_graph_that_passes_have_changed(graph: Graph) -> None:
     """Computed weights, shared ones, and blocked layouts, which a spec leaves out."""
+    assume(flat(graph))
     for step in pipeline(2, find("x86-64-v3")):
         graph = step(graph)
     assert_same(graph, grammar.loads(write_graph(graph)))
@@ -121,7 +129,6 @@ def test_a_network_of_blocks_is_written_flat() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("graph N\ninput x: int64[2]\nreturn x\n", "float32"),
         ("graph N [h = 2]\ninput x: float32[2*h]\nreturn x\n", "stands only inside other dimensions"),
         ("graph N\n%0: float32[] = constant() {value=1.0}\nreturn %0\n", "takes no tensor"),
     ],
