@@ -26,7 +26,7 @@ NETWORKS = {
     "mobilenetv3_large_100": "cnn/mobilenetv3.specc:large_100",
     "efficientnet_b0": "cnn/efficientnet.specc:b0",
     "convnext_tiny": "cnn/convnext.specc:tiny",
-    "fastvit_t8": "hybrid/fastvit.specc:t8",
+    "fastvit_t8": "reparam/fastvit.specc:t8",
     "repvgg_a0": "reparam/repvgg.specc:a0",
     "vit_small_patch16_224": "vit/vit.specc:small",
     "swin_tiny_patch4_window7_224": "vit/swin.specc:tiny",

@@ -54,9 +54,10 @@ class Packing:
         return blocks.transpose(0, 2, 4, 5, 3, 1)
 
     def _depthwise(self, a: NDArray[Any]) -> NDArray[Any]:
-        a = _grown(a, 0, self.block)
-        c, _, kh, kw = a.shape
-        return a.reshape(c // self.block, self.block, kh, kw).transpose(0, 2, 3, 1)
+        kernel = a.shape[2:] if a.ndim == 4 else (1, 1)
+        a = _grown(a.reshape(-1, self.inner, *kernel), 0, self.block)
+        blocks = a.reshape(-1, self.block, self.inner, *kernel).transpose(0, 2, 3, 4, 1)
+        return blocks.reshape(-1, *kernel, self.block)
 
     def _transposed(self, a: NDArray[Any]) -> NDArray[Any]:
         return _grown(a.swapaxes(-1, -2), a.ndim - 1, self.block)

@@ -28,3 +28,19 @@ def test_equals_torch(target: Target, shape: tuple[int, ...], k: tuple[int, int]
     inputs = [tensor(*shape, layout=target.blocked_layout), weight(channels, 1, *k), weight(channels)]
     steps = ("conv2d", (0, 1, 2), {**attrs, "groups": channels}), ("hard_swish", (3,), {})
     check(program(inputs, *steps), depthwise.lower, target)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize(("channels", "filters"), [(32, 2), (16, 3), (48, 4)])
+def test_several_filters_a_channel(target: Target, channels: int, filters: int) -> None:
+    inputs = [tensor(1, channels, 11, 17, layout=target.blocked_layout), weight(channels * filters, 1, 5, 3)]
+    attrs = {"padding": [2, 1, 2, 1], "stride": [2, 1], "groups": channels}
+    operands = [*inputs, weight(channels * filters), weight(1, channels * filters, 1, 1)]
+    steps = ("conv2d", (0, 1, 2), attrs), ("gelu", (4,), {}), ("mul", (5, 3), {})
+    check(program(operands, *steps), depthwise.lower, target)
+
+
+def test_several_filters_of_channels_that_fill_no_block_are_refused() -> None:
+    inputs = [tensor(1, 20, 5, 5, layout=TARGETS[0].blocked_layout), weight(40, 1, 3, 3)]
+    group = program(inputs, ("conv2d", (0, 1), {"groups": 20}))
+    assert depthwise.lower(group, TARGETS[0]) is None

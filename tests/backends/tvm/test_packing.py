@@ -27,6 +27,24 @@ def test_depthwise() -> None:
     assert packed.sum() == a.sum()
 
 
+def test_depthwise_with_several_filters_a_channel() -> None:
+    a = np.arange(1, 5 * 2 * 6 + 1).reshape(10, 1, 2, 3)
+    packed = Packing("depthwise", 4, 2).apply(a)
+    assert packed.shape == (4, 2, 3, 4)
+    for (o, _, r, s), value in np.ndenumerate(a):
+        c, m = divmod(o, 2)
+        assert packed[c // 4 * 2 + m, r, s, c % 4] == value
+    assert packed.sum() == a.sum()
+    assert Packing("depthwise", 4, 2).apply(np.arange(10)).shape == (4, 1, 1, 4)
+
+
+def test_transposed() -> None:
+    a = np.arange(1, 2 * 5 * 3 + 1).reshape(2, 5, 3)
+    packed = Packing("transposed", 4).apply(a)
+    assert packed.shape == (2, 3, 8)
+    assert (packed[:, :, :5] == a.swapaxes(1, 2)).all() and packed.sum() == a.sum()
+
+
 def test_matrix() -> None:
     a = np.arange(1, 16).reshape(5, 3)
     packed = Packing("matrix", 4).apply(a)
