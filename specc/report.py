@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from specc.ir.body import Body
 from specc.ir.cost import fixed, macs_of, params_of
 from specc.ir.dims import Symbolic
 from specc.ir.graph import Graph
@@ -92,6 +93,8 @@ def to_json(graph: Graph) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, (TensorType, Symbolic)):
         return str(value)
+    if isinstance(value, Body):
+        return to_json(value.graph)
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 

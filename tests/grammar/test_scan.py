@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from specc.ir.graph import Graph, specialize
 from specc.ir.text import parse_graph, print_graph
 from specc.ir.verify import verify
 from specc.optimize import check_merges
+from specc.report import to_json
 
 CELL = """specc 1
 
@@ -119,6 +122,14 @@ def test_what_is_given_by_name_is_the_same_at_every_step() -> None:
     for t in range(5):
         h = np.tanh(h @ table.T * by + x[:, t])
     assert np.allclose(outputs(graph, x, s)[0][:, -1], h)
+
+
+def test_a_scan_is_shown_to_programs_with_its_body() -> None:
+    graph = network("rnn = scan(Plain, x, state=constant(0, [n, 3]))\nreturn rnn")
+    shown = json.loads(json.dumps(to_json(graph)))
+    (scan,) = (node for node in shown["nodes"] if node["op"] == "scan")
+    inside = [node["op"] for node in scan["attributes"]["body"]["nodes"]]
+    assert inside.count("linear") == 1 and inside.count("param") == 2
 
 
 def test_an_operator_is_a_cell() -> None:
