@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from functools import cache
 
+from specc.ir.cost import fixed
 from specc.ir.dims import product
 from specc.ir.graph import Value
 from specc.passes import convolutions
@@ -35,7 +36,7 @@ def _product(match: Match, term: Value) -> tuple[Value, Convolution] | None:
     if made == term or match.is_frozen(made) or match.graph.op(made) not in ("linear", "conv2d"):
         return None
     x, *weights = match.graph.operands(made.node)
-    if not all(match.is_frozen(weight) for weight in weights):
+    if not all(match.is_frozen(weight) and not match.type(weight).symbols() for weight in weights):
         return None
     matrix = convolutions.of_node(match, made, x, match.graph.op(made))
     vectors = match.type(x)
@@ -47,8 +48,8 @@ def _product(match: Match, term: Value) -> tuple[Value, Convolution] | None:
 
 def _as_matrix(match: Match, conv: Convolution, like: Convolution, result: Value) -> Convolution:
     """The convolution, which makes `result`, as a matrix in the groups of `like`, of the vectors that `like` reads."""
-    _, _, height, width = match.type(conv.source).concrete
-    out, *places = match.type(result).concrete[1:]
+    height, width = (fixed(extent) for extent in match.type(conv.source).shape[2:])
+    out, *places = (fixed(extent) for extent in match.type(result).shape[1:])
     inputs, groups = conv.inputs // like.groups, like.groups
     columns, area = inputs * height * width, places[0] * places[1]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from specc.ir.dims import symbol
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.passes.canonicalize import canonicalize
@@ -613,6 +614,28 @@ def test_leaves_what_is_not_linear(name: str) -> None:
     graph = network(build, *((1, 6, 14, 5) if "kernel" in name else IMAGE))
     check_pass(reparam, graph)
     assert live_operators(reparam(graph)) == expected
+
+
+def test_a_matrix_over_known_places_takes_a_convolution_in_for_any_batch() -> None:
+    graph = Graph("Net", defaults={"n": 2})
+    n = symbol("n")
+    x = graph.input("x", TensorType((n, 2, 4, 3)))
+    vectors = graph.apply("reshape", [x], {"shape": (n, 24)})
+    images = graph.apply("reshape", [linear(graph, vectors, 24, "fc")], {"shape": (n, 2, 4, 3)})
+    graph.outputs = [total(graph, images, conv_bn(graph, x, 2, "a", k=3))]
+    assert live_operators(check_pass(reparam, graph)) == {"reshape": 2, "linear": 1}
+
+
+def test_a_generated_kernel_is_a_kernel() -> None:
+    """What makes the kernel depends on no input: it is computed once, and the branches merge."""
+    graph = Graph("Net")
+    x = graph.input("x", TensorType(IMAGE))
+    left, right = (graph.parameter(key, TensorType(shape), "ones") for key, shape in (("l", (36, 2)), ("r", (2, 9))))
+    made = graph.apply("tanh", [graph.apply("matmul", [left, right])])
+    kernel = graph.apply("reshape", [made], {"shape": (6, 6, 3, 3)})
+    generated = graph.apply("conv2d", [x, kernel], {"padding": 1})
+    graph.outputs = [bn(graph, total(graph, generated, conv_bn(graph, x, 6, "a"), x), "b")]
+    assert live_operators(check_pass(reparam, graph)) == ONE_CONV
 
 
 def test_merged_nodes_keep_the_name_of_the_sum() -> None:
