@@ -136,6 +136,12 @@ class Math:
         inside = self.max(self.min(a, self.const(extent - 1, a.dtype)), self.const(0, a.dtype))
         return self.let(self.cast(inside, "int32")).expr
 
+    def clip(self, index: Any, least: int, greatest: int) -> Any:
+        """The nearest index between two numbers."""
+        if isinstance(index, int):
+            return min(max(index, least), greatest)
+        return tirx.max(tirx.min(index, greatest), least)
+
     def number(self, index: Any, dtype: str) -> Scalar:
         """An index as an element."""
         return self.const(index, dtype) if isinstance(index, int) else Scalar(tirx.Cast(dtype, index))

@@ -6,14 +6,47 @@ from typing import Any
 
 from specc.ir.dims import Symbolic
 from specc.ir.types import TensorType
-from specc.ops import activations, conv, elementwise, linear, logic, norm, pool, reduce, scan, shape, source, statistics
+from specc.ops import (
+    activations,
+    conv,
+    deform,
+    elementwise,
+    index,
+    linear,
+    logic,
+    norm,
+    pool,
+    reduce,
+    resample,
+    scan,
+    shape,
+    source,
+    statistics,
+    transposed,
+    windows,
+)
 from specc.ops.record import ELEMENTS, REQUIRED, Argument, Illegal, Operator, Spelling, Types
 
-OPERATORS: dict[str, Operator] = {
-    record.name: record
-    for module in (source, elementwise, activations, logic, conv, linear, norm, statistics, pool, reduce, shape, scan)
-    for record in module.RECORDS
-}
+_MODULES = (
+    source,
+    elementwise,
+    activations,
+    logic,
+    conv,
+    transposed,
+    linear,
+    norm,
+    statistics,
+    pool,
+    reduce,
+    resample,
+    deform,
+    index,
+    shape,
+    windows,
+    scan,
+)
+OPERATORS: dict[str, Operator] = {record.name: record for module in _MODULES for record in module.RECORDS}
 """Every operator record, by name."""
 
 
@@ -91,14 +124,15 @@ def normal_form(argument: Argument, value: Any) -> Any:
             return value
         case "ints" if sequence and all(_is_int(v) or isinstance(v, Symbolic) for v in value):
             return tuple(value)
-        case "pair" if _is_int(value):
-            return (value, value)
-        case "pair" if sequence and len(value) == 2 and all(map(_is_int, value)):
+        case "single" | "pair" | "triple" if _is_int(value):
+            return (value,) * _COUNTS[kind]
+        case "single" | "pair" | "triple" if sequence and len(value) == _COUNTS[kind] and all(map(_is_int, value)):
             return tuple(value)
-        case "padding" if _is_int(value):
-            return (value,) * 4
-        case "padding" if sequence and len(value) in (2, 4) and all(map(_is_int, value)):
-            return tuple(value) * (4 // len(value))
+        case "padding1" | "padding" | "padding3" if _is_int(value):
+            return (value,) * 2 * _COUNTS[kind]
+        case "padding1" | "padding" | "padding3" if sequence and all(map(_is_int, value)):
+            if len(value) in (_COUNTS[kind], 2 * _COUNTS[kind]):
+                return tuple(value) * (2 * _COUNTS[kind] // len(value))
     raise Illegal(f"`{argument.name}` is {KINDS[kind]}, not {value!r}", argument=argument.name)
 
 
@@ -112,6 +146,8 @@ def _is_body(value: Any) -> bool:
     return isinstance(value, Body)
 
 
+_COUNTS = {"single": 1, "pair": 2, "triple": 3, "padding1": 1, "padding": 2, "padding3": 3}
+
 KINDS = {
     "int": "an integer",
     "float": "a number",
@@ -120,6 +156,10 @@ KINDS = {
     "dim": "a dimension",
     "pair": "an integer, or a list of two (height, width)",
     "ints": "a list of dimensions",
+    "single": "an integer, or a list of one",
+    "triple": "an integer, or a list of three (depth, height, width)",
+    "padding1": "an integer, or a list of two (before, after)",
+    "padding3": "an integer, a list of three (depth, height, width) or of six (before each, then after each)",
     "padding": "an integer, a list of two (height, width) or of four (top, left, bottom, right)",
     "type": "a tensor type",
     "graph": "a graph",

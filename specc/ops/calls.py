@@ -65,10 +65,14 @@ class _Goal:
         """What the argument can be, going by what stands in the node; likely values first."""
         shapes = [weight.shape for weight in self.weights]
         seen = [self.attrs[argument.name]] if argument.name in self.attrs else []
-        seen += [*self.attrs.values(), *shapes, *(shape[-2:] for shape in shapes)]
+        seen += [*self.attrs.values(), *shapes, *(shape[-count:] for shape in shapes for count in (1, 2, 3))]
         seen += [extent for value in list(seen) if isinstance(value, tuple) for extent in value]
+        factors = [value for value in self.attrs.values() if type(value) is int and value > 1]  # as groups are
+        seen += [extent * factor for extent in seen if type(extent) is int for factor in factors]
         if argument.kind.startswith("bool"):
             seen = [True, False]
+        if argument.kind.endswith("?"):
+            seen = [*seen, None]
         values: list[Any] = []
         for value in seen:
             try:

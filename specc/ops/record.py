@@ -38,7 +38,9 @@ class Argument:
 
     `kind` is one of "int", "float", "bool", "str", "dim", "ints" (a list of dimensions), "pair" (one int, or two for
     height and width; in a node always two), "padding" (one int, two for height and width, or four for top, left, bottom
-    and right; in a node always four), "type" and "graph" (a `specc.ir.body.Body`). A trailing "?" admits none.
+    and right; in a node always four), "type" and "graph" (a `specc.ir.body.Body`). "single" and "padding1" are "pair"
+    and "padding" for one dimension, "triple" and "padding3" for three (depth, height, width; all in front, then all
+    behind). A trailing "?" admits none.
     """
 
     name: str
@@ -80,9 +82,10 @@ class KernelMath(Protocol):
     Scalars: `const(value, dtype)`, `cast(a, dtype)`, `max`, `min`, `exp`, `log`, `erf`, `tanh`, `sigmoid`, `sin`,
     `cos`, `pow`, `sqrt`, `rsqrt`, `abs`, `floor`, `ceil`, `round`, `equal`, `select(condition, a, b)`,
     `all(*conditions)`; between them `+ - * /`, comparisons, `//` and `%` of integers, and `& | ~` of truth values.
-    Indices: `index(a, extent)` makes one of an element, `number(index, dtype)` an element of one. Tensors:
-    `stage(shape, element)` computes a tensor of the first operand's type and gives access to it; `sum(extents, term)`,
-    `max_over(extents, term)` reduce `term(*reduced indices)` and may stand only outermost in the `element` of a stage.
+    Indices: `index(a, extent)` makes one of an element, `number(index, dtype)` an element of one, `clip(i, 0, 7)`.
+    Tensors: `stage(shape, element)` computes a tensor of the first operand's type and gives access to it;
+    `sum(extents, term)`, `max_over(extents, term)` reduce `term(*reduced indices)` and may stand only outermost in the
+    `element` of a stage.
     """
 
     def __getattr__(self, name: str) -> Any: ...

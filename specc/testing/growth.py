@@ -317,10 +317,10 @@ def _argument(rng: random.Random, argument: Argument, channels: Sequence[int]) -
     match argument.kind.removesuffix("?"):
         case "int" | "dim":
             return rng.choice((1, 2, 3, 4, 8, *channels))
-        case "pair":
-            return (rng.choice((1, 2, 3, 5)), rng.choice((1, 1, 2, 3)))
-        case "padding":
-            return tuple(rng.choice((0, 1, 2)) for _ in range(4))
+        case "single" | "pair" | "triple" as kind:
+            return tuple(rng.choice((1, 1, 2, 3, 5)) for _ in range({"single": 1, "pair": 2, "triple": 3}[kind]))
+        case "padding1" | "padding" | "padding3" as kind:
+            return tuple(rng.choice((0, 1, 2)) for _ in range({"padding1": 2, "padding": 4, "padding3": 6}[kind]))
         case "bool":
             return rng.random() < 0.5
         case "float":

@@ -232,7 +232,9 @@ def test_macs_are_a_positive_number(name: str, data: st.DataObject) -> None:
     assert record.macs is not None
     count = record.macs(types, attrs)
     assert isinstance(count, int) and count > 0
-    symbolic = [replace(types[0], shape=(symbol("n"), *types[0].shape[1:])), *types[1:]]
+    batched = len(record.call_operands) if record.weights else 1  # a weight has no batch
+    symbolic = [replace(t, shape=(symbol("n"), *t.shape[1:])) if t.shape[:1] == (1,) else t for t in types[:batched]]
+    symbolic += types[batched:]
     if types[0].rank > 1 and types[0].shape[0] == 1 and "body" not in record.traits:
         grown = record.macs(symbolic, attrs)
         assert isinstance(grown, Symbolic) and substitute(grown, {"n": 3}) == 3 * count
