@@ -181,8 +181,8 @@ def _shorter(match: Match) -> Value | None:
         nodes = [graph.node(identity) for identity in reversed(chain[:length])]
         value = graph.operands(chain[length - 1])[0]
         steps = shortest(nodes, match.type(value).shape)
-        if steps is None:
-            continue
+        if steps is None or (match.type(value).layout and steps[:1] != [("permute", nodes[0].attrs.get("order"))]):
+            continue  # of what lies in blocks there is no view
         saved, kept = [node.op for node in nodes[-gone:]], [op for op, _ in steps]
         if (kept.count("permute"), len(kept)) >= (saved.count("permute"), len(saved)) or len(kept) > len(saved):
             continue

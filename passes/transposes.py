@@ -79,6 +79,8 @@ class _Region:
         if node.op != "permute" or self.match.is_frozen(value) or node.types[0].rank != len(self.order):
             return None
         source = self.match.graph.operands(value.node)[0]
+        if self.match.type(source).layout:
+            return None
         return source, tuple(node.attrs["order"][axis] for axis in self.order)
 
     def gain(self) -> tuple[int, int]:
@@ -197,6 +199,8 @@ def _reduced(match: Match) -> Value | None:
     """The dimensions that are reduced, counted before the permute; a permute of what is left where it needs one."""
     graph, root = match.graph, Value(match.root)
     node, order = graph.node(root.node), match.node("permute").attrs["order"]
+    if match.type(match["x"]).layout:
+        return None
     gone = {axis % len(order) for axis in node.attrs["axes"]}
     axes = tuple(sorted(order[axis] for axis in gone))
     reduced = match.apply(node.op, match["x"], axes=axes, keep=node.attrs["keep"])
@@ -216,7 +220,7 @@ def _sliced(match: Match) -> Value | None:
     graph, root = match.graph, Value(match.root)
     node, order = graph.node(root.node), match.node("permute").attrs["order"]
     before, after = (nominal(match.type(v).elements, graph.defaults) for v in (match["x"], root))
-    if graph.uses(Value(match["permute"])) != 1 or after >= before:
+    if graph.uses(Value(match["permute"])) != 1 or after >= before or match.type(match["x"]).layout:
         return None
     attrs = {**node.attrs, "axis": order[node.attrs["axis"] % len(order)]}
     return match.apply("permute", match.apply("slice", match["x"], **attrs), order=order)

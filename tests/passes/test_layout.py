@@ -16,6 +16,7 @@ from specc.backends.torch import evaluate
 from specc.ir.graph import Graph
 from specc.ir.text import parse_graph, print_graph
 from specc.ir.types import TensorType
+from specc.passes.canonicalize import canonicalize
 from specc.passes.layout import PREFERS_BLOCKS, PREFERS_ROWS, SLOWDOWN, arrange, how_it_works, layout, reads_plainly
 from specc.passes.registry import Fusion, Layout
 from specc.testing import check_pass, graphs
@@ -282,6 +283,16 @@ def test_no_assignment_is_cheaper(graph: Graph) -> None:
         return
     best = min(cost(arrange(graph, blocked, 8), 8) for blocked in arrangements(graph, 8))
     assert cost(chosen, 8) == best
+
+
+@given(graph=pictures())
+@settings(max_examples=40, deadline=None)
+def test_what_lies_in_blocks_can_be_canonicalized(graph: Graph) -> None:
+    turned = graph.copy()
+    turns = [turned.apply("permute", [value], {"order": (0, 2, 3, 1)}) for value in graph.outputs]
+    turned.outputs = [*turns, *(turned.apply("amax", [value], {"axes": (1, 2)}) for value in turns)]
+    turned.outputs += [turned.apply("flatten", [value]) for value in turns]
+    check_pass(canonicalize, layout(turned, 8))
 
 
 @pytest.mark.parametrize("seed", range(4))

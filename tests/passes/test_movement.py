@@ -132,6 +132,30 @@ MOVES: dict[str, Case] = {
         d = sub(a, b): 4, 2, 3""",
         "sub permute",
     ),
+    "a permute beside an operand of lower rank": (
+        "x: 2, 3, 4; y: 3",
+        """a = permute(x) {order=(2, 0, 1)}: 4, 2, 3
+        b = tanh(y): 3
+        c = sub(a, b): 4, 2, 3
+        d = permute(c) {order=(1, 2, 0)}: 2, 3, 4""",
+        "tanh reshape sub",
+    ),
+    "transposed matrices": (
+        "x: 3, 4; y: 3, 4",
+        """a = permute(x) {order=(1, 0)}: 4, 3
+        b = permute(y) {order=(1, 0)}: 4, 3
+        d = sub(a, b): 4, 3""",
+        "sub permute",
+    ),
+    "views of one shape of two stay": (
+        "x: 2, 6; y: 3, 4",
+        """m = tanh(x): 2, 6
+        n = tanh(y): 3, 4
+        a = reshape(m) {shape=(12,)}: 12
+        b = reshape(n) {shape=(12,)}: 12
+        c = add(a, b): 12""",
+        "tanh reshape tanh reshape add",
+    ),
     "different permutes of a sum stay": (
         "x: 3, 3, 3; y: 3, 3, 3",
         """a = permute(x) {order=(2, 0, 1)}: 3, 3, 3
