@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from specc.driver import to_torch as to_torch
     from specc.importing import ImportedSpec as ImportedSpec
     from specc.importing import import_module as import_module
+    from specc.importing import import_onnx as import_onnx
     from specc.ir.graph import Graph as Graph
     from specc.runtime import Artifact as Artifact
     from specc.runtime import open as open
@@ -34,6 +35,7 @@ __all__ = [
     "SpeccError",
     "compile",
     "import_module",
+    "import_onnx",
     "load",
     "open",
     "to_torch",
@@ -47,6 +49,7 @@ _HOMES = {
     "SpeccError": "specc.diagnostics",
     "compile": "specc.driver",
     "import_module": "specc.importing",
+    "import_onnx": "specc.importing",
     "load": "specc.driver",
     "open": "specc.runtime",
     "to_torch": "specc.driver",

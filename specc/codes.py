@@ -93,5 +93,6 @@ CODES: dict[str, str] = {
     "S1101": "a module that cannot be loaded",
     "S1102": "a module that cannot be exported",
     "S1103": "an operation that specc has no operator for",
+    "S1104": "a file that holds no network",
     "S1105": "an imported network computes something else",
 }

@@ -1,4 +1,4 @@
-"""`specc import`: a network of PyTorch --> a spec and its weights."""
+"""`specc import`: a network of PyTorch, or an ONNX file --> a spec and its weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _shape(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> li
 
 
 @click.command("import")
-@click.argument("model", metavar="PACKAGE.MODULE:CALLABLE")
+@click.argument("model", metavar="FILE.onnx|PACKAGE.MODULE:CALLABLE")
 @click.option("-o", "--output", type=click.Path(), required=True, help="The spec to write.")
 @click.option("--weights", type=click.Path(), help="The checkpoint to write; beside the spec without it.")
 @click.option(
@@ -39,16 +39,23 @@ def _shape(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> li
 )
 @json_option
 def import_(model: str, output: str, weights: str | None, shapes: list[tuple[int, ...]], as_json: bool) -> None:
-    """Write a network of PyTorch as a spec with its weights.
+    """Write a network of PyTorch, or an ONNX file, as a spec with its weights.
 
     A callable of Python gives an nn.Module; it may be called with literals: timm:create_model("repvit_m1_1").
     """
+    from specc.diagnostics import error
     from specc.files import check_writable
+    from specc.importing import import_onnx
 
     checkpoint = weights or str(Path(output).with_suffix(".safetensors"))
     check_writable(output, model)
     check_writable(checkpoint, model, output)
-    spec = _module(model, shapes or [(1, 3, 224, 224)])
+    if model.endswith(".onnx"):
+        if shapes:
+            raise error("S1006", "an ONNX file says what its inputs are; --input is for modules")
+        spec = import_onnx(model)
+    else:
+        spec = _module(model, shapes or [(1, 3, 224, 224)])
     spec.save(output, checkpoint)
     lines, numbers = len(spec.text.splitlines()), sum(array.size for array in spec.weights.values())
     say(f"{lines} lines for a graph of {spec.nodes} in {output}, {numbers:,} numbers in {checkpoint}")

@@ -1,8 +1,8 @@
 """Networks of other libraries --> specs that read well, with their weights.
 
-In the order of the data: `source` (what a command line names), `pytorch` with the table `aten` (a network --> a graph,
-through `builder`), `structure` (a graph with the paths of its modules --> text), for which `scopes` finds the modules,
-`blocks` what is the same in them, `emit` the words for it.
+In the order of the data: `source` (what a command line names), `pytorch` with the table `aten` and `onnx_file` with
+`onnx_operators` (a network --> a graph, through `builder`), `structure` (a graph with the paths of its modules -->
+text), for which `scopes` finds the modules, `blocks` what is the same in them, `emit` the words for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from specc.importing.structure import write_structured
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ImportedSpec", "import_module"]
+__all__ = ["ImportedSpec", "import_module", "import_onnx"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,18 @@ def import_module(module: torch.nn.Module, example_inputs: Sequence[Any], docstr
     imported = from_module(module, example_inputs)
     check_same(imported, module, example_inputs)
     return written(imported, docstring or f"{imported.graph.name}, imported from PyTorch.")
+
+
+def import_onnx(path: str | Path, docstring: str | None = None) -> ImportedSpec:
+    """The spec of the network in an ONNX file.
+
+    Raises S0001 where the file cannot be read, S1104 where it holds no network, S1103 where it does what no operator of
+    specc says, S1005 where the package `onnx` is not there.
+    """
+    from specc.importing.onnx_file import from_onnx
+
+    imported = from_onnx(path)
+    return written(imported, docstring or f"{imported.graph.name}, imported from {Path(path).name}.")
 
 
 def written(imported: Imported, docstring: str) -> ImportedSpec:

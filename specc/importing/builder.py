@@ -88,6 +88,9 @@ class Builder:
         """The dimensions in another order."""
         rank = len(self.shape(x))
         normal = tuple(axis % rank for axis in order)
+        node = self.graph.node(x.node)
+        if node.op == "permute" and tuple(node.attrs["order"][axis] for axis in normal) == tuple(range(rank)):
+            return self.graph.operands(x.node)[0]
         return x if normal == tuple(range(rank)) else self.apply("permute", x, order=normal)
 
     def part(self, x: Value, axis: int, start: Dim, stop: Dim, step: int = 1) -> Value:
