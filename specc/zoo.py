@@ -43,8 +43,9 @@ class Entry:
 
     @property
     def spec_lines(self) -> int:
-        """Lines of the spec, its variants and checks included, without docstrings, comments and empty lines."""
+        """Lines of the spec, its variants included, without checks, docstrings, comments and empty lines."""
         text = re.sub(r'"""(?s:.*?)"""', "", self.path.read_text(encoding="utf-8"))
+        text = re.sub(r"(?m)^check .*\n(?: .*\n)*", "", text)
         return sum(not line.lstrip().startswith("#") for line in text.splitlines() if line.strip())
 
 

@@ -48,6 +48,7 @@ def lines(timm: Any, name: str, options: Mapping[str, Any] | None = None) -> int
     These are the classes of its modules, those of torch and of a library's layers left out, and the functions beside
     these classes that run while it is built.
     """
+    build(timm, name, options, device="meta")  # once before: what runs on import is not counted twice
     ran: set[Any] = set()
     sys.setprofile(lambda frame, event, _: ran.add(frame.f_code) if event == "call" else None)
     try:
