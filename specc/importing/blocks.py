@@ -218,6 +218,8 @@ def _sound(block: Block) -> bool:
             members = [other for other in block.steps if other.one.path.rpartition(".")[0] == prefix]
             if not prefix or any(other.mask != shared.mask for other in members):
                 return False
+        elif shared.standin is None and shared.one.owns:  # several lines: only a pipe says them as one choice
+            return False
         if (outside and shared.standin is None) or (shared.standin and shared.standin[0] == "number"):
             return False
     return True

@@ -456,6 +456,10 @@ class _Emitter:
             parameters = list(writer.input_parameters(self.graph))
         ordered = sorted(self.parameters.items(), key=lambda item: _rank(item[1]))
         self.parameters = dict(ordered)
+        for parameter in self.parameters.values():  # a body that lacks the part takes any value
+            known = [value for value in parameter.values if value is not ABSENT]
+            idle = known[0] if parameter.default is REQUIRED else parameter.default
+            parameter.values = [idle if value is ABSENT else value for value in parameter.values]
         for name, parameter in ordered:
             default = None if parameter.default is REQUIRED else written(parameter.default, parameter.kind)
             parameters.append(s.Parameter(name, _type(parameter.type), default))
