@@ -6,7 +6,8 @@
 #   make bench   measures nine networks beside their peers and writes docs/performance.md (half an hour; nothing else
 #                may run on the machine meanwhile)
 #   make docs    writes docs/errors.md and docs/std.md from their sources
-#   make arm-test  networks for ARM cores, run emulated (installs a cross compiler and qemu)
+#   make arm-test  networks for ARM cores, run under an emulator (installs cross compilers and qemu)
+#   make web-test  networks for WebAssembly, run by node (installs clang and lld)
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
 #   make mutate  changes the passes' source in one place at a time and says which changes no test notices
 #   make clean   removes .venv and what tools leave behind
@@ -20,7 +21,7 @@ FILE ?= *
 SAMPLE ?= *3
 
 .DEFAULT_GOAL := test
-.PHONY: demo bench test arm-test slow zoo lint types unit docs fuzz mutate clean
+.PHONY: demo bench test arm-test web-test slow zoo lint types unit docs fuzz mutate clean
 
 # The compiler that links artifacts, and Python's venv: installed where this machine lacks them and lets us.
 $(READY): pyproject.toml Makefile
@@ -31,6 +32,11 @@ $(READY): pyproject.toml Makefile
 	$(BIN)/pip install -qq --disable-pip-version-check --editable '.[dev]'
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
 	@touch $@
+
+# $(call with,PROGRAMS,PACKAGES): installs the packages where one of the programs is missing.
+with = (for tool in $(1); do command -v $$tool >/dev/null || exit 1; done) \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -qy --no-install-recommends $(2); } \
+	|| { echo 'make: needs $(2): ask for them to be installed' >&2; exit 1; }
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
@@ -45,7 +51,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m 'not slow and not arm'
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m 'not slow and not cross'
 
 slow: $(READY)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow
@@ -54,11 +60,13 @@ zoo: $(READY)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/zoo
 
 arm-test: $(READY)
-	@command -v qemu-aarch64 aarch64-linux-gnu-gcc >/dev/null && ls /usr/aarch64-linux-gnu/include/stdio.h >/dev/null \
-	  || { [ "$$(id -u)" = 0 ] && apt-get update -q \
-	    && apt-get install -qy --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user; } \
-	  || { echo 'make: needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user' >&2; exit 1; }
-	$(BIN)/pytest -m arm
+	@$(call with,aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-aarch64 qemu-arm,gcc-aarch64-linux-gnu \
+	  libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user)
+	$(BIN)/pytest -m cross tests/deploy/test_arm.py
+
+web-test: $(READY)
+	@$(call with,clang wasm-ld node,clang lld wasi-libc libclang-rt-dev-wasm32 nodejs)
+	$(BIN)/pytest -m cross tests/deploy/test_web.py
 
 bench: $(READY)
 	$(BIN)/python docs/measure.py

@@ -40,7 +40,8 @@ class Target:
     @property
     def architecture(self) -> str:
         """The processor's family, as `uname -m` prints it."""
-        return self.triple.partition("-")[0]
+        family = self.triple.partition("-")[0]
+        return {"arm": "armv7l"}.get(family, family)
 
     @property
     def lanes(self) -> int:
@@ -76,6 +77,13 @@ TARGETS: dict[str, Target] = {
         _arm("cortex-a72", "cortex-a72", 32 << 10, 512 << 10, fma_latency=7, fma_per_cycle=1),
         _arm("cortex-a76", "cortex-a76", 64 << 10, 256 << 10),
         _arm("neoverse-n1", "neoverse-n1", 64 << 10, 1 << 20),
+        Target(
+            *("armv7", "arm-linux-gnueabihf", "cortex-a7", ("+neon", "+vfp4"), 128, 16, 32 << 10, 256 << 10),
+            requires=("neon", "vfpv4"),
+            fma_latency=8,
+            fma_per_cycle=1,
+        ),
+        Target("wasm32", "wasm32-wasi", "generic", ("+simd128",), 128, 16, 32 << 10, 256 << 10, ()),
     )
 }
 """Every target but `native`, by name."""

@@ -1,6 +1,6 @@
 """An artifact -> a folder for programs that are not written in Python.
 
-    libnetwork.so    kernels and driver; needs libc and OpenMP's runtime
+    libnetwork.so    kernels and driver; needs libc and OpenMP's runtime (for wasm32, network.wasm)
     specc.h          its interface
     weights.bin      the packed weights: what `specc_open` wants, mapped or read to memory that is aligned to 64 bytes
     manifest.json    what the artifact says of itself
@@ -27,7 +27,8 @@ def unpack(contents: Contents, folder: str | Path) -> dict[str, int]:
     """Writes the folder, which appears whole or not at all; the size in bytes of each file. Raises S0002."""
     manifest = contents.manifest
     with filling(folder) as new:
-        (new / "libnetwork.so").write_bytes(contents.library)
+        name = "network.wasm" if manifest.machine.architecture == "wasm32" else "libnetwork.so"
+        (new / name).write_bytes(contents.library)
         (new / "specc.h").write_bytes(HEADER.read_bytes())
         with open(new / "weights.bin", "wb") as file:
             for weight in contents.weights:

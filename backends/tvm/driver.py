@@ -16,7 +16,8 @@ SOURCES = files("specc.backends.tvm") / "c"
 
 _SPACES = {"input": "INPUT", "output": "OUTPUT", "weight": "WEIGHT", "arena": "ARENA"}
 _GCC_NAMES = {"bmi1": "bmi"}
-"""Features that gcc calls otherwise than the system does."""
+_LINUX_NAMES = {"vfpv4": "VFPv4"}
+"""Features that gcc, and Linux' headers, call otherwise than /proc/cpuinfo does."""
 
 
 def header(program: Program, plan: Plan, target: Target) -> str:
@@ -81,8 +82,10 @@ def _processor(target: Target) -> Iterable[str]:
         for feature in target.requires:
             yield f'  if (!__builtin_cpu_supports("{_GCC_NAMES.get(feature, feature)}")) return 0;'
         yield "  return 1;"
+    elif not target.requires:
+        yield "  return 1;"
     else:
-        needed = " | ".join(f"HWCAP_{feature.upper()}" for feature in target.requires)
+        needed = " | ".join(f"HWCAP_{_LINUX_NAMES.get(feature, feature.upper())}" for feature in target.requires)
         yield f"  const unsigned long needed = {needed};"
         yield "  return (getauxval(AT_HWCAP) & needed) == needed;"
 

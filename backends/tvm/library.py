@@ -41,11 +41,27 @@ PASS_OPTIONS = {"tirx.disable_assert": True, "tirx.disable_storage_rewrite": Tru
 are to stay on the stack (`emitter.on_stack`): each accumulator then costs two calls of the runtime for every tile."""
 
 
+_ELF = (
+    *("-fPIC", "-fopenmp", "-shared"),
+    "-Wl,--version-script=exports,--build-id=none,--gc-sections,-z,noexecstack,-z,defs",
+)
+_EXPORTS = ("describe", "open", "close", "set_threads", "run", "profile", "message")
+_WASM = (
+    *("--target=wasm32-wasi", "-mexec-model=reactor"),
+    f"-Wl,{','.join(f'--export=specc_{name}' for name in _EXPORTS)},--export=aligned_alloc,--export=free",
+)
+"""How a library is linked for Linux, and for WebAssembly: a module without threads, with functions to get memory."""
+
+
 def tvm_target(target: Target) -> Any:
     """TVM's description of a target."""
     description: dict[str, Any] = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu}
     if target.features:
         description["mattr"] = list(target.features)
+    if target.triple.endswith("eabihf"):
+        description["mfloat-abi"] = "hard"
+    if target.architecture == "wasm32":
+        description["vector-width"] = target.vector_bits
     return tvm.target.Target(description)
 
 
@@ -75,7 +91,7 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None) ->
 
 def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Path:
     """The object file of a kernel in `folder`: from the cache where it is there and whole, else made and put there."""
-    text = "\n".join((version("apache-tvm"), repr(target), repr(PASS_OPTIONS), function.script()))
+    text = "\n".join((version("apache-tvm"), str(tvm_target(target)), repr(PASS_OPTIONS), function.script()))
     cache, made = cache_folder(), folder / f"{name}.o"
     kept = cache and cache / f"{name}-{_digest(text.encode()).hex()}.kernel"
     if kept and (found := _whole(kept)) is not None:
@@ -121,22 +137,19 @@ def _link(lowered: Lowered, objects: list[Path], target: Target, folder: Path) -
     (folder / "network.h").write_text(header(lowered.program, lowered.plan, target), encoding="utf-8")
     for name in ("driver.c", "specc.h"):
         (folder / name).write_text((SOURCES / name).read_text(encoding="utf-8"), encoding="utf-8")
-    (folder / "exports").write_text("{ global: specc_*; local: *; };\n")
-    names = sorted(path.name for path in objects)
-    _compile_c(
-        *("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-shared", "-o", "library.so", "driver.c"),
-        *(f"./{name}" for name in names),
-        *("-lm", "-s", "-Wl,--version-script=exports,--build-id=none,--gc-sections,-z,noexecstack,-z,defs"),
-        target=target,
-        folder=folder,
-    )
-    return (folder / "library.so").read_bytes()
+    (folder / "exports").write_text("{ global: specc_*; local: *; };\n", encoding="utf-8")
+    names = sorted(f"./{path.name}" for path in objects)
+    inputs = ("-std=gnu11", "-O2", "-fvisibility=hidden", "-o", "library", "driver.c", *names, "-lm", "-s")
+    _compile_c(*inputs, *(_WASM if target.architecture == "wasm32" else _ELF), target=target, folder=folder)
+    return (folder / "library").read_bytes()
 
 
 def _compile_c(*arguments: str, target: Target, folder: Path) -> None:
     """Runs a C compiler for `target` in `folder`; raises S0803."""
     if target.architecture == platform.machine():
         names, package = ["gcc", "cc", "clang"], "gcc"
+    elif target.architecture == "wasm32":
+        names, package = ["clang"], "clang lld wasi-libc libclang-rt-dev-wasm32"
     else:
         names, package = [f"{target.triple}-gcc"], f"gcc-{target.triple.replace('_', '-')}"
     command = next((name for name in names if shutil.which(name)), None)

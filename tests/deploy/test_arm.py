@@ -16,25 +16,28 @@ from specc.cli import execute
 from specc.runtime import Artifact
 from specc.unpack import unpack
 
-pytestmark = pytest.mark.arm
+pytestmark = pytest.mark.cross
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SOURCE = EXAMPLES / "deploy" / "c" / "classify.c"
-SYSROOT = "/usr/aarch64-linux-gnu"
+TOOLS = {"aarch64": ("aarch64-linux-gnu", "qemu-aarch64"), "armv7l": ("arm-linux-gnueabihf", "qemu-arm")}
+"""For each architecture, the name of its tools and libraries, and its emulator."""
 
 
 def build(artifact: Artifact, folder: Path) -> None:
     unpack(artifact.contents, folder / "net")
-    command = ["aarch64-linux-gnu-gcc", "-O2", "-Inet", str(SOURCE), "-Lnet", "-lnetwork", "-Wl,-rpath,$ORIGIN/net"]
+    tools, _ = TOOLS[artifact.manifest.machine.architecture]
+    command = [f"{tools}-gcc", "-O2", "-Inet", str(SOURCE), "-Lnet", "-lnetwork", "-Wl,-rpath,$ORIGIN/net"]
     subprocess.run([*command, "-o", "classify"], cwd=folder, check=True)
 
 
-def emulate(folder: Path, core: str) -> subprocess.CompletedProcess[str]:
-    command = ["qemu-aarch64", "-cpu", core, "-L", SYSROOT, "./classify", "net/weights.bin", "net/sample/image.bin"]
+def emulate(folder: Path, core: str, architecture: str) -> subprocess.CompletedProcess[str]:
+    tools, emulator = TOOLS[architecture]
+    command = [emulator, "-cpu", core, "-L", f"/usr/{tools}", "./classify", "net/weights.bin", "net/sample/image.bin"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def check(folder: Path, artifact: Artifact, core: str) -> None:
-    done = emulate(folder, core)
+    done = emulate(folder, core, artifact.manifest.machine.architecture)
     assert done.returncode == 0, done.stderr
     (expected,) = artifact.contents.sample_outputs
     text, _, score = done.stdout.strip().rpartition(", ")
@@ -50,6 +53,7 @@ def check(folder: Path, artifact: Artifact, core: str) -> None:
         ("cortex-a72", ("cortex-a72", "max")),
         ("cortex-a76", ("cortex-a76", "max")),
         ("neoverse-n1", ("neoverse-n1", "max")),
+        ("armv7", ("cortex-a7", "max")),
     ],
 )
 def test_digits(target: str, cores: tuple[str, ...], tmp_path: Path) -> None:
@@ -59,17 +63,18 @@ def test_digits(target: str, cores: tuple[str, ...], tmp_path: Path) -> None:
         check(tmp_path, artifact, core)
 
 
-def test_repvit(tmp_path: Path) -> None:
-    artifact = specc.compile(specc.load("zoo:repvit/m1_1"), target="cortex-a72")
+@pytest.mark.parametrize(("target", "cores"), [("cortex-a72", ("cortex-a72", "max")), ("armv7", ("cortex-a7",))])
+def test_repvit(target: str, cores: tuple[str, ...], tmp_path: Path) -> None:
+    artifact = specc.compile(specc.load("zoo:repvit/m1_1"), target=target)
     build(artifact, tmp_path)
-    for core in ("cortex-a72", "max"):
+    for core in cores:
         check(tmp_path, artifact, core)
 
 
 def test_a_core_that_lacks_an_extension_is_told_before_a_kernel_runs(tmp_path: Path) -> None:
     artifact = specc.compile(specc.load(EXAMPLES / "digits.specc"), target="neoverse-n1")
     build(artifact, tmp_path)
-    done = emulate(tmp_path, "cortex-a53")
+    done = emulate(tmp_path, "cortex-a53", "aarch64")
     assert done.returncode == 1
     assert "lacks an extension" in done.stderr
 

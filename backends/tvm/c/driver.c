@@ -10,7 +10,8 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __aarch64__
+#if defined __aarch64__ || defined __arm__
+#include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
 #include "specc.h"
