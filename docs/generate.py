@@ -1,14 +1,20 @@
-"""Writes docs/errors.md from specc/pages.toml and docs/std.md from the docstrings of grammar/std: `make docs`."""
+"""Writes the documents that have their sources elsewhere: `make docs`.
+
+docs/errors.md    from specc/pages.toml
+docs/std.md       from the docstrings of grammar/std
+docs/operators.md from the operator records
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from specc import grammar
+from specc import grammar, ops
 from specc.diagnostics import SpeccError
 from specc.grammar.modules import STANDARD
 from specc.grammar.printer import print_signature
-from specc.pages import Page, pages
+from specc.ops.record import Operator
+from specc.pages import Page, explain, pages
 
 DOCS = Path(__file__).parent
 
@@ -56,6 +62,34 @@ def standard_library() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def operators() -> str:
+    """The text of docs/operators.md."""
+    parts = [
+        "# The operators\n\nWhat a spec can call beside blocks: tensors first, then arguments by position or by name.\n"
+        "`specc explain OPERATOR` prints the same; `make docs` writes this file from the records in `specc/ops/`."
+    ]
+    for module in ops.MODULES:
+        called = [record for record in module.RECORDS if record.name not in _NEVER_CALLED]
+        if called:
+            parts.append(f"## {_first_sentence(module.__doc__ or '')}")
+            parts += map(_operator, called)
+    return "\n\n".join(parts) + "\n"
+
+
+_NEVER_CALLED = frozenset({"input", "param"})
+"""What a spec declares instead."""
+
+
+def _operator(record: Operator) -> str:
+    usage, _, rest = explain(record.name).partition("\n\n")
+    return f"### {record.name}\n\n```\n{usage}\n```\n\n{rest}"
+
+
+def _first_sentence(docstring: str) -> str:
+    return " ".join(docstring.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+
+
 if __name__ == "__main__":
     (DOCS / "errors.md").write_text(errors(), encoding="utf-8")
     (DOCS / "std.md").write_text(standard_library(), encoding="utf-8")
+    (DOCS / "operators.md").write_text(operators(), encoding="utf-8")

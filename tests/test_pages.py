@@ -41,6 +41,7 @@ def test_every_message_about_a_spec_has_an_example() -> None:
 def test_the_documents_are_up_to_date(generate: dict[str, Any]) -> None:
     assert (ROOT / "docs" / "errors.md").read_text() == generate["errors"](), "make docs"
     assert (ROOT / "docs" / "std.md").read_text() == generate["standard_library"](), "make docs"
+    assert (ROOT / "docs" / "operators.md").read_text() == generate["operators"](), "make docs"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from specc.ops import (
 )
 from specc.ops.record import ELEMENTS, REQUIRED, Argument, Illegal, Operator, Spelling, Types
 
-_MODULES = (
+MODULES = (
     source,
     elementwise,
     activations,
@@ -46,7 +46,9 @@ _MODULES = (
     windows,
     scan,
 )
-OPERATORS: dict[str, Operator] = {record.name: record for module in _MODULES for record in module.RECORDS}
+"""The modules of records, in the order in which the documents list them."""
+
+OPERATORS: dict[str, Operator] = {record.name: record for module in MODULES for record in module.RECORDS}
 """Every operator record, by name."""
 
 
