@@ -48,6 +48,7 @@ def main() -> None:
     ratios: dict[int, list[float]] = {count: [] for count in threads}
     compiled: list[str] = []
     missing: list[str] = []
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks or NETWORKS:
             spec = f"examples/{NETWORKS[name]}"
@@ -64,7 +65,8 @@ def main() -> None:
                 cells = [_cell(medians[contender]) for contender in ("specc", *peers)]
                 lines[count].append(f"| {name} | {' | '.join(cells)} | {ratios[count][-1]:.2f} |")
                 print(lines[count][-1], file=sys.stderr, flush=True)
-    (ROOT / "docs" / "performance.md").write_text(_page(options, peers, lines, ratios, compiled, missing))
+    page = _page(options, peers, lines, ratios, compiled, missing, load)
+    (ROOT / "docs" / "performance.md").write_text(page)
 
 
 def _specc(*words: str, **environment: str) -> str:
@@ -108,6 +110,7 @@ def _page(
     ratios: dict[int, list[float]],
     compiled: list[str],
     missing: list[str],
+    load: float,
 ) -> str:
     command = f"python docs/measure.py --seconds {options.seconds:g} --threads {options.threads}"
     command += f" --against {options.against} {' '.join(options.networks)}"
@@ -118,7 +121,9 @@ def _page(
         "",
         f"    {command.strip()}",
         "",
-        f"on {_machine()} of cache.",
+        f"on {_machine()} of cache,",
+        f"on which {load:.1f} other programs were running when it began (the load average): above 0.5, the numbers are",
+        "disturbed, those of two threads most.",
         "Batch 1, 224x224, float32, weights drawn from seed 0, no tuning. Milliseconds: the",
         "median, and the 10th and the 90th percentile; the contenders take turns in one process (`specc/bench.py`).",
         "The ratio is that of specc to the best peer; below 1, specc is ahead. A row is reproduced by",
