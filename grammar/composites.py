@@ -21,7 +21,7 @@ from specc.grammar import operators
 from specc.grammar.arithmetic import known_int
 from specc.grammar.scope import Argument, Place, Scope
 from specc.grammar.session import Session
-from specc.grammar.values import Family, Tensor, Unfit, Value, is_integer, kind, show, show_shape
+from specc.grammar.values import Family, Tensor, Value, is_integer, kind, show, show_shape
 from specc.ir.dims import Dim, Symbolic, floordiv, product
 from specc.ir.types import TensorType
 
@@ -63,10 +63,7 @@ class _Call:
         return axis % rank
 
     def integer(self, argument: Argument, what: str) -> int:
-        try:
-            return known_int(argument.value, what)
-        except Unfit as unfit:
-            raise self.problem(unfit.code, unfit.message, Label(argument.span)) from None
+        return self.session.attempt(lambda: known_int(argument.value, what), argument.span, f"`{self.name}`: ")
 
     def reshape(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
         return x if tuple(shape) == x.type.shape else self.node("reshape", [x], shape=tuple(shape))

@@ -133,7 +133,7 @@ class Elaborator(Evaluator):
     def fit(self, value: Value, parameter: s.Parameter, span: Span) -> Value:
         """The value of a compile-time parameter, of the declared type."""
         try:
-            return self.attempt(lambda: fit(value, parameter.type), span)
+            return self.session.attempt(lambda: fit(value, parameter.type), span)
         except SpeccError as problem:
             (diagnostic,) = problem.diagnostics
             message = f"`{parameter.name}`: {diagnostic.message}"

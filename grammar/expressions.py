@@ -14,8 +14,6 @@ Operands of a call have no slot (None): a nested call may not bring weights.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar
 
 from specc.diagnostics import Label, Span, SpeccError, did_you_mean
 from specc.grammar import builtins, composites, operators, scans
@@ -39,8 +37,6 @@ from specc.grammar.values import (
 )
 from specc.ops.record import Operator
 
-T = TypeVar("T")
-
 WORDS = {"True": "true", "False": "false", "None": "none"}
 
 
@@ -62,7 +58,7 @@ class Evaluator(ABC):
         try:
             value = self._evaluate(expression, scope, slot)
         except Unfit as unfit:
-            raise self.session.problem(unfit.code, unfit.message, Label(expression.span), notes=unfit.notes) from None
+            raise self.session.located(unfit, expression.span) from None
         if isinstance(value, Poison):
             raise Poisoned
         return value
@@ -135,14 +131,7 @@ class Evaluator(ABC):
     def condition(self, expression: s.Expression, scope: Scope) -> bool:
         """The value of a condition."""
         value = self.evaluate(expression, scope)
-        return self.attempt(lambda: truth(value), expression.span)
-
-    def attempt(self, compute: Callable[[], T], span: Span) -> T:
-        """`compute()`, its `Unfit` located at `span`."""
-        try:
-            return compute()
-        except Unfit as unfit:
-            raise self.session.problem(unfit.code, unfit.message, Label(span), notes=unfit.notes) from None
+        return self.session.attempt(lambda: truth(value), expression.span)
 
     def text(self, template: s.Template, scope: Scope) -> str:
         """The text with the values of its expressions in it."""
@@ -198,7 +187,7 @@ class Evaluator(ABC):
             known = ", ".join(map(str, value.members))
             raise self.session.problem("S0404", f"there is no element {show(index)}; there are {known}", Label(span))
         if isinstance(value, tuple):
-            position = self.attempt(lambda: known_int(index, "an index"), span)
+            position = self.session.attempt(lambda: known_int(index, "an index"), span)
             if not -len(value) <= position < len(value):
                 message = f"there is no element {position}: the list has {len(value)}"
                 raise self.session.problem("S0404", message, Label(span))
@@ -302,7 +291,7 @@ class Evaluator(ABC):
                 total = Argument(operators.arithmetic(self.session, "+", pair, scope, place, span), positional[0].span)
             return total.value
         given = {key: argument.value for key, argument in keywords.items()}
-        return self.attempt(lambda: builtins.call(name, tuple(values), given), span)
+        return self.session.attempt(lambda: builtins.call(name, tuple(values), given), span)
 
 
 def _member(slot: str | None, index: int) -> str | None:

@@ -46,7 +46,8 @@ def elaborate(program: Program, choice: Choice) -> Graph:
     except Poisoned:
         assert session.diagnostics, "a value failed and nothing was reported"
     except RecursionError:
-        session.diagnostics.append(Diagnostic("S0106", f"{program.root.name} nests too deeply"))
+        message = f"blocks and expressions of {program.root.name} lie too deep inside each other here"
+        session.diagnostics.append(Diagnostic("S0106", message, (Label(session.latest),)))
     if session.diagnostics:
         raise SpeccError(*sorted(session.diagnostics, key=_position(program)), sources=program.sources)
     return session.graph

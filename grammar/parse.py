@@ -23,6 +23,12 @@ from specc.grammar.syntax_errors import explain
 LONGEST = 1_000_000
 """The greatest number of characters in a file."""
 
+MOST_DIGITS = 100
+"""In a number as it is written; what it stands for is bounded where it is used."""
+
+DEEPEST = 120
+"""Constructs inside each other: brackets, signs, the terms of a sum. Elaboration needs five Python frames for each."""
+
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -30,7 +36,11 @@ _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 def parse(text: str, file: str = "<text>") -> s.File:
     """The syntax tree of a whole file; raises `SpeccError`."""
     if len(text) > LONGEST:
-        raise error("S0106", f"{file} has {len(text):,} characters; the limit is {LONGEST:,}")
+        line = text.count("\n", 0, LONGEST) + 1
+        column = LONGEST - text.rfind("\n", 0, LONGEST)
+        where = Label(Span(file, line, column, line, column + 1), "the limit is here")
+        message = f"{file} has {len(text):,} characters; the limit is {LONGEST:,}"
+        raise SpeccError(Diagnostic("S0106", message, (where,)), sources={file: text})
     tree = _tree(text + "\n", file, "start")
     assert isinstance(tree, s.File)
     if tree.version != 1:
@@ -59,19 +69,32 @@ def _tree(text: str, file: str, start: str) -> Any:
     lark, layout = _parser()
     layout.file, layout.inside = file, start == "expression"
     try:
-        return Build(file).transform(lark.parse(text, start=start))
+        tree = lark.parse(text, start=start)
+        _bound_depth(tree, file)
+        return Build(file).transform(tree)
     except UnexpectedInput as problem:
         raise SpeccError(explain(problem, text, file, layout.inside), sources={file: text}) from None
     except VisitError as problem:
         if isinstance(problem.orig_exc, SpeccError):
             raise SpeccError(*problem.orig_exc.diagnostics, sources={file: text}) from None
-        if isinstance(problem.orig_exc, RecursionError):
-            raise error("S0106", f"{file} nests too deeply") from None
         raise
     except SpeccError as problem:
         raise SpeccError(*problem.diagnostics, sources={file: text}) from None
-    except RecursionError:
-        raise error("S0106", f"{file} nests too deeply") from None
+
+
+def _bound_depth(tree: Tree[Token], file: str) -> None:
+    """Raises S0106 at the first construct that lies too deep in others for those who walk through the tree."""
+    pending: list[tuple[Tree[Token] | Token | None, int]] = [(tree, 1)]
+    while pending:
+        part, depth = pending.pop()
+        if depth > DEEPEST:
+            where = part.meta if isinstance(part, Tree) else part
+            line, column = getattr(where, "line", None) or 1, getattr(where, "column", None) or 1
+            span = Span(file, line, column, line, column + 1)
+            notes = ["a long sum or a deep formula is divided by giving its parts names"]
+            raise error("S0106", f"more than {DEEPEST} constructs lie inside each other here", Label(span), notes=notes)
+        if isinstance(part, Tree):
+            pending += [(child, depth + 1) for child in reversed(part.children)]
 
 
 def _given(children: list[Any]) -> list[Any]:
@@ -106,7 +129,7 @@ class Build(Transformer[Token, Any]):
 
     def header(self, span: Span, children: list[Any]) -> Token:
         version: Token = children[0]
-        if not version.isdigit():
+        if not version.isdigit() or len(version) > MOST_DIGITS:
             raise error("S0104", "the version of the language is a whole number", Label(self._span(version)))
         return version
 
@@ -289,6 +312,8 @@ class Build(Transformer[Token, Any]):
         return s.Name(str(children[0]), span=span)
 
     def number(self, span: Span, children: list[Any]) -> s.Number:
+        if len(children[0]) > MOST_DIGITS:
+            raise error("S0406", f"a number has at most {MOST_DIGITS} digits", Label(span))
         exponent = re.search(r"[eE][+-]?0*(\d+)", children[0])
         if exponent and len(exponent[1]) > 3:
             raise error("S0406", "the exponent of a number has at most three digits", Label(span))

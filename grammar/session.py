@@ -7,12 +7,17 @@ so that several mistakes are shown in one run. Only the limits end it at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from specc.diagnostics import Diagnostic, Frame, Label, Span, SpeccError
+from specc.grammar.syntax import NOWHERE
+from specc.grammar.values import Unfit
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
+
+T = TypeVar("T")
 
 MOST_STEPS = 200_000
 """Statements and expressions evaluated, 1.4 seconds of them; RepViT-M2.3 needs 9,400."""
@@ -36,11 +41,24 @@ class Session:
     owners: dict[str, Span] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     steps: int = 0
+    latest: Span = NOWHERE
+    """Where the elaboration is at work."""
 
     def problem(self, code: str, message: str, *labels: Label, notes: Iterable[str] = ()) -> SpeccError:
         """A diagnostic with the present stack of blocks, to be raised."""
         stack = tuple(self.stack) if len(self.stack) > 1 else ()
         return SpeccError(Diagnostic(code, message, labels, tuple(notes), stack))
+
+    def attempt(self, compute: Callable[[], T], span: Span, spoken: str = "") -> T:
+        """`compute()`, its `Unfit` located at `span`; `spoken` stands before the message."""
+        try:
+            return compute()
+        except Unfit as unfit:
+            raise self.located(unfit, span, spoken) from None
+
+    def located(self, unfit: Unfit, span: Span, spoken: str = "") -> SpeccError:
+        """What `unfit` says, at `span`."""
+        return self.problem(unfit.code, spoken + unfit.message, Label(span), notes=unfit.notes)
 
     def report(self, problem: SpeccError) -> None:
         """Keeps the diagnostics of `problem`; the same mistake at the same place is kept once."""
@@ -51,6 +69,7 @@ class Session:
     def step(self, span: Span) -> None:
         """Counts one unit of work; ends the elaboration where there were too many."""
         self.steps += 1
+        self.latest = span
         if self.steps > MOST_STEPS:
             self._exceeded(f"the elaboration takes more than {MOST_STEPS:,} steps", span)
 

@@ -200,14 +200,27 @@ def _window(source: str, labels: list[Label]) -> tuple[str, list[Label]]:
 
 def _carets(labels: list[Label], source: str) -> list[str]:
     """Caret row, with the last label's words behind it; the other labels' words stand below their carets."""
-    row = [" "] * len(source)
+    row: list[str] = []
     for label in labels:
         start = label.span.column - 1
         end = label.span.end_column - 1 if label.span.end_line == label.span.line else len(source)
-        end = max(end, start + 1)
-        row += [" "] * (end - len(row))
-        row[start:end] = "^" * (end - start)
+        first, last_ = _cells(source, start), _cells(source, max(end, start + 1))
+        row += [" "] * (last_ - len(row))
+        row[first:last_] = "^" * max(last_ - first, 1)
     *others, last = labels
     rows = ["".join(row).rstrip() + (f" {last.text}" if last.text else "")]
-    rows += [" " * (label.span.column - 1) + label.text for label in reversed(others) if label.text]
+    rows += [" " * _cells(source, label.span.column - 1) + label.text for label in reversed(others) if label.text]
     return rows
+
+
+def _cells(text: str, letters: int) -> int:
+    """The cells of a terminal that the first `letters` of `text` take; beyond its end, one a letter."""
+    shown = text[:letters]
+    return sum(map(_width, shown)) + letters - len(shown)
+
+
+def _width(letter: str) -> int:
+    """Letters of East Asia and pictures are two cells wide, accents that join the letter before them none."""
+    if unicodedata.category(letter) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

@@ -97,7 +97,7 @@ def compile(
     from specc.passes.registry import pipeline
 
     told = progress or (lambda _: None)
-    machine = targets.find(target) if isinstance(target, str) else target
+    machine = target if isinstance(target, Target) else targets.find(target)
     spec = specialize(graph, shapes)
     _check_size(spec)
     values, origin = find_weights(graph, weights)

@@ -93,10 +93,10 @@ def find(name: str) -> Target:
     """The target called `name`; raises S0801 for an unknown one, S0802 where `native` is no machine in the table."""
     if name == "native":
         return native()
-    if name not in TARGETS:
+    if not isinstance(name, str) or name not in TARGETS:
         known = ["native", *TARGETS]
         raise error(
-            "S0801", f"there is no target `{name}`; there are {', '.join(known)}", notes=did_you_mean(name, known)
+            "S0801", f"there is no target `{name}`; there are {', '.join(known)}", notes=did_you_mean(str(name), known)
         )
     return TARGETS[name]
 

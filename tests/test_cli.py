@@ -134,6 +134,28 @@ def test_a_syntax_error_is_json_too(capsys: pytest.CaptureFixture[str], tmp_path
     assert diagnostic["code"].startswith("S01")
 
 
+@pytest.mark.parametrize("command", ["check", "show", "verify", "compile", "bench", "run"])
+def test_every_command_that_fails_says_so_as_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    path = tiny.write(tmp_path, "specc 1\nnetwork N(:\n")
+    words = ["-o", str(tmp_path / "out")] if command == "compile" else []
+    ran = Ran(capsys, command, str(path), "--json", *words)
+    assert ran.code == terminal.FAILED
+    assert ran.json["holds"] is False
+    (diagnostic,) = ran.json["diagnostics"]  # type: ignore[misc]
+    assert diagnostic["code"] == ("S0901" if command == "run" else "S0101")
+
+
+@pytest.mark.parametrize("chosen", [["--target", "native"], ["-O1"], ["--shapes", "n=2"]])
+def test_bench_chooses_nothing_for_an_artifact(
+    capsys: pytest.CaptureFixture[str], artifact: str, chosen: list[str]
+) -> None:
+    ran = Ran(capsys, "bench", artifact, "--seconds", "0", *chosen)
+    assert ran.code == terminal.FAILED
+    assert "S1006" in ran.err
+
+
 def test_show_is_a_table(capsys: pytest.CaptureFixture[str], spec: str) -> None:
     ran = Ran(capsys, "show", f"{spec}:small")
     assert ran.code == terminal.FINE
@@ -306,6 +328,9 @@ def test_bench_compares_results_for_equal_weights_alone(
         ["compile", "x.specc"],
         ["compile", "x.specc", "-o", "y", "-O3"],
         ["show", "x.specc", "--shapes", "n"],
+        ["run", "x", "--tolerance", "nan"],
+        ["run", "x", "--tolerance", "inf"],
+        ["bench", "x", "--seconds", "nan"],
         ["show", "x.specc", "--shapes", "n=1,n=2"],
         ["show", "x.specc", "--shapes", "n=-1"],
         ["run", "x", "--self-test", "--inputs", "y.npz"],

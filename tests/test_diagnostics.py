@@ -39,3 +39,16 @@ def test_letters_that_steer_a_terminal_are_replaced() -> None:
     text = "\n".join(shown("relu\x1b[31m\u202e(x)\0", (5, 6), message="found `\x1b`"))
     assert not {"\x1b", "\u202e", "\0"} & set(text)
     assert "error[S0101]: found `\N{REPLACEMENT CHARACTER}`" in text
+
+
+def test_carets_stand_below_letters_that_are_two_cells_wide() -> None:
+    source = 'require name == "卷积", "名"'
+    span = Span("x", 1, source.index('"名"') + 1, 1, len(source) + 1)
+    *_, carets = render(Diagnostic("S0501", "wrong", (Label(span),)), {"x": source}).splitlines()
+    assert carets == "  | " + " " * len('require name == "....", ') + "^^^^"
+
+
+def test_an_accent_of_its_own_takes_no_cell() -> None:
+    source = "cafe\u0301 x"
+    *_, carets = render(Diagnostic("S0501", "wrong", (Label(Span("x", 1, 7, 1, 8)),)), {"x": source}).splitlines()
+    assert carets == "  |      ^"

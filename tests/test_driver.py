@@ -189,6 +189,7 @@ def test_a_network_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.
 def test_wrong_wishes() -> None:
     graph = tiny.graph()
     assert codes_of(lambda: specc.compile(graph, target="x86-64-v9")) == ["S0801"]
+    assert codes_of(lambda: specc.compile(graph, target=None)) == ["S0801"]  # type: ignore[arg-type]
     assert codes_of(lambda: specc.compile(graph, shapes={"z": 3})) == ["S0703"]
     assert codes_of(lambda: specc.compile(graph, shapes={"h": 0})) == ["S0703"]
     assert codes_of(lambda: specc.compile(graph, weights={})) == ["S0603"]

@@ -206,4 +206,7 @@ def _dtype(type: TensorType, dtype: Any) -> Any:
     own = getattr(torch, type.dtype)
     if dtype is None or not own.is_floating_point:
         return own
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise error("S0704", f"a module computes in a floating type such as float64, not {dtype!r}")
+    return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
-from specc.cli.options import compilation, compiling_options, json_option, load_spec, print_json, threads_option
+from specc.cli.options import Finite, compilation, compiling_options, json_option, load_spec, print_json, threads_option
 from specc.diagnostics import error
 from specc.terminal import say
 
@@ -14,7 +15,7 @@ from specc.terminal import say
 @click.option("--against", default="torch,onnxruntime", show_default=True, help="Peers, separated by commas.")
 @compiling_options
 @threads_option
-@click.option("--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="For each contender.")
+@click.option("--seconds", type=Finite(), default=5.0, show_default=True, help="For each contender.")
 @json_option
 def bench(
     spec: str,
@@ -37,8 +38,10 @@ def bench(
     names = [name.strip() for name in against.split(",") if name.strip()]
     stopwatch.check_peers(names)
     if is_artifact(spec):
-        if shapes:
-            raise error("S1006", f"{spec} is compiled: its shapes cannot be chosen any more")
+        chosen = click.get_current_context().get_parameter_source
+        for option, what in (("shapes", "shapes"), ("target", "target"), ("level", "level of optimization")):
+            if chosen(option) is not ParameterSource.DEFAULT:
+                raise error("S1006", f"{spec} is compiled: its {what} cannot be chosen any more")
         artifact = runtime.open(spec, threads)
         graph = parse_graph(artifact.manifest.facts["spec"]["graph"], spec)
     else:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from specc import terminal
+from specc.diagnostics import SpeccError
 from specc.terminal import say
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from specc.passes.registry import Pass
 
 F = TypeVar("F", bound=Callable[..., Any])
+_WRITTEN = f"{__name__}.written"
 
 
 def _shapes(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, int] | None:
@@ -45,7 +49,39 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 shapes_option = click.option("--shapes", callback=_shapes, metavar="n=1,h=224", help="Values of symbolic dimensions.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+
+
+def json_option(command: F) -> F:
+    """`--json`; a command that ends in diagnostics, and has written nothing, writes these."""
+
+    @wraps(command)
+    def told(*arguments: Any, **options: Any) -> Any:
+        context = click.get_current_context()
+        try:
+            return command(*arguments, **options)
+        except SpeccError as problem:
+            if options["as_json"] and not context.meta.get(_WRITTEN):
+                print_json({"holds": False, "diagnostics": [d.to_json() for d in problem.diagnostics]})
+            raise
+
+    return click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")(cast(F, told))
+
+
+class Finite(click.FloatRange):
+    """A number of at least 0; no NaN and no infinity."""
+
+    name = "number"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return found
+
+
 target_option = click.option("--target", default="native", show_default=True, help="The machine to compile for.")
 level_option = click.option(
     "-O", "level", type=click.IntRange(0, 2), default=2, show_default=True, help="Optimize: -O0..-O2."
@@ -54,7 +90,7 @@ weights_option = click.option("--weights", type=click.Path(), help="A checkpoint
 threads_option = click.option("--threads", type=int, help="Threads for a call; all cores without it.")
 tolerance_option = click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=Finite(),
     default=1e-4,
     show_default=True,
     help="Of max |difference| / max |output|.",
@@ -127,4 +163,5 @@ class compilation:
 
 def print_json(value: Any) -> None:
     """Writes a plain value to stdout."""
+    click.get_current_context().meta[_WRITTEN] = True
     click.echo(json.dumps(value, indent=2, allow_nan=False))

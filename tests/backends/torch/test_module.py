@@ -321,3 +321,11 @@ def test_onnx_takes_the_module_and_the_frozen_one() -> None:
         for given_ in (x, torch.randn(1, 3, 10, 14)):
             (result,) = session.run(None, {"image": given_.numpy()})
             np.testing.assert_allclose(result, module(given_).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float33", "int32", torch.int64, 3])
+def test_a_type_in_which_no_module_computes_is_refused(dtype: object) -> None:
+    graph = Graph("N")
+    graph.outputs = [graph.call("linear", [graph.input("x", TensorType((1, 3)))], {"out": 2}, "y")]
+    with pytest.raises(SpeccError, match="S0704"):
+        to_torch(graph, dtype)
