@@ -61,6 +61,8 @@ def binary(symbol: str, left: Value, right: Value) -> Value:
         return not equal(left, right)
     if symbol == "in":
         return _contains(right, left)
+    if symbol == "not in":
+        return not _contains(right, left)
     if symbol in _COMPARISON:
         return _compare(symbol, left, right)
     if _numeric(left) and _numeric(right):

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from specc.grammar.arithmetic import LONGEST_LIST, binary, bounded, known_int
-from specc.grammar.values import Family, Unfit, Value, kind, show
+from specc.grammar.arithmetic import LONGEST_LIST, binary, bounded, known_int, truth
+from specc.grammar.values import Family, Tensor, Unfit, Value, kind, show
 from specc.ir.dims import Symbolic
 
 
@@ -131,17 +131,34 @@ def _str(x: Value) -> Value:
     return x if isinstance(x, str) else str(known_int(x, "`str`"))
 
 
-def _log2(x: Value) -> Value:
-    """The logarithm of x to the base 2."""
-    number = _real(x, "`log2`")
-    if number <= 0:
-        raise Unfit("S0402", f"`log2` takes a number above 0; this is {show(x)}")
-    return math.log2(number)
-
-
 def _abs(x: Value) -> Value:
     """The number without its sign."""
     return abs(_real(x, "`abs`"))
+
+
+def _log2(x: Value) -> Value:
+    """The logarithm of a number above 0 to the base 2."""
+    value = _real(x, "`log2`")
+    if value <= 0:
+        raise Unfit("S0402", f"`log2` takes a number above 0, not {show(value)}")
+    return math.log2(value)
+
+
+def _all(values: Value) -> Value:
+    """Whether every element of a list is true."""
+    return all([truth(item) for item in _items(values, "`all`")])
+
+
+def _any(values: Value) -> Value:
+    """Whether an element of a list is true."""
+    return any([truth(item) for item in _items(values, "`any`")])
+
+
+def _shape(x: Value) -> Value:
+    """The extents of a tensor, as a list."""
+    if not isinstance(x, Tensor):
+        raise Unfit("S0402", f"`shape` takes a tensor; this is {show(x)}, {kind(x)}")
+    return x.type.shape
 
 
 FUNCTIONS: dict[str, Callable[..., Value]] = {
@@ -158,9 +175,12 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "ceil": _ceil,
     "int": _int,
     "float": _float,
-    "log2": _log2,
     "str": _str,
     "abs": _abs,
+    "log2": _log2,
+    "all": _all,
+    "any": _any,
+    "shape": _shape,
 }
 """Every compile-time function, by its name in the language."""
 

@@ -19,9 +19,9 @@ from typing import Any
 from specc.diagnostics import Label, Span, SpeccError
 from specc.grammar import operators
 from specc.grammar.arithmetic import known_int
-from specc.grammar.scope import Argument, Place, Scope
+from specc.grammar.scope import Place, Scope
 from specc.grammar.session import Session
-from specc.grammar.values import Family, Tensor, Value, is_integer, kind, show, show_shape
+from specc.grammar.values import Argument, Family, Tensor, Value, is_integer, kind, show, show_shape
 from specc.ir.dims import Dim, Symbolic, floordiv, product
 from specc.ir.types import TensorType
 

@@ -6,6 +6,7 @@ body in a scope of its own and compares what is returned with what is declared.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 from specc.diagnostics import Frame, Label, Span, SpeccError, did_you_mean
@@ -15,11 +16,11 @@ from specc.grammar.expressions import Evaluator
 from specc.grammar.modules import Module
 from specc.grammar.parameters import declare
 from specc.grammar.printer import print_expression, print_type
-from specc.grammar.scope import Argument, Place, Scope
+from specc.grammar.scope import Place, Scope
 from specc.grammar.session import DEEPEST_CALLS, Session
 from specc.grammar.shapes import bind_dimensions, check_dimensions, check_form, check_result
 from specc.grammar.suggest import suggest
-from specc.grammar.values import Block, Family, Poison, Poisoned, Tensor, Value, fit, is_integer, kind, show
+from specc.grammar.values import Argument, Block, Family, Poison, Poisoned, Tensor, Value, fit, is_integer, kind, show
 from specc.ir.graph import MergeClaim
 
 ITSELF = "self"
@@ -76,43 +77,59 @@ class Elaborator(Evaluator):
 
     def _bind_arguments(
         self, block: Block, positional: list[Argument], keywords: dict[str, Argument], span: Span
-    ) -> dict[str, Argument]:
+    ) -> dict[str, list[Argument]]:
+        """The arguments of each parameter: one, or any number where it is variadic."""
         definition = block.definition
         parameters = {parameter.name: parameter for parameter in definition.parameters}
         called = f"it is called as {_signature(definition)}"
-        if len(positional) > len(parameters):
-            extra = positional[len(parameters)]
+        by_place = list(itertools.takewhile(lambda name: not parameters[name].variadic, parameters))
+        variadic = next((name for name in parameters if parameters[name].variadic), None)
+        given = {name: [argument] for name, argument in zip(by_place, positional, strict=False)}
+        further = positional[len(by_place) :]
+        if variadic is not None:
+            given[variadic] = further
+        elif further:
             takes = "1 argument" if len(parameters) == 1 else f"{len(parameters)} arguments"
             message = f"`{block.name}` takes {takes}, and here are {len(positional)}"
-            raise self.session.problem("S0403", message, Label(extra.span), notes=[called])
-        given = dict(zip(parameters, positional, strict=False))
+            raise self.session.problem("S0403", message, Label(further[0].span), notes=[called])
         for name, argument in keywords.items():
             if name not in parameters:
                 notes = [*suggest(name, parameters), called]
                 message = f"`{block.name}` has no parameter `{name}`"
                 raise self.session.problem("S0403", message, Label(argument.span), notes=notes)
+            if parameters[name].variadic:
+                note = f"a list is spread by a star: `{block.name}(*{name})`"
+                message = f"`{name}` takes all arguments without a name, and cannot be given by its own"
+                raise self.session.problem("S0403", message, Label(argument.span), notes=[note])
             if name in given:
-                labels = [Label(argument.span), Label(given[name].span)]
+                labels = [Label(argument.span), Label(given[name][0].span)]
                 raise self.session.problem("S0403", f"`{name}` is given twice", *labels, notes=[called])
-            given[name] = argument
+            given[name] = [argument]
         for name, parameter in parameters.items():
-            if name not in given and (parameter.default is None or isinstance(parameter.type, s.Tensor)):
-                message = f"`{block.name}` lacks its argument `{name}: {print_type(parameter.type)}`"
+            lacking = parameter.default is None or isinstance(parameter.type, s.Tensor)
+            wanted = lacking and (not parameter.variadic or parameter.tensor is not None)
+            if wanted and not given.get(name):
+                message = f"`{block.name}` lacks its argument `{_declared(parameter)}`"
                 raise self.session.problem("S0403", message, Label(span), notes=[called])
         return given
 
-    def _enter(self, scope: Scope, given: dict[str, Argument], span: Span, slot: str) -> None:
+    def _enter(self, scope: Scope, given: dict[str, list[Argument]], span: Span, slot: str) -> None:
         """Binds parameters and dimensions; mistakes are the caller's, so the stack grows only at the end."""
         tensors: list[tuple[s.Parameter, Tensor, Span]] = []
         for parameter in scope.definition.parameters:
-            argument = given.get(parameter.name)
-            if isinstance(parameter.type, s.Tensor):
-                assert argument is not None
+            values: list[Value] = []
+            for argument in given.get(parameter.name, ()):
+                absent = argument.value is None and isinstance(parameter.type, s.OptionalType)
+                if parameter.tensor is None or absent:
+                    values.append(self.fit(argument.value, parameter, argument.span))
+                    continue
                 tensor = self._tensor(scope, parameter, argument)
                 tensors.append((parameter, tensor, argument.span))
-                scope.names[parameter.name] = replace(tensor, span=parameter.span)
-            elif argument is not None:
-                scope.names[parameter.name] = self.fit(argument.value, parameter, argument.span)
+                values.append(replace(tensor, span=parameter.span))
+            if parameter.variadic:
+                scope.names[parameter.name] = tuple(values)
+            elif values:
+                scope.names[parameter.name] = values[0]
         compile_time = compile_time_names(scope.definition)
         for parameter, tensor, where in tensors:
             check_form(self, scope, parameter, tensor, where)
@@ -164,6 +181,8 @@ class Elaborator(Evaluator):
         if any(isinstance(value, Poison) for value in values):
             return Poison()
         declared = definition.results
+        if definition.variadic:
+            return self._list_result(definition, results, returned)
         if declared and len(declared) != len(values):
             message = f"`{definition.name}` declares {len(declared)} results, and returns {len(values)}"
             labels = [Label(returned.spans[0].to(returned.spans[-1])), Label(declared[0].span, "declared here")]
@@ -172,6 +191,17 @@ class Elaborator(Evaluator):
             which = "its result" if len(values) == 1 else f"result {i + 1}"
             check_result(self, results, type_, value, span, which)
         return values[0] if len(values) == 1 else values
+
+    def _list_result(self, definition: s.Definition, results: Scope, returned: Returned) -> Value:
+        """The tensors of `-> *[n, c, _, _]`, as a list; each is compared with the declared type."""
+        (declared,) = definition.results
+        items: list[tuple[Value, Span]] = []
+        for value, span in zip(returned.values, returned.spans, strict=True):
+            listed = value.listed() if isinstance(value, Family) else value
+            items += [(item, span) for item in listed] if isinstance(listed, tuple) else [(listed, span)]
+        for i, (value, span) in enumerate(items):
+            check_result(self, results, declared, value, span, f"result {i + 1}")
+        return tuple(value for value, _ in items)
 
     # ---- statements
 
@@ -206,6 +236,8 @@ class Elaborator(Evaluator):
                 self._require(statement, scope)
             case s.Ensure():
                 self._ensure(statement, scope)
+            case s.EnsureMerge():
+                self._ensure_merge(statement, scope)
             case s.Return(values):
                 found = tuple(self.evaluate(value, scope, "") for value in values)
                 return Returned(found, tuple(value.span for value in values))
@@ -267,32 +299,41 @@ class Elaborator(Evaluator):
                 family = family.members.setdefault(index, Family())
 
     def _require(self, statement: s.Require, scope: Scope) -> None:
+        """What a block asks of its caller: the call takes part in the message."""
         if self.condition(statement.condition, scope):
             return
+        message, notes = self._unmet(statement, "the requirement", scope)
+        call = self.session.stack[-1].span
+        labels = [Label(statement.condition.span), *([Label(call, "this call does not meet it")] if call else [])]
+        raise self.session.problem("S0501", message, *labels, notes=notes)
+
+    def _ensure(self, statement: s.Ensure, scope: Scope) -> None:
+        """What a block claims of itself."""
+        if self.condition(statement.condition, scope):
+            return
+        message, notes = self._unmet(statement, "the claim", scope)
+        raise self.session.problem("S0509", message, Label(statement.condition.span), notes=notes)
+
+    def _unmet(self, statement: s.Require | s.Ensure, what: str, scope: Scope) -> tuple[str, list[str]]:
+        """The message of a condition that is false, and the values of its two sides."""
         notes = []
         condition = statement.condition
         if isinstance(condition, s.Binary) and condition.operator not in ("and", "or"):
             sides = [show(self.evaluate(side, scope)) for side in (condition.left, condition.right)]
             notes.append(f"here it is {sides[0]} {condition.operator} {sides[1]}")
         if statement.message is None:
-            message = f"the requirement `{print_expression(condition)}` does not hold"
-        else:
-            message = self.text(statement.message, scope)
-        raise self.session.problem("S0501", message, Label(condition.span), notes=notes)
+            return f"{what} `{print_expression(condition)}` does not hold", notes
+        return self.text(statement.message, scope), notes
 
-    def _ensure(self, statement: s.Ensure, scope: Scope) -> None:
+    def _ensure_merge(self, statement: s.EnsureMerge, scope: Scope) -> None:
         if operators.find(statement.into) is None:
             notes = did_you_mean(statement.into, operators.names())
             message = f"`{statement.into}` is no operator"
             raise self.session.problem("S0201", message, Label(statement.span), notes=notes)
-        target = statement.subject
-        subject: s.Expression = s.Name(target.name, span=target.span)
-        for index in target.indices:
-            subject = s.Index(subject, index, span=target.span)
-        value = self.evaluate(subject, scope)
+        value = self.evaluate(statement.subject, scope)
         if not isinstance(value, Tensor):
             message = f"`ensure` speaks of a tensor; this is {show(value)}, {kind(value)}"
-            raise self.session.problem("S0402", message, Label(target.span))
+            raise self.session.problem("S0402", message, Label(statement.subject.span))
         path = self.session.graph.node(value.value.node).path
         claim = MergeClaim(value.value, path, (statement.into,), statement.span, tuple(self.session.stack))
         self.session.graph.claims.append(claim)
@@ -307,12 +348,13 @@ def _made_at(value: Value, span: Span) -> Value:
 
 def compile_time_names(definition: s.Definition) -> frozenset[str]:
     """The parameters that are not tensors."""
-    return frozenset(p.name for p in definition.parameters if not isinstance(p.type, s.Tensor))
+    return frozenset(p.name for p in definition.parameters if p.tensor is None)
 
 
 def _signature(definition: s.Definition) -> str:
-    parts = []
-    for parameter in definition.parameters:
-        default = "" if parameter.default is None else f" = {print_expression(parameter.default)}"
-        parts.append(f"{parameter.name}: {print_type(parameter.type)}{default}")
-    return f"{definition.name}({', '.join(parts)})"
+    return f"{definition.name}({', '.join(map(_declared, definition.parameters))})"
+
+
+def _declared(parameter: s.Parameter) -> str:
+    default = "" if parameter.default is None else f" = {print_expression(parameter.default)}"
+    return f"{'*' * parameter.variadic}{parameter.name}: {print_type(parameter.type)}{default}"

@@ -14,17 +14,22 @@ Operands of a call have no slot (None): a nested call may not bring weights.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import partial
 
 from specc.diagnostics import Label, Span, SpeccError, did_you_mean
 from specc.grammar import builtins, composites, operators, scans
 from specc.grammar import syntax as s
-from specc.grammar.arithmetic import binary, known_int, truth, unary
-from specc.grammar.scope import Argument, Place, Scope, join
+from specc.grammar.arithmetic import binary, bounded, known_int, truth, unary
+from specc.grammar.printer import print_expression
+from specc.grammar.scope import Place, Scope, join
 from specc.grammar.session import Session
 from specc.grammar.values import (
+    Argument,
     Block,
     Builtin,
     Family,
+    Partial,
     Poison,
     Poisoned,
     Tensor,
@@ -36,6 +41,8 @@ from specc.grammar.values import (
     tensors_in,
 )
 from specc.ops.record import Operator
+
+CALLABLE = (Block, Operator, Builtin, Partial)
 
 WORDS = {"True": "true", "False": "false", "None": "none"}
 
@@ -89,6 +96,8 @@ class Evaluator(ABC):
                 return self.evaluate(chosen, scope, slot)
             case s.Call():
                 return self._call(expression, scope, slot)
+            case s.Slice():
+                return self._slice(expression, scope, slot)
             case s.Index(value, index):
                 return self._index(self.evaluate(value, scope, slot), self.evaluate(index, scope), index.span)
             case s.Pipe():
@@ -109,7 +118,7 @@ class Evaluator(ABC):
 
     def _callable(self, name: str, scope: Scope) -> Value:
         local = scope.names.get(name)
-        if isinstance(local, (Block, Operator, Poison)):
+        if isinstance(local, (*CALLABLE, Poison)):
             return local
         if name in scope.module.names:
             return scope.module.names[name]
@@ -120,6 +129,13 @@ class Evaluator(ABC):
     def _unknown(self, name: s.Name, scope: Scope, what: str, candidates: list[str]) -> SpeccError:
         if any(name.name == used.name for use in scope.module.tree.uses for used in use.names):
             raise Poisoned  # the `use` failed, and said so
+        for parameter in scope.definition.parameters:
+            dimensions = parameter.tensor.dimensions if parameter.tensor is not None else ()
+            if any(dimension.size == s.Name(name.name) for dimension in dimensions):
+                message = f"`{name.name}` is a dimension of `{parameter.name}`, which is absent in this call"
+                labels = [Label(name.span), Label(parameter.span, "declared here")]
+                note = f"what needs it stands behind `if {parameter.name} != none:`"
+                return self.session.problem("S0201", message, *labels, notes=[note])
         if name.name in WORDS:
             notes: tuple[str, ...] = (f"it is written `{WORDS[name.name]}`",)
         else:
@@ -138,14 +154,14 @@ class Evaluator(ABC):
         parts = [part if isinstance(part, str) else self.evaluate(part, scope) for part in template.parts]
         return "".join(part if isinstance(part, str) else show(part) for part in parts)
 
-    def iterate(self, source: s.Expression, scope: Scope) -> tuple[Value, ...]:
-        """The elements that `for` goes over."""
+    def iterate(self, source: s.Expression, scope: Scope, what: str = "`for`") -> tuple[Value, ...]:
+        """The elements that `for` goes over, or that `*` spreads."""
         values = self.evaluate(source, scope)
         if isinstance(values, Family):
             return values.listed()
         if not isinstance(values, tuple):
-            note = f"`range({show(values)})` counts that far" if isinstance(values, int) else "`for` goes over a list"
-            message = f"`for` needs a list; this is {show(values)}, {kind(values)}"
+            note = f"`range({show(values)})` counts that far" if isinstance(values, int) else f"{what} goes over a list"
+            message = f"{what} needs a list; this is {show(values)}, {kind(values)}"
             raise self.session.problem("S0402", message, Label(source.span), notes=[note])
         return values
 
@@ -172,13 +188,21 @@ class Evaluator(ABC):
     def _comprehension(self, expression: s.Comprehension, scope: Scope, slot: str | None) -> Value:
         saved = dict(scope.names)
         result: list[Value] = []
-        for item in self.iterate(expression.source, scope):
-            self.bind(expression.pattern, item, scope)
-            if expression.condition is None or self.condition(expression.condition, scope):
+
+        def go_round(clauses: tuple[s.Clause, ...]) -> None:
+            if not clauses:
                 result.append(self.evaluate(expression.element, scope, _member(slot, len(result))))
+                return
+            (clause, *inner) = clauses
+            for item in self.iterate(clause.source, scope):
+                self.bind(clause.pattern, item, scope)
+                if clause.condition is None or self.condition(clause.condition, scope):
+                    go_round(tuple(inner))
+
+        go_round(expression.clauses)
         scope.names.clear()
         scope.names.update(saved)
-        return tuple(result)
+        return bounded(tuple(result))
 
     def _index(self, value: Value, index: Value, span: Span) -> Value:
         if isinstance(value, Family):
@@ -195,6 +219,23 @@ class Evaluator(ABC):
         note = ["`slice(x, axis=1, stop=8)` takes part of a tensor"] if isinstance(value, Tensor) else []
         raise self.session.problem("S0402", f"{kind(value)} has no elements to index", Label(span), notes=note)
 
+    def _slice(self, expression: s.Slice, scope: Scope, slot: str | None) -> Value:
+        values = self.evaluate(expression.value, scope, slot)
+        values = values.listed() if isinstance(values, Family) else values
+        if not isinstance(values, tuple):
+            note = ["`slice(x, axis=1, stop=8)` takes part of a tensor"] if isinstance(values, Tensor) else []
+            message = f"{kind(values)} has no elements to take some of"
+            raise self.session.problem("S0402", message, Label(expression.value.span), notes=note)
+        bounds: list[int | None] = []
+        for bound in (expression.start, expression.stop, expression.step):
+            value = None if bound is None else self.evaluate(bound, scope)
+            span = expression.span if bound is None else bound.span
+            known = None if value is None else self.session.attempt(partial(known_int, value, "a bound"), span)
+            bounds.append(known)
+        if bounds[2] == 0:
+            raise Unfit("S0402", "the step of a slice is 0")
+        return values[slice(*bounds)]
+
     # ---- tensors
 
     def _unary(self, symbol: str, operand: s.Expression, span: Span, scope: Scope, slot: str | None) -> Value:
@@ -209,6 +250,8 @@ class Evaluator(ABC):
         calling = [_calls(side) for side in sides]
         slots = [slot if calls and sum(calling) == 1 else None for calls in calling]
         left, right = (self.evaluate(side, scope, s_) for side, s_ in zip(sides, slots, strict=True))
+        if expression.operator in ("==", "!=") and (left is None or right is None):
+            return (left is right) == (expression.operator == "==")  # whether an optional tensor is there
         if isinstance(left, Tensor) or isinstance(right, Tensor):
             arguments = [Argument(left, sides[0].span), Argument(right, sides[1].span)]
             place = scope.place if any(slots) else scope.place.inside(slot, expression.span)
@@ -226,30 +269,92 @@ class Evaluator(ABC):
         return value
 
     def _call(self, call: s.Call, scope: Scope, slot: str | None, first: Argument | None = None) -> Value:
-        name = call.callee
-        function = self._callable(name.name, scope)
-        positional = [] if first is None else [first]
-        positional += [Argument(self.evaluate(a, scope), a.span) for a in call.arguments]
+        function = self._function(call.callee, scope)
+        positional = list(self._positional(call, scope))
+        if first is not None:  # what a pipe brings takes the first place that is open, or stands in front
+            at = positional.index(None) if None in positional else 0
+            positional[at : at + (None in positional)] = [first]
         keywords: dict[str, Argument] = {}
         for keyword in call.keywords:
             if keyword.name in keywords:
                 raise self.session.problem("S0403", f"`{keyword.name}` is given twice", Label(keyword.span))
             keywords[keyword.name] = Argument(self.evaluate(keyword.value, scope), keyword.span)
-        place = scope.place.inside(slot, call.span)
+        if None in positional:
+            return Partial(function, tuple(positional), keywords, print_expression(call))
+        given = [argument for argument in positional if argument is not None]
+        return self.apply(function, given, keywords, scope, scope.place.inside(slot, call.span), call.span)
+
+    def _positional(self, call: s.Call, scope: Scope) -> Iterator[Argument | None]:
+        """The arguments without a name; None for `_`, which leaves one open."""
+        for argument in call.arguments:
+            if argument == s.Name("_"):
+                yield None
+            elif isinstance(argument, s.Spread):
+                for item in self.iterate(argument.value, scope, "`*`"):
+                    yield Argument(item, argument.span)
+            else:
+                yield Argument(self.evaluate(argument, scope), argument.span)
+
+    def _function(self, callee: s.Expression, scope: Scope) -> Value:
+        """What is called; raises where that is nothing that can be."""
+        if not isinstance(callee, s.Name):
+            value = self.evaluate(callee, scope)
+            if not isinstance(value, CALLABLE):
+                message = f"this is {show(value)}, {kind(value)}, and cannot be called"
+                raise self.session.problem("S0402", message, Label(callee.span))
+            return value
+        function = self._callable(callee.name, scope)
+        if isinstance(function, Poison):
+            raise Poisoned
+        if function is not None:
+            return function
+        if callee.name in scope.names or callee.name in scope.dims:
+            what = kind(scope.names.get(callee.name, scope.dims.get(callee.name)))
+            raise self.session.problem("S0402", f"`{callee.name}` is {what} and cannot be called", Label(callee.span))
+        candidates = [*scope.module.names, *builtins.FUNCTIONS, *composites.FORMS, *operators.names()]
+        raise self._unknown(callee, scope, "a block or an operator", candidates)
+
+    def apply(
+        self,
+        function: Value,
+        positional: list[Argument],
+        keywords: dict[str, Argument],
+        scope: Scope,
+        place: Place,
+        span: Span,
+    ) -> Value:
+        """The value of a call of anything that can be called."""
         match function:
             case Block() | Operator():
-                return self.call_value(function, positional, keywords, scope, place, call.span)
+                return self.call_value(function, positional, keywords, scope, place, span)
             case Builtin(form) if form in composites.FORMS:
-                return composites.call(self.session, form, positional, keywords, scope, place, call.span)
+                return composites.call(self.session, form, positional, keywords, scope, place, span)
             case Builtin(builtin):
-                return self._builtin(builtin, positional, keywords, scope, place, call.span)
-            case Poison():
-                raise Poisoned
-        if name.name in scope.names or name.name in scope.dims:
-            what = kind(scope.names.get(name.name, scope.dims.get(name.name)))
-            raise self.session.problem("S0402", f"`{name.name}` is {what} and cannot be called", Label(name.span))
-        candidates = [*scope.module.names, *builtins.FUNCTIONS, *composites.FORMS, *operators.names()]
-        raise self._unknown(name, scope, "a block or an operator", candidates)
+                return self._builtin(builtin, positional, keywords, scope, place, span)
+            case Partial():
+                return self._complete(function, positional, keywords, scope, place, span)
+        raise AssertionError("only what can be called is applied")
+
+    def _complete(
+        self,
+        call: Partial,
+        positional: list[Argument],
+        keywords: dict[str, Argument],
+        scope: Scope,
+        place: Place,
+        span: Span,
+    ) -> Value:
+        """A call that had left arguments open: they are taken in order, and what is more stands behind."""
+        open_, waiting = call.positional.count(None), iter(positional)
+        if len(positional) < open_:
+            message = f"`{call.text}` waits for {open_} argument{'s' * (open_ > 1)}, and here are {len(positional)}"
+            raise self.session.problem("S0403", message, Label(span))
+        twice = next((name for name in keywords if name in call.keywords), None)
+        if twice is not None:
+            labels = [Label(keywords[twice].span), Label(call.keywords[twice].span)]
+            raise self.session.problem("S0403", f"`{twice}` is given twice", *labels)
+        filled = [next(waiting) if argument is None else argument for argument in call.positional]
+        return self.apply(call.callee, [*filled, *waiting], {**call.keywords, **keywords}, scope, place, span)
 
     def call_value(
         self,
@@ -302,6 +407,8 @@ def _calls(expression: s.Expression) -> bool:
     """Whether a call of a block or an operator stands in the expression."""
     match expression:
         case s.Call(callee):
+            if not isinstance(callee, s.Name):
+                return True
             return callee.name not in builtins.FUNCTIONS or callee.name in ("sum", "max", "min", "abs")
         case s.Pipe() | s.Comprehension():
             return True
@@ -313,6 +420,6 @@ def _calls(expression: s.Expression) -> bool:
             return _calls(value) or _calls(otherwise)
         case s.ListOf(items) | s.TupleOf(items):
             return any(map(_calls, items))
-        case s.Index(value):
+        case s.Index(value) | s.Slice(value):
             return _calls(value)
     return False

@@ -29,9 +29,21 @@ def _signature(definition: s.Definition) -> Iterator[Diagnostic]:
             message = f"`{definition.name}` has two parameters `{parameter.name}`"
             yield Diagnostic("S0203", message, (Label(parameter.span), places[parameter.name]))
         places[parameter.name] = Label(parameter.span, "the first one")
-        if isinstance(parameter.type, s.Tensor) and parameter.default is not None:
-            yield Diagnostic("S0110", "a tensor has no default", (Label(parameter.default.span),))
-    inputs = [p.type for p in definition.parameters if isinstance(p.type, s.Tensor)]
+        optional = isinstance(parameter.type, s.OptionalType)
+        absent = optional and parameter.default == s.Constant(None)
+        if parameter.tensor is not None and parameter.default is not None and not absent:
+            note = ("its only default is `none`",) if optional else ("a tensor that may be absent: `[n, l]? = none`",)
+            yield Diagnostic("S0110", "a tensor has no default", (Label(parameter.default.span),), note)
+        if parameter.tensor is not None and definition.kind == "network" and (optional or parameter.variadic):
+            message = "an input of a network is one tensor that is there"
+            yield Diagnostic("S0111", message, (Label(parameter.span),), ("a block can leave that open",))
+        if isinstance(parameter.type, s.OptionalType) and parameter.variadic:
+            yield Diagnostic("S0111", "what `*` takes is there, or is not given", (Label(parameter.type.span),))
+    several = [parameter for parameter in definition.parameters if parameter.variadic]
+    for parameter in several[1:]:
+        labels = (Label(parameter.span), Label(several[0].span, "the first one"))
+        yield Diagnostic("S0111", "one parameter takes all arguments without a name", labels)
+    inputs = [p.tensor for p in definition.parameters if p.tensor is not None]
     if definition.kind == "block":
         yield from _extent_defaults(inputs, "a block takes the extents of its operands")
     yield from _extent_defaults(definition.results, "a result has the extents that it has")
@@ -56,12 +68,12 @@ class _Reader:
             yield from _signature(definition)
             local: set[str] = {"_"}
             for parameter in definition.parameters:
-                yield from self._type(parameter.type)
+                yield from self._type(parameter.tensor or parameter.type)
                 local.add(parameter.name)
-                if isinstance(parameter.type, s.Tensor):
-                    local |= {d.size.name for d in parameter.type.dimensions if isinstance(d.size, s.Name)}
+                if parameter.tensor is not None:
+                    local |= {d.size.name for d in parameter.tensor.dimensions if isinstance(d.size, s.Name)}
             for parameter in definition.parameters:
-                dimensions = parameter.type.dimensions if isinstance(parameter.type, s.Tensor) else ()
+                dimensions = parameter.tensor.dimensions if parameter.tensor is not None else ()
                 for dimension in dimensions:
                     yield from self._expression(dimension.size, local)
                 if parameter.default is not None:
@@ -86,6 +98,12 @@ class _Reader:
                 yield Diagnostic("S0105", "a tensor cannot stand inside another type", (Label(inner.span),))
             case s.ListType(inner) | s.OptionalType(inner):
                 yield from self._type(inner)
+            case s.TupleType(options) | s.ChoiceType(options):
+                for option in options:
+                    if isinstance(option, s.Tensor):
+                        yield Diagnostic("S0105", "a tensor cannot stand inside another type", (Label(option.span),))
+                    elif not isinstance(option, str):
+                        yield from self._type(option)
 
     def _statements(self, statements: tuple[s.Statement, ...], local: set[str]) -> Iterator[Diagnostic]:
         for statement in statements:
@@ -107,13 +125,13 @@ class _Reader:
                     yield from _extent_defaults([type_], "a parameter has the extents that it has")
                     if init is not None and init.argument is not None:
                         yield from self._expression(init.argument, local)
-                case s.Require(condition, message):
+                case s.Require(condition, message) | s.Ensure(condition, message):
                     yield from self._expression(condition, local)
                     for part in message.parts if message else ():
                         if not isinstance(part, str):
                             yield from self._expression(part, local)
-                case s.Ensure(subject):
-                    yield from self._expression(s.Name(subject.name, span=subject.span), local)
+                case s.EnsureMerge(subject):
+                    yield from self._expression(subject, local)
                 case s.Return(values):
                     for value in values:
                         yield from self._expression(value, local)
@@ -134,12 +152,13 @@ class _Reader:
             case s.ListOf(items) | s.TupleOf(items):
                 for item in items:
                     yield from self._expression(item, local)
-            case s.Comprehension(element, pattern, source, condition):
-                yield from self._expression(source, local)
-                inner = local | s.pattern_names(pattern)
-                yield from self._expression(element, inner)
-                if condition is not None:
-                    yield from self._expression(condition, inner)
+            case s.Comprehension(element, clauses):
+                for clause in clauses:
+                    yield from self._expression(clause.source, local)
+                    local = local | s.pattern_names(clause.pattern)
+                    if clause.condition is not None:
+                        yield from self._expression(clause.condition, local)
+                yield from self._expression(element, local)
             case s.Unary(_, operand):
                 yield from self._expression(operand, local, hint)
             case s.Binary(_, left, right):
@@ -151,7 +170,12 @@ class _Reader:
             case s.Call(callee, arguments, keywords):
                 yield from self._callee(callee, local)
                 for argument in (*arguments, *(keyword.value for keyword in keywords)):
-                    yield from self._expression(argument, local)
+                    inner = argument.value if isinstance(argument, s.Spread) else argument
+                    yield from self._expression(inner, local)
+            case s.Slice(value):
+                for bound in (value, expression.start, expression.stop, expression.step):
+                    if bound is not None:
+                        yield from self._expression(bound, local)
             case s.Index(value, index):
                 yield from self._expression(value, local)
                 yield from self._expression(index, local)
@@ -163,8 +187,10 @@ class _Reader:
                     else:
                         yield from self._expression(stage, local)
 
-    def _callee(self, callee: s.Name, local: set[str]) -> Iterator[Diagnostic]:
-        if callee.name not in local and callee.name not in self.known and callee.name not in self.used:
+    def _callee(self, callee: s.Expression, local: set[str]) -> Iterator[Diagnostic]:
+        if not isinstance(callee, s.Name):
+            yield from self._expression(callee, local)
+        elif callee.name not in local and callee.name not in self.known and callee.name not in self.used:
             yield self._unknown(callee, "a block or an operator", sorted(self.known), "")
 
     def _unknown(self, name: s.Name, what: str, candidates: list[str], hint: str) -> Diagnostic:

@@ -86,7 +86,7 @@ class _Builder:
 
     def _bind_variant(self) -> None:
         """The values that the variant gives to the parameters."""
-        parameters = {p.name: p for p in self.definition.parameters if not isinstance(p.type, s.Tensor)}
+        parameters = {p.name: p for p in self.definition.parameters if p.tensor is None}
         outside = replace(self.scope, names={}, dims={})
         for binding in self.choice.variant.bindings if self.choice.variant else ():
             parameter = parameters.get(binding.name)
@@ -137,7 +137,8 @@ class _Builder:
                 shape.append(extent)
             type_ = TensorType(tuple(shape), parameter.type.dtype)
             value = self.session.graph.input(parameter.name, type_, parameter.span)
-            self.scope.names[parameter.name] = Tensor(value, type_, parameter.span)
+            tensor = Tensor(value, type_, parameter.span)
+            self.scope.names[parameter.name] = (tensor,) if parameter.variadic else tensor
         if not self.session.graph.inputs:
             message = f"`{self.definition.name}` takes no tensor"
             raise self.session.problem("S0403", message, Label(self.definition.name_span))

@@ -11,10 +11,10 @@ from functools import cache
 
 from specc import ops
 from specc.diagnostics import Label, Span
-from specc.grammar.scope import Argument, Place, Scope, join
+from specc.grammar.scope import Place, Scope, join
 from specc.grammar.session import Session
 from specc.grammar.suggest import suggest
-from specc.grammar.values import Family, Tensor, Value, is_integer, kind, show, show_shape
+from specc.grammar.values import Argument, Family, Tensor, Value, is_integer, kind, show, show_shape
 from specc.ir.dims import Symbolic
 from specc.ir.graph import Value as GraphValue
 from specc.ops.record import REQUIRED, Illegal, Operator, Spelling

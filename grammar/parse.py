@@ -164,36 +164,53 @@ class Build(Transformer[Token, Any]):
         ((name, *rest),) = children
         rest = _given(rest)
         parameters = tuple(child for child in rest if isinstance(child, s.Parameter))
-        results = next((child for child in rest if isinstance(child, tuple)), ())
+        results, variadic = next((child for child in rest if isinstance(child, tuple)), ((), False))
         docstring = next((child for child in rest if isinstance(child, str)), None)
         body = tuple(child for child in rest if isinstance(child, s.Statement))
         where = self._span(name)
-        return s.Definition(kind, str(name), parameters, results, docstring, body, name_span=where, span=where)
+        signature = str(name), parameters, results
+        return s.Definition(kind, *signature, docstring, body, variadic, name_span=where, span=where)
 
-    def single_result(self, span: Span, children: list[Any]) -> tuple[s.Tensor, ...]:
-        return tuple(children)
+    def single_result(self, span: Span, children: list[Any]) -> tuple[tuple[s.Tensor, ...], bool]:
+        return tuple(children), False
 
     tuple_result = single_result
+
+    def list_result(self, span: Span, children: list[Any]) -> tuple[tuple[s.Tensor, ...], bool]:
+        return (children[1],), True
 
     def parameter(self, span: Span, children: list[Any]) -> s.Parameter:
         name, type_, default = children
         return s.Parameter(str(name), type_, default, span=span)
 
+    def variadic_parameter(self, span: Span, children: list[Any]) -> s.Parameter:
+        _, name, type_ = children
+        return s.Parameter(str(name), type_, variadic=True, span=span)
+
     def plain_type(self, span: Span, children: list[Any]) -> s.PlainType:
         return s.PlainType(str(children[0]), span=span)
 
-    def list_type(self, span: Span, children: list[Any]) -> s.ListType:
-        generic, element = children
+    def generic_type(self, span: Span, children: list[Any]) -> s.ListType | s.TupleType:
+        generic, *elements = children
+        if generic == "tuple":
+            return s.TupleType(tuple(elements), span=span)
         if generic != "list":
-            note = "list[int], list[float], list[str] ... are the types with brackets"
+            note = "list[int], list[str], tuple[int, float] ... are the types with brackets"
             raise error("S0105", f"there is no type `{generic}[...]`", Label(self._span(generic)), notes=[note])
-        return s.ListType(element, span=span)
+        if len(elements) > 1:
+            note = "tuple[int, str] has one element of each of its types"
+            raise error("S0105", "the elements of a list have one type", Label(elements[1].span), notes=[note])
+        return s.ListType(elements[0], span=span)
 
     def optional_type(self, span: Span, children: list[Any]) -> s.OptionalType:
         return s.OptionalType(children[0], span=span)
 
+    def text_type(self, span: Span, children: list[Any]) -> s.ChoiceType:
+        return s.ChoiceType((self._unescape(children[0], str(children[0])[1:-1]),), span=span)
+
     def choice_type(self, span: Span, children: list[Any]) -> s.ChoiceType:
-        return s.ChoiceType(tuple(self._unescape(token, str(token)[1:-1]) for token in children), span=span)
+        options = [child.options[0] if isinstance(child, s.ChoiceType) else child for child in children]
+        return s.ChoiceType(tuple(options), span=span)
 
     def tensor(self, span: Span, children: list[Any]) -> s.Tensor:
         *dimensions, element = children
@@ -232,8 +249,18 @@ class Build(Transformer[Token, Any]):
         return s.Require(condition, None if message is None else self._template(message), span=span)
 
     def ensure(self, span: Span, children: list[Any]) -> s.Ensure:
+        condition, message = children
+        return s.Ensure(condition, None if message is None else self._template(message), span=span)
+
+    def ensure_merge(self, span: Span, children: list[Any]) -> s.EnsureMerge:
         subject, into = children
-        return s.Ensure(subject, str(into), span=span)
+        inner = subject
+        while isinstance(inner, s.Index):
+            inner = inner.value
+        if not isinstance(inner, s.Name):
+            note = "give the tensor a line of its own: `name = ...`"
+            raise error("S0101", "`ensure ... merges into` speaks of a name", Label(subject.span), notes=[note])
+        return s.EnsureMerge(subject, str(into), span=span)
 
     def return_statement(self, span: Span, children: list[Any]) -> s.Return:
         return s.Return(tuple(children), span=span)
@@ -342,7 +369,11 @@ class Build(Transformer[Token, Any]):
         return s.ListOf(tuple(_given(children)), span=span)
 
     def comprehension(self, span: Span, children: list[Any]) -> s.Comprehension:
-        return s.Comprehension(*children, span=span)
+        element, *clauses = children
+        return s.Comprehension(element, tuple(clauses), span=span)
+
+    def clause(self, span: Span, children: list[Any]) -> s.Clause:
+        return s.Clause(*children, span=span)
 
     def unary(self, span: Span, children: list[Any]) -> s.Unary:
         operator, operand = children
@@ -353,6 +384,10 @@ class Build(Transformer[Token, Any]):
         return s.Binary(str(operator), left, right, span=span)
 
     logical = binary
+
+    def not_in(self, span: Span, children: list[Any]) -> s.Binary:
+        left, _, _, right = children
+        return s.Binary("not in", left, right, span=span)
 
     def conditional(self, span: Span, children: list[Any]) -> s.Conditional:
         return s.Conditional(*children, span=span)
@@ -365,7 +400,10 @@ class Build(Transformer[Token, Any]):
         late = next((child for child in rest[first_keyword:] if not isinstance(child, s.Keyword)), None)
         if late is not None:
             raise error("S0107", "an argument without a name stands behind one with a name", Label(late.span))
-        return s.Call(self._name(callee), tuple(rest[:first_keyword]), tuple(keywords), span=span)
+        return s.Call(callee, tuple(rest[:first_keyword]), tuple(keywords), span=span)
+
+    def spread(self, span: Span, children: list[Any]) -> s.Spread:
+        return s.Spread(children[1], span=span)
 
     def keyword_argument(self, span: Span, children: list[Any]) -> s.Keyword:
         return self.binding(span, children)
@@ -374,10 +412,17 @@ class Build(Transformer[Token, Any]):
         value, index = children
         return s.Index(value, index, span=span)
 
+    def slice(self, span: Span, children: list[Any]) -> list[s.Expression | None]:
+        return children
+
+    def sliced(self, span: Span, children: list[Any]) -> s.Slice:
+        value, bounds = children
+        return s.Slice(value, *bounds, span=span)
+
     def pipe(self, span: Span, children: list[Any]) -> s.Pipe:
         source, *stages = children
         for stage in stages:
-            if not isinstance(stage, (s.Name, s.Call)):
+            if not isinstance(stage, (s.Name, s.Index, s.Call)):
                 note = "for example `x |> conv2d(64, k=3) |> relu`"
                 message = "only a block or an operator can stand behind `|>`"
                 raise error("S0108", message, Label(stage.span), notes=[note])

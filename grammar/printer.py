@@ -22,7 +22,7 @@ _CONDITIONAL, _PIPE, _OR, _AND, _NOT, _COMPARISON, _SUM, _PRODUCT, _NEGATIVE, _P
 _BINARY = {
     "or": _OR,
     "and": _AND,
-    **dict.fromkeys(("==", "!=", "<", ">", "<=", ">=", "in"), _COMPARISON),
+    **dict.fromkeys(("==", "!=", "<", ">", "<=", ">=", "in", "not in"), _COMPARISON),
     **dict.fromkeys("+-", _SUM),
     **dict.fromkeys(("*", "/", "//", "%"), _PRODUCT),
     "**": _POWER,
@@ -106,7 +106,8 @@ def print_signature(definition: s.Definition) -> str:
 
 def _signature(definition: s.Definition) -> Doc:
     parameters = [Item(_parameter(parameter), parameter.span) for parameter in definition.parameters]
-    return (Group("(", parameters, ")", _signature_span(definition)), *_results(definition.results))
+    many = (" -> *",) if definition.variadic else (" -> ",)
+    return (Group("(", parameters, ")", _signature_span(definition)), *_results(definition.results, many))
 
 
 def _signature_span(definition: s.Definition) -> Span:
@@ -126,14 +127,14 @@ def _docstring(text: str) -> Doc:
 
 def _parameter(parameter: s.Parameter) -> Doc:
     default: Doc = () if parameter.default is None else (" = ", *_expression(parameter.default))
-    return (f"{parameter.name}: ", *_type(parameter.type), *default)
+    return (f"{'*' * parameter.variadic}{parameter.name}: ", *_type(parameter.type), *default)
 
 
-def _results(results: tuple[s.Tensor, ...]) -> Doc:
+def _results(results: tuple[s.Tensor, ...], arrow: Doc) -> Doc:
     if len(results) < 2:
-        return (" -> ", *_tensor(results[0])) if results else ()
+        return (*arrow, *_tensor(results[0])) if results else ()
     items = [Item(_tensor(result), result.span) for result in results]
-    return (" -> ", Group("(", items, ")", results[0].span.to(results[-1].span), trailing=False))
+    return (*arrow, Group("(", items, ")", results[0].span.to(results[-1].span), trailing=False))
 
 
 def _bindings(bindings: tuple[s.Keyword, ...]) -> Iterator[str | Group]:
@@ -155,10 +156,12 @@ def _type(type_: s.Type) -> Doc:
             return (name,)
         case s.ListType(element):
             return ("list[", *_type(element), "]")
+        case s.TupleType(elements):
+            return (f"tuple[{', '.join(map(print_type, elements))}]",)
         case s.OptionalType(inner):
             return (*_type(inner), "?")
         case s.ChoiceType(options):
-            return (" | ".join(map(_string, options)),)
+            return (" | ".join(_string(o) if isinstance(o, str) else print_type(o) for o in options),)
 
 
 def _tensor(tensor: s.Tensor) -> Doc:
@@ -196,7 +199,7 @@ def _statement(statement: s.Statement, level: int, gap: Gap) -> Iterator[Line]:
             yield Line(tuple(_simple(statement)), level, gap)
 
 
-def _simple(statement: s.Assign | s.Param | s.Require | s.Ensure | s.Return) -> Iterator[str | Group]:
+def _simple(statement: s.Assign | s.Param | s.Require | s.Ensure | s.EnsureMerge | s.Return) -> Iterator[str | Group]:
     match statement:
         case s.Assign(targets, value):
             yield f"{', '.join(map(_target, targets))} = "
@@ -207,12 +210,12 @@ def _simple(statement: s.Assign | s.Param | s.Require | s.Ensure | s.Return) -> 
             if init is not None:
                 yield f" init {init.name}"
                 yield "" if init.argument is None else f"({print_expression(init.argument)})"
-        case s.Require(condition, message):
-            yield "require "
+        case s.Require(condition, message) | s.Ensure(condition, message):
+            yield "require " if isinstance(statement, s.Require) else "ensure "
             yield from _expression(condition)
             yield "" if message is None else f", {_template(message)}"
-        case s.Ensure(subject, into):
-            yield f"ensure {_target(subject)} merges into {into}"
+        case s.EnsureMerge(subject, into):
+            yield f"ensure {print_expression(subject)} merges into {into}"
         case s.Return(values):
             for number, value in enumerate(values):
                 yield ", " if number else "return "
@@ -300,8 +303,12 @@ def _bare(expression: s.Expression) -> tuple[Doc, int]:
         case s.Conditional(value, condition, otherwise):
             parts = (("", value, _PIPE), ("if ", condition, _PIPE), ("else ", otherwise, _CONDITIONAL))
             return _chain(expression.span, *parts), _CONDITIONAL
-        case s.Call():
-            return (expression.callee.name, _arguments(expression)), _POSTFIX
+        case s.Call(callee):
+            return (*_expression(callee, _POSTFIX), _arguments(expression)), _POSTFIX
+        case s.Slice(value, start, stop, step):
+            bounds = [() if bound is None else _expression(bound) for bound in (start, stop)]
+            last: Doc = () if step is None else (":", *_expression(step))
+            return (*_expression(value, _POSTFIX), "[", *bounds[0], ":", *bounds[1], *last, "]"), _POSTFIX
         case s.Index(value, index):
             return (*_expression(value, _POSTFIX), "[", *_expression(index), "]"), _POSTFIX
         case s.Pipe(source, stages):
@@ -309,15 +316,24 @@ def _bare(expression: s.Expression) -> tuple[Doc, int]:
 
 
 def _operands(expression: s.Expression, level: int) -> list[tuple[str, s.Expression, int]]:
-    """The operands of a chain of operators that bind alike: `a - b + c`."""
+    """The operands of a chain of operators that bind alike: `a - b + c`. Comparisons make no chains."""
+    if level == _COMPARISON:
+        assert isinstance(expression, s.Binary)
+        return [("", expression.left, level + 1), (f"{expression.operator} ", expression.right, level + 1)]
     if isinstance(expression, s.Binary) and _BINARY[expression.operator] == level:
         return [*_operands(expression.left, level), (f"{expression.operator} ", expression.right, level + 1)]
     return [("", expression, level)]
 
 
 def _arguments(call: s.Call) -> Group:
+    given = [
+        Item(("*", *_expression(argument.value)), argument.span)
+        if isinstance(argument, s.Spread)
+        else Item(_expression(argument), argument.span)
+        for argument in call.arguments
+    ]
     named = [Item(_keyword(keyword), keyword.span) for keyword in call.keywords]
-    return Group("(", [*_items(call.arguments), *named], ")", call.span)
+    return Group("(", [*given, *named], ")", call.span)
 
 
 def _keyword(keyword: s.Keyword) -> Doc:
@@ -331,12 +347,10 @@ def _string(value: str) -> str:
 
 
 def _comprehension(expression: s.Comprehension) -> Group:
-    source, condition = expression.source, expression.condition
-    each = (f"for {_loop_target(expression.pattern)} in ", *_expression(source, _OR))
-    items = [
-        Item(_expression(expression.element), expression.element.span),
-        Item(each, expression.pattern.span.to(source.span)),
-    ]
-    if condition is not None:
-        items.append(Item(("if ", *_expression(condition, _OR)), condition.span))
+    items = [Item(_expression(expression.element), expression.element.span)]
+    for clause in expression.clauses:
+        each = (f"for {_loop_target(clause.pattern)} in ", *_expression(clause.source, _OR))
+        items.append(Item(each, clause.pattern.span.to(clause.source.span)))
+        if clause.condition is not None:
+            items.append(Item(("if ", *_expression(clause.condition, _OR)), clause.condition.span))
     return Group("[", items, "]", expression.span, comma="", trailing=False)

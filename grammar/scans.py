@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from specc.diagnostics import Label, Span
 from specc.grammar.arithmetic import known_int, truth
-from specc.grammar.scope import Argument, Place, Scope
+from specc.grammar.scope import Place, Scope
 from specc.grammar.session import Session
-from specc.grammar.values import Block, Family, Poison, Poisoned, Tensor, Value, kind, show, show_shape
+from specc.grammar.values import Argument, Block, Family, Poison, Poisoned, Tensor, Value, kind, show, show_shape
 from specc.ir.body import Body
 from specc.ir.graph import Graph
 from specc.ir.graph import Value as GraphValue
@@ -49,8 +49,8 @@ def call(
     named = dict(keywords)
     states = _states(session, named.pop("state", None), span)
     axis_at, reverse_at = named.pop("axis", Argument(1, span)), named.pop("reverse", Argument(False, span))
-    axis = evaluator.attempt(lambda: known_int(axis_at.value, "`axis`"), axis_at.span)
-    reverse = evaluator.attempt(lambda: truth(reverse_at.value), reverse_at.span)
+    axis = session.attempt(lambda: known_int(axis_at.value, "`axis`"), axis_at.span)
+    reverse = session.attempt(lambda: truth(reverse_at.value), reverse_at.span)
     slices = [_slice(session, argument, axis) for argument in sequences]
 
     inside = _Inside(session.graph, cell)

@@ -42,11 +42,3 @@ class Scope:
 def join(path: str, slot: str) -> str:
     """`slot` below `path`; either may be empty."""
     return f"{path}.{slot}" if path and slot else path or slot
-
-
-@dataclass(frozen=True)
-class Argument:
-    """An evaluated argument and its place in the text."""
-
-    value: Value
-    span: Span

@@ -17,16 +17,16 @@ from specc.ir.dims import Dim, Symbolic
 
 def check_form(evaluator: Evaluator, scope: Scope, parameter: s.Parameter, tensor: Tensor, span: Span) -> None:
     """Raises S0303 where the tensor has another number of dimensions, or other elements, than the parameter's type."""
-    assert isinstance(parameter.type, s.Tensor)
-    if parameter.type.dtype != tensor.type.dtype:
+    assert parameter.tensor is not None
+    if parameter.tensor.dtype != tensor.type.dtype:
         message = (
-            f"`{parameter.name}` of `{scope.definition.name}` holds {parameter.type.dtype}, "
+            f"`{parameter.name}` of `{scope.definition.name}` holds {parameter.tensor.dtype}, "
             f"{print_type(parameter.type)}; this tensor holds {tensor.type.dtype}"
         )
         labels = [Label(span, show_shape(tensor.type)), Label(parameter.span, "declared here")]
-        notes = [] if parameter.type.element else ["without an element type behind its shape, a tensor is float32"]
+        notes = [] if parameter.tensor.element else ["without an element type behind its shape, a tensor is float32"]
         raise evaluator.session.problem("S0303", message, *labels, notes=notes)
-    wanted, found = len(parameter.type.dimensions), tensor.type.rank
+    wanted, found = len(parameter.tensor.dimensions), tensor.type.rank
     if wanted != found:
         message = (
             f"`{parameter.name}` of `{scope.definition.name}` has {wanted} dimensions, "
@@ -40,8 +40,8 @@ def bind_dimensions(
     evaluator: Evaluator, scope: Scope, parameter: s.Parameter, tensor: Tensor, span: Span, compile_time: frozenset[str]
 ) -> None:
     """Binds the bare names in the parameter's type; raises S0304 where two extents of one name differ."""
-    assert isinstance(parameter.type, s.Tensor)
-    for dimension, extent in zip(parameter.type.dimensions, tensor.type.shape, strict=True):
+    assert parameter.tensor is not None
+    for dimension, extent in zip(parameter.tensor.dimensions, tensor.type.shape, strict=True):
         name = dimension.size.name if isinstance(dimension.size, s.Name) else "_"
         if name == "_" or name in compile_time:
             continue
@@ -62,8 +62,8 @@ def bind_dimensions(
 
 def check_dimensions(evaluator: Evaluator, scope: Scope, parameter: s.Parameter, tensor: Tensor, span: Span) -> None:
     """Compares the computed dimensions of the parameter's type with the extents that are there."""
-    assert isinstance(parameter.type, s.Tensor)
-    for dimension, extent in zip(parameter.type.dimensions, tensor.type.shape, strict=True):
+    assert parameter.tensor is not None
+    for dimension, extent in zip(parameter.tensor.dimensions, tensor.type.shape, strict=True):
         wanted = declared_extent(evaluator, scope, dimension)
         if wanted is not None and wanted != extent:
             written = print_expression(dimension.size)

@@ -68,13 +68,20 @@ class TupleOf(Node):
 
 
 @dataclass(frozen=True)
-class Comprehension(Node):
-    """`[ConvBN(x, c, k=k) for k in kernels if k > 1]`."""
+class Clause(Node):
+    """`for k in kernels if k > 1` in a comprehension."""
 
-    element: Expression
     pattern: Pattern
     source: Expression
     condition: Expression | None = None
+
+
+@dataclass(frozen=True)
+class Comprehension(Node):
+    """`[ConvBN(x, c, k=k) for k in kernels if k > 1]`; of several clauses, the last one goes round fastest."""
+
+    element: Expression
+    clauses: tuple[Clause, ...]
 
 
 @dataclass(frozen=True)
@@ -112,11 +119,19 @@ class Keyword(Node):
 
 
 @dataclass(frozen=True)
-class Call(Node):
-    """`conv2d(x, 64, k=3)`."""
+class Spread(Node):
+    """`*branches` in a call: the elements of a list as arguments."""
 
-    callee: Name
-    arguments: tuple[Expression, ...]
+    value: Expression
+
+
+# conv2d(x, 64, k=3)    acts[i](x)    leaky_relu(_, slope=0.1)
+@dataclass(frozen=True)
+class Call(Node):
+    """An argument `_` is left open: the call is then a block that waits for it."""
+
+    callee: Expression
+    arguments: tuple[Expression | Spread, ...]
     keywords: tuple[Keyword, ...] = ()
 
 
@@ -129,11 +144,21 @@ class Index(Node):
 
 
 @dataclass(frozen=True)
+class Slice(Node):
+    """`dims[1:]`, `dims[:-1]`, `dims[::2]`."""
+
+    value: Expression
+    start: Expression | None = None
+    stop: Expression | None = None
+    step: Expression | None = None
+
+
+@dataclass(frozen=True)
 class Pipe(Node):
     """`x |> conv2d(64, k=3) |> batch_norm`."""
 
     source: Expression
-    stages: tuple[Name | Call, ...]
+    stages: tuple[Name | Index | Call, ...]
 
 
 Expression: TypeAlias = (
@@ -149,6 +174,7 @@ Expression: TypeAlias = (
     | Conditional
     | Call
     | Index
+    | Slice
     | Pipe
 )
 
@@ -218,20 +244,27 @@ class ListType(Node):
 
 
 @dataclass(frozen=True)
+class TupleType(Node):
+    """`tuple[int, float, str]`: a list of these kinds, one each."""
+
+    elements: tuple[Type, ...]
+
+
+@dataclass(frozen=True)
 class OptionalType(Node):
-    """`int?`."""
+    """`int?`, `[n, l]?`."""
 
     inner: Type
 
 
 @dataclass(frozen=True)
 class ChoiceType(Node):
-    """`"relu" | "gelu"`: one of these texts."""
+    """`"relu" | "gelu"`, `int | list[int]`: one of these texts, or a value of one of these types."""
 
-    options: tuple[str, ...]
+    options: tuple[str | Type, ...]
 
 
-Type: TypeAlias = Tensor | PlainType | ListType | OptionalType | ChoiceType
+Type: TypeAlias = Tensor | PlainType | ListType | TupleType | OptionalType | ChoiceType
 
 
 # ---- statements
@@ -290,9 +323,17 @@ class Require(Node):
 
 @dataclass(frozen=True)
 class Ensure(Node):
+    """`ensure k % 2 == 1, "k is {k}"`: what a block claims of itself, where `require` asks it of its caller."""
+
+    condition: Expression
+    message: Template | None = None
+
+
+@dataclass(frozen=True)
+class EnsureMerge(Node):
     """`ensure bn merges into conv2d`."""
 
-    subject: Target
+    subject: Expression
     into: str
 
 
@@ -320,25 +361,36 @@ class For(Node):
     body: tuple[Statement, ...]
 
 
-Statement: TypeAlias = Assign | Param | Require | Ensure | Return | If | For
+Statement: TypeAlias = Assign | Param | Require | Ensure | EnsureMerge | Return | If | For
 
 
 # ---- the file
 
 
+# x: [n, c, h, w]    k: int = 3    mask: [n, l]? = none    *branches: [n, c, h, w]
 @dataclass(frozen=True)
 class Parameter(Node):
-    """`x: [n, c, h, w]`, `k: int = 3`."""
+    """A variadic one is the list of all further arguments without a name."""
 
     name: str
     type: Type
     default: Expression | None = None
+    variadic: bool = False
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """The type of the tensor that is given here, or of each where there are several; None: no tensor."""
+        inner = self.type.inner if isinstance(self.type, OptionalType) else self.type
+        return inner if isinstance(inner, Tensor) else None
 
 
 # block Mixer(x: [n, c, h, w], expand: int = 2) -> [n, c, h, w]: ...
 @dataclass(frozen=True)
 class Definition(Node):
-    """A block, or a network, which is a block that a file offers to be compiled. No result: whatever is returned."""
+    """A block, or a network, which is a block that a file offers to be compiled. No result: whatever is returned.
+
+    With `variadic`, the one result stands for a list of any length: `-> *[n, c, _, _]`.
+    """
 
     kind: str
     name: str
@@ -346,6 +398,7 @@ class Definition(Node):
     results: tuple[Tensor, ...]
     docstring: str | None
     body: tuple[Statement, ...]
+    variadic: bool = False
     name_span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
 
 

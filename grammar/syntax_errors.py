@@ -46,7 +46,7 @@ _PUNCTUATION = {
     "__ANON_1": "|>",
 }
 _ARITHMETIC = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "DOUBLE_SLASH", "PERCENT", "DOUBLE_STAR"})
-_OPERATORS = _ARITHMETIC | {"COMPARISON", "IN", "AND", "OR", "IF", "__ANON_1", "LPAR", "LSQB"}
+_OPERATORS = _ARITHMETIC | {"COMPARISON", "IN", "NOT", "AND", "OR", "IF", "__ANON_1", "LPAR", "LSQB"}
 _SCAN = re.compile(r'"""[\s\S]*?"""|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]]')
 
 

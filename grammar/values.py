@@ -61,13 +61,47 @@ class Builtin:
     name: str
 
 
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """A call that leaves arguments open, `leaky_relu(_, 0.1)`: a block that waits for them.
+
+    `positional` has None for those that are open; `text` is the call as it is written.
+    """
+
+    callee: Value
+    positional: tuple[Argument | None, ...]
+    keywords: dict[str, Argument]
+    text: str
+
+
 class Poison:
     """Stands for a value whose computation failed and was reported; whatever uses it fails silently."""
 
 
 Value: TypeAlias = Union[  # noqa: UP007 - a forward reference does not take `|`
-    bool, int, float, str, Symbolic, tuple["Value", ...], Tensor, Family, Block, Operator, Builtin, Poison, None
+    bool,
+    int,
+    float,
+    str,
+    Symbolic,
+    tuple["Value", ...],
+    Tensor,
+    Family,
+    Block,
+    Operator,
+    Builtin,
+    Partial,
+    Poison,
+    None,
 ]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An evaluated argument and its place in the text."""
+
+    value: Value
+    span: Span
 
 
 class Poisoned(Exception):
@@ -119,6 +153,8 @@ def show(value: Value) -> str:
             return f"a family of {len(value.members)}"
         case Block() | Operator() | Builtin():
             return f"`{value.name}`"
+        case Partial(text=text):
+            return f"`{text}`"
         case Poison():
             return "?"
     return str(value)
@@ -147,6 +183,8 @@ def kind(value: Value) -> str:
             return f"a {definition.kind}"
         case Operator():
             return "an operator"
+        case Partial():
+            return "a block"
         case Builtin():
             return "a function"
         case Poison():
@@ -187,7 +225,7 @@ def fit(value: Value, type_: s.Type) -> Value:
         if isinstance(value, float) and value.is_integer() and type_ == s.PlainType("int"):
             notes.append("`/` gives a number with a fraction; `//` divides integers, `int(...)` cuts the fraction off")
         if isinstance(value, str) and isinstance(type_, s.ChoiceType):
-            notes += did_you_mean(value, type_.options)
+            notes += did_you_mean(value, [option for option in type_.options if isinstance(option, str)])
         raise Unfit("S0401", f"this is {show(value)}, {kind(value)}; it must be {print_type(type_)}", *notes)
     result: Value = fitted
     return result
@@ -204,8 +242,18 @@ def _fit(value: Value, type_: s.Type) -> Any:
                 return NotImplemented
             items = [_fit(item, element) for item in value]
             return NotImplemented if any(item is NotImplemented for item in items) else tuple(items)
-        case s.ChoiceType(options) if isinstance(value, str) and value in options:
-            return value
+        case s.TupleType(elements):
+            if isinstance(value, Family):
+                value = value.listed()
+            if not isinstance(value, tuple) or len(value) != len(elements):
+                return NotImplemented
+            items = [_fit(item, element) for item, element in zip(value, elements, strict=True)]
+            return NotImplemented if any(item is NotImplemented for item in items) else tuple(items)
+        case s.ChoiceType(options):
+            if isinstance(value, str) and value in options:
+                return value
+            fitted = (_fit(value, option) for option in options if not isinstance(option, str))
+            return next((item for item in fitted if item is not NotImplemented), NotImplemented)
         case s.PlainType("int") if is_integer(value) or isinstance(value, Symbolic):
             return value
         case s.PlainType("float") if isinstance(value, float) or is_integer(value):
@@ -214,7 +262,7 @@ def _fit(value: Value, type_: s.Type) -> Any:
             return value
         case s.PlainType("str") if isinstance(value, str):
             return value
-        case s.PlainType("block") if isinstance(value, (Block, Operator)):
+        case s.PlainType("block") if isinstance(value, (Block, Operator, Partial)):
             return value
         case s.PlainType(name) if name not in PLAIN_TYPES:
             return value  # the type is reported where it is declared

@@ -533,7 +533,8 @@ class _Emitter:
     def _stage(self, shared: Shared) -> s.Name | s.Call:
         call = self._call(shared, [])
         assert isinstance(call, s.Call)
-        return call if call.arguments or call.keywords else call.callee
+        bare = not call.arguments and not call.keywords
+        return call.callee if bare and isinstance(call.callee, s.Name) else call
 
     def _param(self, number: int, shared: Shared) -> s.Statement:
         step = shared.one

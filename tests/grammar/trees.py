@@ -52,18 +52,22 @@ inner_patterns: st.SearchStrategy[Any] = st.recursive(
 
 
 def _expressions(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    calls = st.builds(s.Call, names.map(s.Name), lists(inner), lists(st.builds(s.Keyword, names, inner)))
-    operators = st.sampled_from(("+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", ">=", "in", "and", "or"))
+    arguments = lists(inner | inner.map(s.Spread))
+    calls = st.builds(s.Call, names.map(s.Name) | inner, arguments, lists(st.builds(s.Keyword, names, inner)))
+    arithmetic, logic = ("+", "-", "*", "/", "//", "%", "**"), ("==", "!=", "<", ">=", "in", "not in", "and", "or")
+    operators = st.sampled_from(arithmetic + logic)
+    clauses = st.builds(s.Clause, inner_patterns, inner, st.none() | inner)
     return st.one_of(
         lists(inner).map(s.ListOf),
         lists(inner, 2).map(s.TupleOf),
-        st.builds(s.Comprehension, inner, inner_patterns, inner, st.none() | inner),
+        st.builds(s.Comprehension, inner, lists(clauses, 1)),
         st.builds(s.Unary, st.sampled_from(("-", "not")), inner),
         st.builds(s.Binary, operators, inner, inner),
         st.builds(s.Conditional, inner, inner, inner),
         calls,
         st.builds(s.Index, inner, inner),
-        st.builds(s.Pipe, inner, lists(names.map(s.Name) | calls, 1)),
+        st.builds(s.Slice, inner, st.none() | inner, st.none() | inner, st.none() | inner),
+        st.builds(s.Pipe, inner, lists(names.map(s.Name) | calls | st.builds(s.Index, inner, inner), 1)),
     )
 
 
@@ -79,13 +83,25 @@ dimensions = st.one_of(
     st.builds(s.Dimension, expressions), st.builds(s.Dimension, names.map(s.Name), st.none() | expressions)
 )
 tensors = st.builds(s.Tensor, lists(dimensions, 0, 4), st.none() | st.builds(s.Element, names))
-scalar_types: st.SearchStrategy[Any] = st.recursive(
-    st.sampled_from(("int", "float", "bool", "str", "block")).map(s.PlainType),
-    lambda inner: inner.map(s.ListType) | inner.map(s.OptionalType),
-    max_leaves=3,
+
+
+def _types(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    single = inner.filter(lambda type_: not isinstance(type_, (s.OptionalType, s.ChoiceType)))
+    return st.one_of(
+        inner.map(s.ListType),
+        lists(inner, 1).map(s.TupleType),
+        inner.map(s.OptionalType),
+        lists(escaped_texts | single, 2).map(s.ChoiceType),
+    )
+
+
+types: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from(("int", "float", "bool", "str", "block")).map(s.PlainType) | tensors, _types, max_leaves=3
 )
-choice_types = lists(escaped_texts, 2).map(s.ChoiceType)
-parameters = st.builds(s.Parameter, names, tensors | scalar_types | choice_types, st.none() | expressions)
+parameters = st.one_of(
+    st.builds(s.Parameter, names, types, st.none() | expressions),
+    st.builds(s.Parameter, names, types, variadic=st.just(True)),
+)
 
 
 def _joined(parts: tuple[Any, ...]) -> s.Template:
@@ -100,6 +116,9 @@ def _joined(parts: tuple[Any, ...]) -> s.Template:
 # an expression in a message stands inside quotes, so it has no text and no line end of its own
 templates = lists(escaped_texts | names.map(s.Name) | numbers, 0, 4).map(_joined)
 targets = st.builds(s.Target, line_names, lists(expressions, 0, 2))
+subjects: st.SearchStrategy[Any] = st.recursive(
+    names.map(s.Name), lambda inner: st.builds(s.Index, inner, expressions), max_leaves=2
+)
 simple_statements = st.one_of(
     st.builds(s.Assign, lists(targets, 1, 2), expressions),
     st.builds(
@@ -111,7 +130,8 @@ simple_statements = st.one_of(
         st.none() | templates,
     ),
     st.builds(s.Require, expressions, st.none() | templates),
-    st.builds(s.Ensure, targets, names),
+    st.builds(s.Ensure, expressions, st.none() | templates),
+    st.builds(s.EnsureMerge, subjects, names),
     st.builds(s.Return, lists(expressions, 1, 2)),
 )
 
@@ -126,14 +146,10 @@ def _statements(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 statements: st.SearchStrategy[Any] = st.recursive(simple_statements, _statements, max_leaves=4)
 docstrings = st.none() | st.sampled_from(("One line.", "Two\nlines.", 'with "quotes"', "", "a \\ b"))
-definitions = st.builds(
-    s.Definition,
-    st.sampled_from(("block", "network")),
-    names,
-    lists(parameters),
-    lists(tensors, 0, 2),
-    docstrings,
-    lists(statements, 1),
+heads = st.sampled_from(("block", "network")), names, lists(parameters)
+definitions = st.one_of(
+    st.builds(s.Definition, *heads, lists(tensors, 0, 2), docstrings, lists(statements, 1)),
+    st.builds(s.Definition, *heads, lists(tensors, 1, 1), docstrings, lists(statements, 1), variadic=st.just(True)),
 )
 bindings = lists(st.builds(s.Keyword, names, expressions), 0, 2)
 variants = st.builds(s.Variants, names.map(s.Name), lists(st.builds(s.Variant, names, bindings), 1, 2))
