@@ -161,7 +161,7 @@ class _Growth:
         others = [v for v in self.values if v != operands[0] and self._legal(ops.get(op), [v, *operands[1:]], attrs)]
         if not others:
             return False
-        self._add(op, [rng.choice(others), *operands[1:]], attrs)
+        self._add(op, self._tame(ops.get(op), [rng.choice(others), *operands[1:]], attrs), attrs)
         return True
 
     def _scan(self, rng: random.Random) -> bool:
@@ -240,10 +240,14 @@ class _Growth:
         small = all(_small(type) and not type.layout for type in results)
         return small and (record.name not in _PRODUCTS or sum(powers) <= _HIGHEST)
 
-    def _tame(self, record: Operator, operands: list[Value], attrs: dict[str, Any]) -> list[Value]:
+    def _tame(
+        self, record: Operator, operands: list[Value], attrs: dict[str, Any], weights: Sequence[TensorType] = ()
+    ) -> list[Value]:
+        """The operands, or values made from them, on which a call that brings `weights` makes sense."""
         operands = list(operands)
         if record.domain is not None:
-            asked = record.domain([self.graph.type(operand) for operand in operands], ops.complete(record, attrs))
+            types = [*map(self.graph.type, operands), *weights]
+            asked = record.domain(types, ops.complete(record, attrs))
             for position, (least, greatest) in asked.items():
                 operands[position] = self._bounded(operands[position], self._number(least), self._number(greatest))
         elif record.name == "exp":
@@ -287,7 +291,8 @@ class _Growth:
             return None
         if not all(_small(type) for type in results):
             return None
-        value = self.graph.call(op, operands, arguments, path)
+        weights = [weight.type for weight in spelling.weights]
+        value = self.graph.call(op, self._tame(ops.get(op), operands, attrs, weights), arguments, path)
         made = list(self.graph.operands(value.node))
         self.calls.append((op, made, dict(self.graph.node(value.node).attrs)))
         return self._know(value, max(self.power[operand] for operand in operands))

@@ -22,7 +22,7 @@ def test_a_pass_keeps_the_network(name: str, graph: Graph) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ("x86-64-v3", "x86-64-v4", "aarch64"))  # one for each length of vectors
 @given(graph=graphs())
 @settings(max_examples=20, deadline=None)
 def test_a_pipeline_keeps_the_network(level: int, target: str, graph: Graph) -> None:
