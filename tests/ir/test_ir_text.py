@@ -59,7 +59,7 @@ def test_generated_graphs_round_trip(graph: Graph, seed: int) -> None:
 WRONG = [
     ("", "S0702", "is empty"),
     ("input x: float32[1]\n", "S0702", "begins with `graph NAME`"),
-    (TEXT.replace("conv2d(", "conv3d("), "S0702", "there is no operator `conv3d`"),
+    (TEXT.replace("conv2d(", "conv4d("), "S0702", "there is no operator `conv4d`"),
     (TEXT.replace("(%1)", "(%7)"), "S0702", "`%7` is not defined above"),
     (TEXT.replace("float32[n] =", "float32[1] ="), "S0702", "is given as float32[1] and follows as float32[n]"),
     (TEXT.replace("param stem.bn.running_var", "param stem.c.weight"), "S0702", "`@stem.c.weight` stands twice"),
