@@ -247,6 +247,18 @@ def test_damaged_safetensors_are_refused(tmp_path: Path, content: bytes, words: 
     assert code == "S0602" and words in text
 
 
+def test_a_damaged_name_in_an_archive_is_told(tmp_path: Path) -> None:
+    """The directory at the end says that names are UTF-8, and one is not."""
+    path = tmp_path / "w.npz"
+    np.savez(path, name=np.ones(3))
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + 9] |= 0x08
+    content[content.rindex(b"name.npy")] = 0xFF
+    path.write_bytes(content)
+    assert code_of(path)[0] == "S0602"
+
+
 @given(data=st.data())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_changed_byte_never_gives_a_traceback(tmp_path: Path, data: st.DataObject) -> None:

@@ -81,7 +81,7 @@ def _format(path: Path, head: bytes) -> str | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except zipfile.BadZipFile as problem:
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as problem:  # a name that is no UTF-8, for one
             raise damaged(path, problem) from None
         if any(name.endswith("data.pkl") for name in names):
             return "pickle"
