@@ -10,6 +10,7 @@ import pytest
 from specc import grammar
 from specc.grammar.modules import STANDARD
 from specc.ir.verify import verify
+from tests.grammar.test_std_references import compared
 
 IMAGE = "x: [n = 1, 8, h = 8, w = 8]"
 LAST = "x: [n = 1, 8, 8, 8]"
@@ -134,8 +135,11 @@ CASES = {
     ),
 }
 
-SCANNED = {"LstmCell", "GruCell", "RnnCell", "SelectiveStep", "LinearAttentionStep", "WkvStep"}
-"""Steps of recurrences, which the layers that scan them run."""
+PARTS = {
+    *("LstmCell", "GruCell", "RnnCell", "SelectiveStep", "LinearAttentionStep", "WkvStep"),
+    *("Places", "AnchorSubnet", "NormedTower", "FcosClasses", "FcosBoxes"),
+}
+"""Steps of recurrences, which the layers that scan them run, and parts of detection heads."""
 CELL = """
 block Cell(x: [n, d], h: [n, d], weight: [d, d], bias: [d]) -> ([n, d], [n, d]):
     h = relu(x + linear(h, d, weight=weight, bias=bias))
@@ -211,4 +215,4 @@ def test_a_block_computes_what_timm_computes(timm: Any, module: str, call: str, 
 def test_every_block_of_the_library_is_tested() -> None:
     files = {path: grammar.parse(path.read_text()) for path in STANDARD.glob("*.specc")}
     assert all(tree.docstring for tree in files.values())
-    assert {d.name for tree in files.values() for d in tree.definitions} == CASES.keys() | SCANNED
+    assert {d.name for tree in files.values() for d in tree.definitions} == CASES.keys() | PARTS | compared()
