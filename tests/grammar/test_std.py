@@ -6,11 +6,11 @@ import importlib
 from typing import Any
 
 import pytest
+from test_std_references import compared
 
 from specc import grammar
 from specc.grammar.modules import STANDARD
 from specc.ir.verify import verify
-from tests.grammar.test_std_references import compared
 
 IMAGE = "x: [n = 1, 8, h = 8, w = 8]"
 LAST = "x: [n = 1, 8, 8, 8]"

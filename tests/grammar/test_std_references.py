@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
+import std_references as plain
 import torch
 from torch import Tensor, nn
 
 from specc import grammar
 from specc.backends.torch import to_torch
-from tests.grammar import references as plain
 
 Shape = tuple[int, ...]
 IMAGE: Shape = (2, 8, 9, 10)
