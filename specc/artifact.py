@@ -1,16 +1,18 @@
 """The artifact: contents <-> one file, and every check that the file is whole.
 
-    header    64 bytes, little endian: magic (8), format version (u32), zero (u32), length of the manifest (u64),
-              length of the file (u64), digest (32) of the header's first 32 bytes and of the manifest
+    header    64 bytes, little endian: magic (8), format version (u32), length of the seal (u32), length of the
+              manifest (u64), length of the file (u64), digest (32) of the header's first 32 bytes and of the manifest
     manifest  JSON in one canonical form; says of each member where it lies and what its digest is
     library   a shared library: kernels, and the program that calls them
     weights   the packed parameters, in the order in which the program takes them
     sample    inputs, and the outputs that the reference computed for them
+    seal      of a signed artifact, 128 bytes: public key (32), signature of the header (64), digest (32) of the two
 
 Members, and the tensors within them, begin at multiples of 64 bytes, so that a memory-mapped weight is as aligned as
 the kernels' vectors need it. Gaps are zero. No byte is without cover: the header's digest covers header and manifest,
 the manifest's digests cover the members, gaps and the length are compared. Digests are BLAKE2b of 32 bytes; they show
-damage, not forgery: an artifact is a program, and is run only if its origin is trusted.
+damage, not forgery: an artifact is a program, and is run only if its origin is trusted. `specc.signature` makes seals
+and holds them to a key; here, a seal is only compared with its digest.
 
 The same contents give the same bytes. This module knows neither the compiler nor the machine.
 """
@@ -23,7 +25,7 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -36,9 +38,11 @@ from specc.ir.types import DTYPES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAGIC = b"\x89specc\r\n"  # no text file begins so, and a transfer that changes line ends breaks it
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 64
 MEMBERS = ("library", "weights", "sample")
+KEY_BYTES, SIGNATURE_BYTES, DIGEST_BYTES = 32, 64, 32
+SEAL_BYTES = KEY_BYTES + SIGNATURE_BYTES + DIGEST_BYTES
 _HEADER = struct.Struct("<8sIIQQ32s")
 
 
@@ -89,6 +93,20 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class Seal:
+    """Who says to have signed an artifact, and the signature of its header: raw bytes of Ed25519 (RFC 8032)."""
+
+    key: bytes
+    signature: bytes
+
+
+Sign = Callable[[bytes], Seal]
+"""The seal for a header."""
+Check = Callable[[str, bytes, Seal | None], None]
+"""Raises for the artifact of that name, with that header, where its seal is missing or does not hold."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """Everything in an artifact."""
 
@@ -97,13 +115,18 @@ class Contents:
     weights: Sequence[Array]
     sample_inputs: Sequence[Array]
     sample_outputs: Sequence[Array]
+    signed_by: bytes = b""
+    """The public key in the seal, which nobody has checked unless `read` was told to; empty where there is no seal."""
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def write(path: str | Path, contents: Contents) -> int:
-    """Writes the artifact to `path`, which appears whole or not at all; its length in bytes. Raises S0002."""
+def write(path: str | Path, contents: Contents, sign: Sign | None = None) -> int:
+    """Writes the artifact to `path`, which appears whole or not at all; its length in bytes. Raises S0002.
+
+    Without `sign` it has no seal, whatever `contents` was read from.
+    """
     payloads: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
         "library": ([], [contents.library]),
         "weights": _pack(contents.weights),
@@ -121,13 +144,19 @@ def write(path: str | Path, contents: Contents) -> int:
     ends = _HEADER.size + len(manifest)
     for name in MEMBERS:
         ends = _aligned(ends) + sum(map(_size, payloads[name][1]))
-    start = _HEADER.pack(MAGIC, VERSION, 0, len(manifest), ends, b"")[:32]
+    seal_length = SEAL_BYTES if sign else 0
+    ends += seal_length
+    start = _HEADER.pack(MAGIC, VERSION, seal_length, len(manifest), ends, b"")[:32]
+    header = start + _digest([start, manifest])
     with replacing(path) as file:
-        file.write(start + _digest([start, manifest]) + manifest)
+        file.write(header + manifest)
         for name in MEMBERS:
             file.write(bytes(_aligned(file.tell()) - file.tell()))
             for piece in payloads[name][1]:
                 file.write(piece)
+        if sign:
+            seal = sign(header)
+            file.write(seal.key + seal.signature + _digest([seal.key, seal.signature]))
     return ends
 
 
@@ -167,14 +196,15 @@ def _canonical(value: Any) -> bytes:
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def read(path: str | Path) -> Contents:
+def read(path: str | Path, check: Check | None = None) -> Contents:
     """The contents of the artifact at `path`; tensors are views of its memory map, the library is a copy.
 
-    Raises S0001 (cannot be read), S0901 (no artifact), S0902 (damaged), S0903 (a newer format). Nothing is executed.
+    `check` is asked about the seal. Raises what it raises, S0001 (cannot be read), S0901 (no artifact), S0902 (damaged)
+    or S0903 (another format). Nothing is executed.
     """
     try:
         with open(path, "rb") as file:
-            return _Reader(str(path), file).contents()
+            return _Reader(str(path), file).contents(check)
     except OSError as problem:
         raise error("S0001", f"{path} cannot be read: {problem.strerror or problem}") from None
 
@@ -197,15 +227,16 @@ class _Reader:
             raise error("S0901", f"{path} is not an artifact of specc")
         if len(head) < _HEADER.size:
             self.damaged(f"it ends after {len(head)} bytes")
-        _, self.version, _, self.manifest_length, self.said_length, self.digest = _HEADER.unpack(head)
-        if self.version > VERSION:
+        _, self.version, self.seal_length, self.manifest_length, self.said_length, self.digest = _HEADER.unpack(head)
+        if self.version != VERSION:
+            age = "a newer" if self.version > VERSION else "an older"
             raise error(
                 "S0903",
                 f"{path} is of format {self.version}, and this specc reads format {VERSION}",
-                notes=("a newer specc wrote it, or the file is damaged",),
+                notes=(f"{age} specc wrote it, or the file is damaged",),
             )
-        if self.version != VERSION:
-            self.damaged(f"there is no format {self.version}")
+        if self.seal_length not in (0, SEAL_BYTES):
+            self.damaged(f"there is no seal of {self.seal_length} bytes")
         if self.length != self.said_length:
             self.damaged(f"it has {self.length} bytes, and its header says {self.said_length}")
         # A private map: tensors are writable, as DLPack demands, and what would be written never reaches the file.
@@ -215,13 +246,16 @@ class _Reader:
     def damaged(self, reason: str) -> NoReturn:
         raise error("S0902", f"{self.path} is damaged: {reason}", notes=("nothing in it was executed",))
 
-    def contents(self) -> Contents:
+    def contents(self, check: Check | None) -> Contents:
         end = _HEADER.size + self.manifest_length
-        if end > self.length:
+        if end > self.length - self.seal_length:
             self.damaged("its manifest reaches beyond its end")
         text = bytes(self.bytes[_HEADER.size : end])
         if _digest([self.bytes[:32], text]) != self.digest:
             self.damaged("header and manifest do not have the digest that the header gives")
+        seal = self._seal()
+        if check:
+            check(self.path, bytes(self.bytes[: _HEADER.size]), seal)
         try:
             value = json.loads(text)
             if _canonical(value) != text:  # a repeated key, for one
@@ -241,10 +275,19 @@ class _Reader:
         count = len(manifest.inputs)
         self._interface(manifest.inputs, sample[:count])
         self._interface(manifest.outputs, sample[count:])
-        return Contents(manifest, library, weights, sample[:count], sample[count:])
+        return Contents(manifest, library, weights, sample[:count], sample[count:], seal.key if seal else b"")
+
+    def _seal(self) -> Seal | None:
+        if not self.seal_length:
+            return None
+        whole = bytes(self.bytes[self.length - SEAL_BYTES :])
+        seal = Seal(whole[:KEY_BYTES], whole[KEY_BYTES:-DIGEST_BYTES])
+        if _digest([seal.key, seal.signature]) != whole[-DIGEST_BYTES:]:
+            self.damaged("its seal does not have the digest that it gives")
+        return seal
 
     def _spans(self, members: Mapping[str, Any], end: int) -> dict[str, tuple[int, int]]:
-        """Where each member begins and ends, one behind the other; the last one ends with the file."""
+        """Where each member begins and ends, one behind the other; the last one ends with the file, or at the seal."""
         spans = {}
         for name in MEMBERS:
             start = _aligned(end)
@@ -252,8 +295,8 @@ class _Reader:
                 self.damaged(f"the gap before its {name} is not empty")
             end = start + _natural(members[name]["length"])
             spans[name] = start, end
-        if end != self.length:
-            self.damaged(f"its members end at byte {end} of {self.length}")
+        if end != self.length - self.seal_length:
+            self.damaged(f"its members end at byte {end} of {self.length - self.seal_length}")
         return spans
 
     def _member(self, name: str, members: Mapping[str, Any], spans: Mapping[str, tuple[int, int]]) -> memoryview:

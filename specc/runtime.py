@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from specc import artifact as container
+from specc import signature
 from specc.artifact import ALIGNMENT, Array, Contents, Manifest, TensorSpec
 from specc.compare import TOLERANCE, difference
 from specc.diagnostics import did_you_mean, error
@@ -115,12 +116,13 @@ class Artifact:
         return [_fitting(self.manifest, spec, given[spec.name]) for spec in specs]
 
 
-def open(path: str | Path, threads: int | None = None) -> Artifact:
+def open(path: str | Path, threads: int | None = None, signed_by: str | Path | None = None) -> Artifact:
     """The artifact at `path`, ready to run, with `threads` threads (None: as many as this process has cores).
 
-    Raises a coded error, and executes nothing, for a file that is no whole artifact or is for another machine.
+    `signed_by` is a PEM file with the public key that it must be signed with. Raises a coded error, and executes
+    nothing, for a file that is no whole artifact, is for another machine, or is not signed with that key.
     """
-    artifact = Artifact(container.read(path), threads)
+    artifact = Artifact(container.read(path, signature.required(signed_by) if signed_by else None), threads)
     artifact.load()
     return artifact
 

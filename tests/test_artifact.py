@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from specc import artifact, runtime, targets
-from specc.artifact import ALIGNMENT, Contents, Machine, Manifest, TensorSpec
+from specc.artifact import ALIGNMENT, Contents, Machine, Manifest, Seal, TensorSpec
 from specc.diagnostics import SpeccError
 
 rng = np.random.default_rng(3)
@@ -38,10 +38,18 @@ def contents(**changes: object) -> Contents:
     )
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    artifact.write(tmp_path / "toy", contents())
+@pytest.fixture(params=["unsigned", "signed"])
+def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """An artifact's file, without a seal and with one: no test below may depend on which."""
+    seal = Seal(bytes(range(32)), bytes(range(64)))
+    artifact.write(tmp_path / "toy", contents(), (lambda _: seal) if request.param == "signed" else None)
     return tmp_path / "toy"
+
+
+def sealed_again(path: Path) -> object:
+    """What gives a file that is written anew the seal that stands in `path`."""
+    key = artifact.read(path).signed_by
+    return (lambda _: Seal(key, bytes(range(64)))) if key else None
 
 
 @pytest.fixture(autouse=True)
@@ -86,13 +94,13 @@ def test_writing_to_a_tensor_leaves_the_file_alone(file: Path) -> None:
 
 
 def test_the_same_contents_give_the_same_bytes(tmp_path: Path, file: Path) -> None:
-    artifact.write(tmp_path / "again", artifact.read(file))
+    artifact.write(tmp_path / "again", artifact.read(file), sealed_again(file))  # type: ignore[arg-type]
     assert (tmp_path / "again").read_bytes() == file.read_bytes()
 
 
 def test_an_artifact_can_be_saved_over_itself(file: Path) -> None:
     before = file.read_bytes()
-    artifact.write(file, artifact.read(file))
+    artifact.write(file, artifact.read(file), sealed_again(file))  # type: ignore[arg-type]
     assert file.read_bytes() == before
 
 
@@ -142,13 +150,15 @@ def test_random_damage_is_noticed(file: Path) -> None:
 def test_a_part_of_another_artifact_is_noticed(tmp_path: Path, file: Path) -> None:
     """The library, the weights or the sample of an artifact that differs in nothing else."""
     whole = file.read_bytes()
+    whole_file = tmp_path / "whole"
+    whole_file.write_bytes(whole)
     other = contents()
     for changed in (
         replace(other, library=other.library[::-1]),
         replace(other, weights=[w + w for w in other.weights]),
         replace(other, sample_outputs=[w + 1 for w in other.sample_outputs]),
     ):
-        artifact.write(tmp_path / "other", changed)
+        artifact.write(tmp_path / "other", changed, sealed_again(whole_file))  # type: ignore[arg-type]
         theirs = (tmp_path / "other").read_bytes()
         assert len(theirs) == len(whole)
         end_of_manifest = 64 + struct.unpack_from("<Q", whole, 16)[0]
@@ -252,11 +262,21 @@ def test_a_repeated_key_is_refused(file: Path) -> None:
     refused(file, "S0902")
 
 
-def test_a_newer_format_has_its_own_message(file: Path) -> None:
+@pytest.mark.parametrize(("step", "age"), [(1, "newer"), (-1, "older")])
+def test_another_format_has_its_own_message(file: Path, step: int, age: str) -> None:
     whole = bytearray(file.read_bytes())
-    whole[8] = artifact.VERSION + 1
+    whole[8] = artifact.VERSION + step
     file.write_bytes(whole)
-    assert f"format {artifact.VERSION + 1}" in refused(file, "S0903")
+    message = refused(file, "S0903")
+    assert f"format {artifact.VERSION + step}" in message
+    assert age in message
+
+
+def test_a_seal_of_another_length_is_refused(file: Path) -> None:
+    whole = bytearray(file.read_bytes())
+    whole[12] = 64
+    file.write_bytes(whole)
+    assert "seal of 64 bytes" in refused(file, "S0902")
 
 
 @pytest.mark.parametrize("text", [b"", b"specc 1\n", b"PK\x03\x04", b"\x7fELF" + bytes(200), b"\x89PNG\r\n\x1a\n"])

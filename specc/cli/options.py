@@ -102,6 +102,13 @@ verify_each_option = click.option("--verify-each", is_flag=True, help="Check the
 compiling_options = _options(weights_option, target_option, shapes_option, level_option)
 pass_options = _options(passes_option, verify_each_option)
 spec_argument = click.argument("spec", metavar="FILE[:VARIANT]")
+signature_option = click.option(
+    "--require-signature",
+    "key",
+    type=click.Path(),
+    metavar="PEM",
+    help="Refuse what this public key has not signed.",
+)
 artifact_argument = click.argument("path", metavar="ARTIFACT", type=click.Path())
 
 

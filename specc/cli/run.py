@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from specc.cli.options import artifact_argument, json_option, print_json, threads_option, tolerance_option
+from specc.cli.options import (
+    artifact_argument,
+    json_option,
+    print_json,
+    signature_option,
+    threads_option,
+    tolerance_option,
+)
 from specc.diagnostics import error
 from specc.terminal import FINE, say
 
@@ -17,6 +24,7 @@ from specc.terminal import FINE, say
 @click.option("--self-test", is_flag=True, help="Run the artifact's own sample; exit 1 if its outputs differ.")
 @tolerance_option
 @threads_option
+@signature_option
 @json_option
 def run(
     path: str,
@@ -26,6 +34,7 @@ def run(
     self_test: bool,
     tolerance: float,
     threads: int | None,
+    key: str | None,
     as_json: bool,
 ) -> int:
     """Run an artifact. PyTorch and the compiler are not needed for it."""
@@ -35,8 +44,8 @@ def run(
     if self_test and (inputs or outputs or assert_outputs):
         raise click.UsageError("--self-test has inputs and outputs of its own")
     if outputs:
-        check_writable(outputs, path, inputs, assert_outputs)
-    artifact = runtime.open(path, threads)
+        check_writable(outputs, path, inputs, assert_outputs, key)
+    artifact = runtime.open(path, threads, key)
     names = [spec.name for spec in artifact.manifest.outputs]
     if self_test:
         apart = dict(zip(names, artifact.self_test(tolerance), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +19,7 @@ from specc.cli.options import (
 from specc.diagnostics import did_you_mean, error
 
 if TYPE_CHECKING:
+    from specc.artifact import Contents
     from specc.ir.graph import Graph
     from specc.optimize import Step
 
@@ -50,7 +51,7 @@ def show(
     if artifact.is_artifact(spec):
         if at is not None or shapes or explain or passes:
             raise error("S1006", f"{spec} is compiled: it has neither passes nor shapes to choose")
-        _show_artifact(artifact.read(spec).manifest, as_json)
+        _show_artifact(artifact.read(spec), as_json)
         return
     from specc import report
     from specc.ir.graph import specialize
@@ -126,9 +127,13 @@ def _explain(steps: list[Step], as_json: bool) -> None:
     click.echo(f"{fired} done, {len(events) - fired} refused")
 
 
-def _show_artifact(manifest: Any, as_json: bool) -> None:
+def _show_artifact(contents: Contents, as_json: bool) -> None:
+    from specc.signature import fingerprint
+
+    manifest = contents.manifest
+    signer = fingerprint(contents.signed_by) if contents.signed_by else None
     if as_json:
-        print_json(manifest.to_json())
+        print_json({**manifest.to_json(), "signed_by": signer})
         return
     machine, facts = manifest.machine, manifest.facts
     click.echo(f"{manifest.network} for {machine.target} ({machine.architecture}, {', '.join(machine.requires)})")
@@ -142,3 +147,5 @@ def _show_artifact(manifest: Any, as_json: bool) -> None:
     click.echo(
         f"  {len(facts['kernels'])} kernels, {facts['memory']['arena'] / 1e6:.2f} MB for the tensors between them"
     )
+    if signer:
+        click.echo(f"  says to be signed with {signer} (`specc run --require-signature` checks it)")
