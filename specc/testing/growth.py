@@ -65,6 +65,7 @@ class _Growth:
             self._weighted,
             self._again,
             self._scan,
+            self._fitted,
             *[self._any] * 5,
         ]
         while not rng.choice(motifs)(rng):
@@ -193,6 +194,42 @@ class _Growth:
         for result, inside in enumerate(body.graph.outputs):
             self._know(Value(value.node, result), inner.power.get(inside, 1))
         return True
+
+    def _fitted(self, rng: random.Random) -> bool:
+        """An operator on operands of just the shapes of an example: some fit each other too seldom by chance."""
+        record = rng.choice([r for r in ops.OPERATORS.values() if r.operands and "body" not in r.traits])
+        types, attrs = record.example(rng)
+        if any(type.layout or not _small(type) for type in types):
+            return False
+        given = len(record.call_operands) if record.weights else len(types)
+        operands = [self._shaped(rng, record, position, wanted) for position, wanted in enumerate(types[:given])]
+        made = [operand for operand in operands if operand is not None]
+        if len(made) < given or sum(self.power[value] for value in made) > _HIGHEST:
+            return False
+        path = f"{self.prefix}{record.name}_{len(self.graph)}"
+        names = [name.removesuffix("?") for name in record.operands[given:]]
+        weights = [self.graph.parameter(f"{path}.{name}", type, "ones") for name, type in zip(names, types[given:])]
+        whole = [*self._tame(record, made, attrs, types[given:]), *weights]
+        if not self._legal(record, whole, attrs):
+            return False
+        self._add(record.name, whole, attrs)
+        return True
+
+    def _shaped(self, rng: random.Random, record: Operator, position: int, wanted: TensorType) -> Value | None:
+        """A value of the wanted shape: one at hand, or its elements cut or filled up with zeros, and reshaped."""
+        at_hand = [v for v in self._at_hand(record, position, wanted) if isinstance(self.graph.type(v).elements, int)]
+        fitting = [value for value in at_hand if self.graph.type(value).shape == wanted.shape]
+        if fitting or not at_hand:
+            return rng.choice(fitting) if fitting else None
+        value = self._late(rng, at_hand)
+        there, needed = self.graph.type(value).elements, wanted.elements
+        assert isinstance(there, int) and isinstance(needed, int)
+        value = self._add("reshape", [value], {"shape": (there,)})
+        if there > needed:
+            value = self._add("slice", [value], {"axis": 0, "start": 0, "stop": needed})
+        elif there < needed:
+            value = self._add("pad", [value], {"before": (0,), "after": (needed - there,)})
+        return self._add("reshape", [value], {"shape": wanted.shape})
 
     # ---- building -------------------------------------------------------------------------------------------------
 
