@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +78,46 @@ def test_another_package_adds_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
             list(PASSES)
     finally:
         registry._registered.cache_clear()
+
+
+THEIRS = """
+from dataclasses import dataclass
+from specc.passes.registry import Pass
+
+@dataclass(frozen=True)
+class Right(Pass):
+    name = "theirs-right"
+    summary = "removes dead code"
+    def __call__(self, graph, journal=None):
+        result = graph.copy()
+        result.prune()
+        return result
+
+@dataclass(frozen=True)
+class Wrong(Right):
+    name = "theirs-wrong"
+    summary = "the same, and halves what comes out"
+    def __call__(self, graph, journal=None):
+        result = super().__call__(graph)
+        if result.type(result.outputs[0]).dtype == "float32":
+            result.outputs[0] = result.apply("mul", [result.outputs[0], result.constant(0.5)])
+        return result
+"""
+
+
+def test_the_relations_are_asked_of_a_pass_of_another_package(tmp_path: Path) -> None:
+    """Installing a package that registers passes is enough: no list names them."""
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    installed = tmp_path / "theirs-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    points = "right = theirs:Right\nwrong = theirs:Wrong\n"
+    (installed / "entry_points.txt").write_text(f"[specc.passes]\n{points}")
+    relations = Path(__file__).with_name("test_relations.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=line", "-k", "theirs", "-p", "no:cacheprovider"]
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = subprocess.run([*command, str(relations)], env={**os.environ, "PYTHONPATH": paths}, capture_output=True)
+    said = run.stdout.decode()
+    results = {line.split("[")[-1]: line.split()[0] for line in said.splitlines() if line.endswith("]")}
+    assert results["theirs-right]"] == "PASSED" and results["theirs-wrong]"] == "FAILED", said
+    assert "output 0 differs" in said
