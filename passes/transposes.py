@@ -7,8 +7,9 @@
     f(reshape(x)) => reshape(f(x))                     f elementwise: it can join the kernel that makes x
 
 An operator lets a permute through if it says which dimension it works on, or works on all alike: elementwise operators,
-softmax and normalization of one dimension, reductions that keep their dimensions, slice, concat, pad, expand. Weights
-and other frozen operands are permuted at no cost. What is counted are the elements that permutes move; each rule makes
+softmax and normalization of one dimension, reductions that keep their dimensions, slice, concat, pad, expand. A matrix
+for every place of [n, h, w, c] is a 1x1 convolution of [n, c, h, w], and the other way round. Weights and other frozen
+operands are permuted at no cost. What is counted are the elements that permutes move; each rule makes
 that number smaller (the last one moves views behind elementwise operators and nothing back), and none adds nodes, so
 the rules end.
 """
@@ -28,6 +29,10 @@ ELEMENTWISE = tuple(record.name for record in ops.OPERATORS.values() if record.e
 REDUCTIONS = ("mean", "sum", "amax")
 ALONG_AXIS = frozenset({"softmax", "layer_norm", "rms_norm", "slice", "concat"})
 """Operators that name one dimension, in `axis`, and have a result of the same rank."""
+SAME = {"linear": "conv2d", "conv2d": "linear"}
+"""What a matrix for every place and a convolution of 1x1 become where channels change their place."""
+WEIGHTED = frozenset({"layer_norm", "rms_norm", *SAME})
+"""Operators whose first operand alone has the dimensions of the result."""
 
 Order = tuple[int, ...]
 Attributes = Mapping[str, Any]
@@ -45,13 +50,18 @@ def _reordered(node: Node, order: Order) -> Attributes | None:
     if node.op == "pad":
         sides = {side: tuple(attrs[side][axis] for axis in order) for side in ("before", "after")}
         return {**attrs, **sides}
+    if node.op == "linear" and rank == 4 and order.index(3) == 1:
+        return {}  # a 1x1 convolution
+    if node.op == "conv2d" and order.index(1) == 3:
+        plain = attrs["stride"] == (1, 1) and not any(attrs["padding"]) and attrs["groups"] == 1
+        return {} if plain else None  # a matrix, where the kernel is of 1x1
     return None
 
 
 def _activations(match: Match, identity: int) -> list[Value]:
-    """The operands of a node that have its dimensions: all but the weights of a normalization."""
+    """The operands of a node that have its dimensions: all but weights."""
     operands = match.graph.operands(identity)
-    return list(operands[:1]) if match.graph.node(identity).op in ("layer_norm", "rms_norm") else list(operands)
+    return list(operands[:1]) if match.graph.node(identity).op in WEIGHTED else list(operands)
 
 
 @dataclass
@@ -116,7 +126,11 @@ class _Region:
                 if operand not in made:
                     made[operand] = self._read(operand, identity)
                 operands[position] = made[operand]
-            made[Value(identity)] = match.apply(node.op, *operands, like=identity, **attrs)
+            if node.op in SAME:
+                out, inputs, *_ = match.type(operands[1]).shape
+                kernel = (out, inputs, 1, 1) if node.op == "linear" else (out, inputs)
+                operands[1] = match.apply("reshape", operands[1], like=identity, shape=kernel)
+            made[Value(identity)] = match.apply(SAME.get(node.op, node.op), *operands, like=identity, **attrs)
         return made[Value(self.members[0])]
 
     def _read(self, leaf: Value, user: int) -> Value:
@@ -136,7 +150,12 @@ def _admits(match: Match, identity: int, order: Order) -> bool:
     node = match.graph.node(identity)
     if len(node.types) != 1 or node.types[0].rank != len(order) or node.types[0].layout:
         return False
-    if any(match.type(value).layout for value in match.graph.operands(identity)):
+    operands = match.graph.operands(identity)
+    if any(match.type(value).layout for value in operands):
+        return False
+    if node.op in SAME and not all(match.is_frozen(weight) for weight in operands[1:]):
+        return False
+    if node.op == "conv2d" and match.type(operands[1]).shape[2:] != (1, 1):
         return False
     return _reordered(node, order) is not None
 

@@ -116,6 +116,60 @@ MOVES: dict[str, Case] = {
         c = permute(m) {order=(0, 3, 1, 2)}: 2, 3, 4, 5""",
         "layer_norm mul",
     ),
+    "through matrices for every place, which become convolutions": (
+        "x: 2, 3, 4, 5; w: param 3; b: param 3; f: param 8, 3; g: param 8; h: param 6, 8",
+        """a = permute(x) {order=(0, 2, 3, 1)}: 2, 4, 5, 3
+        n = layer_norm(a, w, b): 2, 4, 5, 3
+        m = linear(n, f, g): 2, 4, 5, 8
+        r = gelu(m): 2, 4, 5, 8
+        l = linear(r, h): 2, 4, 5, 6
+        c = permute(l) {order=(0, 3, 1, 2)}: 2, 6, 4, 5""",
+        "layer_norm conv2d gelu conv2d",
+    ),
+    "through a convolution of 1x1, which becomes a matrix for every place": (
+        "x: 2, 4, 5, 3; k: param 8, 3, 1, 1; g: param 8",
+        """a = permute(x) {order=(0, 3, 1, 2)}: 2, 3, 4, 5
+        m = conv2d(a, k, g): 2, 8, 4, 5
+        r = tanh(m): 2, 8, 4, 5
+        c = permute(r) {order=(0, 2, 3, 1)}: 2, 4, 5, 8""",
+        "linear tanh",
+    ),
+    "with height and width in another order as well": (
+        "x: 2, 3, 4, 5; f: param 8, 3",
+        """a = permute(x) {order=(0, 3, 2, 1)}: 2, 5, 4, 3
+        m = linear(a, f): 2, 5, 4, 8
+        c = permute(m) {order=(0, 3, 1, 2)}: 2, 8, 5, 4""",
+        "permute conv2d",
+    ),
+    **{
+        f"not through a convolution {what}": (
+            f"x: 2, 4, 5, 6; k: param 6, {kernel}",
+            f"""a = permute(x) {{order=(0, 3, 1, 2)}}: 2, 6, 4, 5
+            m = conv2d(a, k) {{{attrs}}}: 2, 6, {extents}
+            c = permute(m) {{order=(0, 2, 3, 1)}}: 2, {extents}, 6""",
+            "permute conv2d permute",
+        )
+        for what, kernel, attrs, extents in (
+            ("of 1x3", "6, 1, 3", "padding=(0, 1, 0, 1)", "4, 5"),
+            ("with a stride", "6, 1, 1", "stride=(2, 1)", "2, 5"),
+            ("with padding", "6, 1, 1", "padding=(0, 0, 1, 0)", "5, 5"),
+            ("in groups", "3, 1, 1", "groups=2", "4, 5"),
+        )
+    },
+    "not through a matrix that depends on an input": (
+        "x: 2, 3, 4, 5; f: 8, 3",
+        """a = permute(x) {order=(0, 2, 3, 1)}: 2, 4, 5, 3
+        m = linear(a, f): 2, 4, 5, 8
+        c = permute(m) {order=(0, 3, 1, 2)}: 2, 8, 4, 5""",
+        "permute linear permute",
+    ),
+    "not through a matrix over another dimension": (
+        "x: 2, 3, 4, 5; f: param 8, 4",
+        """a = permute(x) {order=(0, 3, 1, 2)}: 2, 5, 3, 4
+        m = linear(a, f): 2, 5, 3, 8
+        c = permute(m) {order=(0, 2, 3, 1)}: 2, 3, 8, 5""",
+        "permute linear permute",
+    ),
     "through both branches of a sum": (
         "x: 2, 3, 4; y: 2, 3, 4",
         """a = permute(x) {order=(2, 0, 1)}: 4, 2, 3

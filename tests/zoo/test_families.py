@@ -33,7 +33,7 @@ LEFT = {
     "repghost": None,
     "fastvit": None,
     "repnext": (2 + 14 * 6 + 3 * 4, 1),
-    "unireplknet": (5 + 12 * 3, 2 * 12 + 1),
+    "unireplknet": (5 + 12 * 5, 1),
     "repmlp": (4 + 12 * 5, 1),
     "dbb": (1, 0),
     "acnet": (1, 0),
@@ -42,7 +42,8 @@ LEFT = {
 """Convolutions and matrix products that are left; None for as many as timm leaves when it re-parameterizes.
 
 RepNeXt: the stem; of a block a 3x3, a 7x7, the row and the column of 11, and two 1x1; of what shrinks, all but the row
-and the column. UniRepLKNet: what shrinks; of a block its depthwise kernel and the attention, and two matrices.
+and the column. UniRepLKNet: what shrinks; of a block its depthwise kernel and the attention, and two matrices
+for every place, which are 1x1.
 RepMLP: what shrinks; of a unit the attention, one matrix over places (of a 1x1 on vectors), and two 1x1.
 """
 
