@@ -30,7 +30,7 @@ $(READY): pyproject.toml Makefile
 	  || { echo 'make: needs g++ and python3-venv: ask for them to be installed' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -qq --disable-pip-version-check --editable '.[dev]'
-	$(BIN)/pip install -qq --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps torchvision==0.28.0 torchaudio==2.11.0 timm==1.0.31
 	@touch $@
 
 # $(call with,PROGRAMS,PACKAGES): installs the packages where one of the programs is missing.

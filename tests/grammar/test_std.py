@@ -177,6 +177,32 @@ CASES |= {
     "WKV": ("ssm", "x: [n = 1, l = 5, 4], w: [4]", "WKV(x, x, w, w)", []),
 }
 
+_ROWS = "x: [n = 1, 2, 4, 6]"
+CASES |= {
+    "Directions": ("attention", _ROWS, "Directions(x)", []),
+    "CrossCovariance": (
+        "attention",
+        _SEQUENCE,
+        "CrossCovariance(x, 2)",
+        ["temperature", *both("qkv"), *both("proj")],
+    ),
+    "MultiheadAttention": (
+        "attention",
+        _SEQUENCE,
+        "MultiheadAttention(x, 2)",
+        ["in_proj_weight", "in_proj_bias", *both("out_proj")],
+    ),
+    "Waves": ("vit", "x: [8, 5]", "x + Waves(5, 8)", []),
+    "FourierPositions": ("vit", "x: [1, 15, 8]", "x + FourierPositions(3, 5, 8, 4)", both("token_projection")),
+    "Gather": ("channel", IMAGE, "Gather(x, 1)", ["conv1.weight", *(f"norm1.{r}" for r in BATCH_NORM)]),
+    "GatherExcite": (
+        "channel",
+        IMAGE,
+        "GatherExcite(x, 2, 0.5)",
+        ["gather.conv1.weight", *(f"gather.norm1.{r}" for r in BATCH_NORM), *both("mlp.fc1"), *both("mlp.fc2")],
+    ),
+}
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_block_of_the_library(name: str) -> None:

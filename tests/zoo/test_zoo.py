@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,8 @@ class Pair:
         """What the reference computes in float64."""
         with torch.inference_mode():
             results = self.model(*(_wide(array) for array in self.inputs.values()))
+        if isinstance(results, Mapping):
+            results = list(results.values())
         return [tensor.numpy() for tensor in (results if isinstance(results, (tuple, list)) else [results])]
 
 
@@ -154,7 +156,7 @@ def test_the_spec_computes_what_the_reference_computes(timm: Any, name: str) -> 
     with torch.inference_mode():
         results = module(*(_wide(array) for array in pair.inputs.values()))
     got = [tensor.numpy() for tensor in (results if isinstance(results, tuple) else (results,))]
-    assert_near(got, pair.wanted(), 1e-9)
+    assert_near(got, pair.wanted(), ENTRIES[name].small.get("tolerance", 1e-9))
 
 
 @pytest.mark.parametrize("name", SMALL)
