@@ -23,13 +23,14 @@ def read(path: str, names: Sequence[str] | None = None) -> dict[str, Array]:
     try:
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise error("S1002", f"{path} is one array, not an .npz file of arrays by name")
+            raise error("S1002", f"{path} is one array, and not an .npz file of arrays by name")
         with file:
             found = {name: file[name] for name in file.files}
     except OSError as problem:
         raise error("S1002", f"{path} cannot be read: {problem.strerror or problem}") from None
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as problem:
-        raise error("S1002", f"{path} is no .npz file of plain arrays: {problem}") from None
+        hint = "numpy.savez(path, name=array) writes one"
+        raise error("S1002", f"{path} is no .npz file of arrays: {_reason(path, problem)}", notes=(hint,)) from None
     if names is not None:
         for name in found:
             if name not in names:
@@ -38,6 +39,13 @@ def read(path: str, names: Sequence[str] | None = None) -> dict[str, Array]:
         if not found:
             raise error("S1003", f"{path} is empty, and there are {', '.join(names)}")
     return found
+
+
+def _reason(path: str, problem: Exception) -> str:
+    """Why numpy could not read the file, in words that do not ask for trust in it."""
+    if not zipfile.is_zipfile(path):
+        return "it is of another kind, or cut"
+    return "it holds objects of Python" if "Object arrays" in str(problem) else str(problem)
 
 
 def write(path: str, arrays: Mapping[str, Array]) -> None:

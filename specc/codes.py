@@ -91,7 +91,7 @@ CODES: dict[str, str] = {
     "S1002": "arrays that cannot be read",
     "S1003": "arrays that are not those of the network",
     "S1004": "outputs that differ from the expected ones",
-    "S1005": "a peer that is not installed",
+    "S1005": "a package that is not installed",
     "S1006": "an option that does not go with this file",
     "S1007": "a network that the zoo does not have",
     "S1099": "a mistake in specc itself",

@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from test_artifact import contents
 
 from specc import artifact, runtime, signature
 from specc.artifact import Seal
 from specc.cli import execute
 from specc.diagnostics import SpeccError
-from tests.test_artifact import contents
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,12 @@ its numbers where it does not, or where an operation needs them. A parameter has
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,7 +69,7 @@ def _export(module: torch.nn.Module, inputs: tuple[Any, ...], varied: bool) -> E
     if varied:  # an extent of 1 is never exported as a symbol
         given = tuple(torch.cat([x, x]) if x.ndim > 1 and x.shape[0] == 1 else x for x in inputs)
         shapes = tuple({axis: Extent.AUTO for axis in range(x.ndim) if axis != 1} for x in given)
-    with _inference(module), torch.no_grad():
+    with _inference(module), torch.no_grad(), _silence():
         try:
             return torch.export.export(module, given, dynamic_shapes=shapes)
         except Exception as problem:  # whatever the module or the tracer raises
@@ -92,6 +95,18 @@ def check_same(imported: Imported, module: torch.nn.Module, example_inputs: Sequ
     if not all(distance <= TOLERANCE for distance in apart):
         message = f"what is imported of `{type(module).__name__}` differs from it by {max(apart):.3g} of its results"
         raise error("S1105", message)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What the tracer prints of its attempts, one of which may succeed, is not shown: the error says what it met."""
+    with redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        before = logging.root.manager.disable
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 @contextmanager

@@ -51,7 +51,8 @@ def match(graph: Graph, checkpoint: Mapping[str, Array]) -> dict[str, Array]:
     wild = [key for key, array in values.items() if not np.isfinite(array).all()]
     if wild:
         listed = ", ".join(f"`{key}`" for key in wild[:5]) + (f" and {len(wild) - 5} more" if len(wild) > 5 else "")
-        raise error("S0604", f"{origin} holds infinite numbers or no numbers at {listed}")
+        hint = "with such weights every result is infinite or no number; save a checkpoint from before that happened"
+        raise error("S0604", f"{origin} holds infinite numbers or no numbers at {listed}", notes=(hint,))
     return values
 
 

@@ -1,0 +1,4 @@
+specc check tiny.specc:smal
+specc check tiny.specc:Timy.small
+specc show tiny.specc
+specc verify tiny.specc

@@ -1,0 +1,9 @@
+specc run tiny.artifact --threads 0
+specc run tiny.artifact --inputs absent.npz
+specc run tiny.artifact --inputs tiny.artifact
+specc run tiny.artifact --inputs one.npy
+specc run tiny.artifact --inputs pickled.npz
+specc run tiny.artifact --inputs misnamed.npz
+specc run tiny.artifact --inputs misshapen.npz
+specc run tiny.artifact --inputs double.npz
+specc run tokens.artifact --inputs tokens.npz

@@ -1,0 +1,2 @@
+specc verify tiny.specc:small --tolerance 0
+specc run other_sample.artifact --self-test

@@ -1,0 +1,2 @@
+specc check merge.specc
+specc compile merge.specc -o a

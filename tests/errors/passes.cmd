@@ -1,0 +1,6 @@
+specc compile tiny.specc:small --passes reparm -o a
+specc compile tiny.specc:small --passes 'layout{blokc=8}' -o a
+specc compile tiny.specc:small --passes 'layout{block=wide}' -o a
+specc compile tiny.specc:small --passes '-' -o a
+specc show tiny.specc:small --at reparm
+specc show tiny.specc:small --at reparam -O0

@@ -1,0 +1,3 @@
+specc compile tiny.specc:small --shapes z=3 -o a
+specc compile shapes.specc --shapes n=2 -o a
+specc compile tiny.specc:small --shapes h=99999999 -o a

@@ -1,0 +1,1 @@
+specc compile tiny.specc:small --target x86-64-v33 -o a
