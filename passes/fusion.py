@@ -12,6 +12,8 @@ starting another parallel region would take longer than the product itself.
 A kernel writes an epilogue as one expression, in which `x * sigmoid(x)` names x several times; a chain of such
 operators would grow with the power of its length, so a group ends where its expression would become too long.
 
+A concat whose operands can be written where its result is read costs nothing as long as it is alone: nothing joins it.
+
 Views (reshape) cost nothing and stand in no group. Attention is a group of its own (`attention`).
 """
 
@@ -22,6 +24,7 @@ from typing import Any
 
 from specc.ir.cost import macs_of
 from specc.ir.graph import Graph, Value
+from specc.ir.placement import joined
 from specc.passes.attention import attentions
 
 SMALL_MACS = 1 << 17
@@ -120,6 +123,8 @@ def _joins(graph: Graph, identity: int, operand: Value, anchors: dict[int, str],
         return False
     if "body" in host.record.traits:
         return False
+    if written_in_place(graph, operand.node):
+        return False
     if anchors[host.group] == "mean" and _is_small_product(graph, identity, operand, frozen):
         return True
     made, needed = host.types[operand.result], node.types[0]
@@ -128,6 +133,30 @@ def _joins(graph: Graph, identity: int, operand: Value, anchors: dict[int, str],
     if node.op == "convert_layout":
         return host.record.elementwise or host.op == "conv2d"  # the element is stored elsewhere, that is all
     return node.record.elementwise
+
+
+def written_in_place(graph: Graph, identity: int) -> bool:
+    """Whether a node is a concat of values that are made for it, and lie one behind the other in its result."""
+    node, operands = graph.node(identity), graph.operands(identity)
+    if node.op != "concat":
+        return False
+    frozen, made = graph.frozen(), [_stored(graph, operand) for operand in operands]
+    free = all(graph.op(v) not in ("input", "slice") and v.node not in frozen and _joined_once(graph, v) for v in made)
+    types = [graph.type(operand) for operand in operands]
+    return free and joined(types, node.types[0], node.attrs["axis"]) is not None
+
+
+def _stored(graph: Graph, value: Value) -> Value:
+    """The value whose bytes a view shows."""
+    while "view" in graph.node(value.node).record.traits:
+        value = graph.operands(value.node)[0]
+    return value
+
+
+def _joined_once(graph: Graph, value: Value) -> bool:
+    """Whether a value is no output, and operand of no more than one concat."""
+    concats = [user for user, _ in graph.users(value) if graph.node(user).op == "concat"]
+    return value not in graph.outputs and len(concats) <= 1
 
 
 def _is_small_product(graph: Graph, identity: int, operand: Value, frozen: frozenset[int]) -> bool:

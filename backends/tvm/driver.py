@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
 from specc.backends.tvm.memory import Place, Plan
-from specc.backends.tvm.program import Program, offsets, size
+from specc.backends.tvm.program import Program, offsets
+from specc.ir.placement import size
 from specc.ir.types import TensorType
 from specc.targets import Target
 
@@ -25,8 +26,8 @@ def header(program: Program, plan: Plan, target: Target) -> str:
     places, weight_bytes = offsets(program.weights)
 
     def operand(place: Place) -> str:
-        at = places[place.position] if place.space == "weight" else place.position
-        return f"{{{_SPACES[place.space]}, {at}}}"
+        number, begin = (0, places[place.number]) if place.space == "weight" else (place.number, 0)
+        return f"{{{_SPACES[place.space]}, {number}, {begin + place.offset}}}"
 
     rows: list[str] = []
     starts: list[int] = []

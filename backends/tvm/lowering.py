@@ -1,7 +1,8 @@
 """Lowering: a graph after its passes -> kernels, packed weights, and a program that calls the one with the other.
 
 Every group of the graph becomes a kernel, every node outside of a group one of its own; equal groups share one, and
-what no output needs has none. A view of a plainly stored tensor is no kernel: its operand's storage is its own.
+what no output needs has none. A view of a plainly stored tensor is no kernel: its operand's storage is its own. Nor is
+a concat or a slice whose operands lie where its result is read (`sharing`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from specc.backends.tvm.kernels import select
 from specc.backends.tvm.memory import Plan, plan
 from specc.backends.tvm.packing import Packing, of_type
 from specc.backends.tvm.program import Call, Program, Storage
+from specc.backends.tvm.sharing import share
+from specc.ir import placement
 from specc.ir.cost import fixed, macs_of
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
@@ -51,7 +54,8 @@ class _Lowering:
     graph: Graph
     target: Target
     arrays: Mapping[Value, Array]
-    names: dict[Group, str] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    """The groups that may need a kernel, by its name."""
     kernels: dict[str, Kernel] = field(default_factory=dict)
     weights: dict[tuple[Value, Packing], tuple[Storage, Array]] = field(default_factory=dict)
     buffers: list[TensorType] = field(default_factory=list)
@@ -84,12 +88,16 @@ class _Lowering:
             tuple(map(graph.type, graph.outputs)),
             results,
         )
-        return Lowered(program, plan(program), self.kernels, arrays)
+        program = share(program)
+        kernels = {call.kernel: self._kernel(call.kernel) for call in program.calls}
+        return Lowered(program, plan(program), kernels, arrays)
 
     def _call(self, piece: list[int]) -> Call:
         group, outside, values = extract(self.graph, piece, self.frozen)
-        name = self._kernel(group)
-        packings = self.kernels[name].packings
+        name = self._name(group)
+        joins, begins = self._moves(piece)
+        moves = joins is not None or begins is not None
+        packings = map(of_type, (i.type for i in group.inputs)) if moves else self._kernel(name).packings
         operands = tuple(self._operand(value, packing) for value, packing in zip(outside, packings, strict=True))
         results = tuple(Storage("buffer", len(self.buffers) + number) for number in range(len(values)))
         self.storages |= zip(values, results)
@@ -105,21 +113,35 @@ class _Lowering:
         )
         macs = {identity: fixed(macs_of(self.graph, identity)) for identity in piece}
         path = self.graph.node(max(piece, key=lambda identity: macs[identity])).path
-        return Call(name, operands, results, overwrites, path, group.title, sum(macs.values()))
+        return Call(name, operands, results, overwrites, joins, begins, path, group.title, sum(macs.values()))
+
+    def _moves(self, piece: list[int]) -> tuple[tuple[int, ...] | None, int | None]:
+        """`joins` and `begins` of the call that a piece becomes; such a call takes its operands as their types say."""
+        node, operands = self.graph.node(piece[0]), self.graph.operands(piece[0])
+        types = [self.graph.type(operand) for operand in operands]
+        if len(piece) > 1 or len(set(operands)) < len(operands) or any(o.node in self.frozen for o in operands):
+            return None, None
+        if node.op == "concat":
+            return placement.joined(types, node.types[0], node.attrs["axis"]), None
+        return None, placement.begin(types[0], node.types[0], node.attrs) if node.op == "slice" else None
 
     def _is_view(self, piece: list[int]) -> bool:
         node = self.graph.node(piece[0])
         return len(piece) == 1 and "view" in node.record.traits and not node.types[0].layout
 
-    def _kernel(self, group: Group) -> str:
+    def _name(self, group: Group) -> str:
         """The name of the kernel of `group`."""
-        if group not in self.names:
-            digest = hashlib.blake2b(repr(group).encode(), digest_size=6).hexdigest()
-            name = f"{group.title[:60]}_{digest}"
-            kernel = kernel_of(group, select.lower(group, self.target))
-            self.names[group] = name
+        digest = hashlib.blake2b(repr(group).encode(), digest_size=6).hexdigest()
+        name = f"{group.title[:60]}_{digest}"
+        self.groups[name] = group
+        return name
+
+    def _kernel(self, name: str) -> Kernel:
+        """The kernel called `name`."""
+        if name not in self.kernels:
+            kernel = kernel_of(self.groups[name], select.lower(self.groups[name], self.target))
             self.kernels[name] = Kernel(kernel.function.with_attr("global_symbol", name), kernel.packings)
-        return self.names[group]
+        return self.kernels[name]
 
     def _operand(self, value: Value, packing: Packing) -> Storage:
         """Where a value lies: a frozen one as the weight that holds it in the form that a kernel takes."""

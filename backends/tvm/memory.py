@@ -1,28 +1,32 @@
 """The memory plan: a place for every buffer of a program, in one arena or in what the caller gives for the results.
 
 A buffer lives from the call that writes it to the last call that reads it; two that live at the same time have no byte
-in common. A buffer that is an output lies where the caller wants the output. A pointwise kernel writes in the place of
-an operand that nobody reads afterwards.
+in common. A buffer that is an output lies where the caller wants the output, and until it is written, that memory
+serves as others need it. A pointwise kernel writes in the place of an operand that nobody reads afterwards. What is
+part of another storage lies in it, and that lives from the first to the last of its parts; nothing is written over a
+part, for that would keep the whole alive.
 
 Places are found greedily, the largest buffer first, each at the lowest offset where it fits between those that live at
 the same time (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", arXiv:2001.03288,
-"greedy by size"). The least that any plan needs is the most that lives at one call, which the plan states beside it.
+"greedy by size"). What no plan goes below, the plan states beside what it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from specc.backends.tvm.program import Program, Storage, aligned
+from specc.backends.tvm.program import Program, Storage
+from specc.ir.placement import aligned, size
 
 
 class Place(NamedTuple):
-    """`position` is an offset in bytes in the arena, or the number of an input, an output or a weight."""
+    """`offset` bytes from the beginning of the arena (number 0), or of input, output or weight number `number`."""
 
     space: Literal["input", "output", "weight", "arena"]
-    position: int
+    number: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Plan:
     """Where everything lies.
 
     `places` has every storage of the program. `copies` are the outputs that are not computed into their place, by
-    number, with the storage to copy at the end. `arena` is the bytes of the arena, `least` what no plan goes below.
+    number, with the storage to copy at the end. `arena` is the bytes of the arena; with the outputs, it is the memory
+    that a run takes beside inputs and weights. `least` is what the arena of no plan goes below.
     """
 
     places: dict[Storage, Place]
@@ -54,60 +59,124 @@ class Plan:
 
 def plan(program: Program) -> Plan:
     """The plan of a program."""
+    roots, copies = outside(program)
+    slots, members = live(program, roots)
+    regions = _regions(program, roots)
+    for storages, place in zip(members, assign(slots, regions)):
+        roots |= dict.fromkeys(storages, place)
+    places = dict(roots)
+    for part in program.parts:
+        host, offset = program.root(part)
+        if host in roots:
+            places[part] = roots[host]._replace(offset=roots[host].offset + offset)
+    ends = [roots[of[0]].offset + slot.size for slot, of in zip(slots, members) if roots[of[0]].space == "arena"]
+    needs = [sum(held(each, call) for each in (slots, regions)) for call in range(len(program.calls))]
+    least = max(needs, default=0) - sum(aligned(region.size) for region in regions)
+    return Plan(places, copies, aligned(max(ends, default=0)), max(least, 0))
+
+
+def held(slots: Iterable[Slot], call: int) -> int:
+    """The bytes that are in use at a call."""
+    return sum(aligned(slot.size) for slot in slots if slot.first <= call <= slot.last)
+
+
+def outside(program: Program) -> tuple[dict[Storage, Place], tuple[tuple[int, Storage], ...]]:
+    """The places that are not in the arena, and the outputs to copy (see `Plan`).
+
+    An operand that a call writes its output over lies where the output does.
+    """
     places = {Storage("input", i): Place("input", i) for i in range(len(program.inputs))}
     places |= {Storage("weight", i): Place("weight", i) for i in range(len(program.weights))}
     copies = []
     for number, storage in enumerate(program.results):
-        if storage in places:
+        if storage in places or storage in program.parts:
             copies.append((number, storage))
         else:
             places[storage] = Place("output", number)
-    slots, members = _slots(program, places)
-    offsets = assign(slots)
-    for slot, offset in enumerate(offsets):
-        places |= dict.fromkeys(members[slot], Place("arena", offset))
-    arena = max((offset + slot.size for slot, offset in zip(slots, offsets)), default=0)
-    needs = (sum(aligned(s.size) for s in slots if s.first <= call <= s.last) for call in range(len(program.calls)))
-    return Plan(places, tuple(copies), aligned(arena), max(needs, default=0))
+    last = _last(program)
+    for number in reversed(range(len(program.calls))):
+        call = program.calls[number]
+        over = [o for o in _dying(program, number, last) if o not in places]
+        if over and call.results[0] in places:
+            places[over[0]] = places[call.results[0]]
+    return places, tuple(copies)
 
 
-def _slots(program: Program, placed: dict[Storage, Place]) -> tuple[list[Slot], list[list[Storage]]]:
-    """The runs of bytes that are needed, and the buffers that lie in each, one after the other."""
-    last: dict[Storage, int] = {}
+def _regions(program: Program, placed: Mapping[Storage, Place]) -> list[Slot]:
+    """The memory of each output, in use from the first call that writes what lies in it."""
+    end = len(program.calls)
+    first = [end] * len(program.outputs)
     for number, call in enumerate(program.calls):
-        last |= dict.fromkeys((*call.operands, *call.results), number)
+        for place in (placed.get(program.root(result).host) for result in call.results):
+            if place is not None:
+                first[place.number] = min(first[place.number], number)
+    return [Slot(size(type), begin, end) for type, begin in zip(program.outputs, first)]
+
+
+def _last(program: Program) -> dict[Storage, int]:
+    """The last call that uses each storage that is part of no other, or one of its parts."""
+    used = [(number, storage) for number, call in enumerate(program.calls) for storage in call.operands + call.results]
+    used += [(len(program.calls), storage) for storage in program.results]
+    return {program.root(storage).host: number for number, storage in used}
+
+
+def _dying(program: Program, number: int, last: Mapping[Storage, int]) -> list[Storage]:
+    """The operands in whose place a call may write: nobody reads them, nor a part of them, in another way or later."""
+    call = program.calls[number]
+    read = [program.root(operand).host for operand in call.operands]
+    over = [call.operands[i] for i in call.overwrites if program.root(call.results[0]).host == call.results[0]]
+    return [o for o in over if last.get(o) == number and read.count(o) == 1]
+
+
+def live(program: Program, placed: Container[Storage]) -> tuple[list[Slot], list[list[Storage]]]:
+    """The runs of bytes that are needed for what is not `placed`, and the storages that lie in each, one after the
+    other: those that are part of no other."""
+    last = _last(program)
     slots: list[Slot] = []
     members: list[list[Storage]] = []
     slot_of: dict[Storage, int] = {}
     for number, call in enumerate(program.calls):
         for result in call.results:
-            if result in placed:
+            root = program.root(result).host
+            if root in placed or root in slot_of:
                 continue
-            reusable = (call.operands[i] for i in call.overwrites)
-            home = next((slot_of[o] for o in reusable if o in slot_of and last[o] == number), None)
+            home = next((slot_of[o] for o in _dying(program, number, last) if o in slot_of), None)
             if home is None:
                 home = len(slots)
-                slots.append(Slot(program.size(result), number, last[result]))
-                members.append([result])
+                slots.append(Slot(program.size(root), number, last[root]))
+                members.append([root])
             else:
-                slots[home] = replace(slots[home], last=last[result])
-                members[home].append(result)
-            slot_of[result] = home
+                slots[home] = replace(slots[home], last=last[root])
+                members[home].append(root)
+            slot_of[root] = home
     return slots, members
 
 
-def assign(slots: Sequence[Slot]) -> list[int]:
-    """The offset of each slot, a multiple of 64; slots that meet do not overlap."""
-    offsets: dict[int, int] = {}
-    for number in sorted(range(len(slots)), key=lambda i: (-slots[i].size, slots[i].first, i)):
-        slot = slots[number]
+def assign(slots: Sequence[Slot], regions: Sequence[Slot] = ()) -> list[Place]:
+    """The place of each slot, at a multiple of 64 bytes; slots that meet do not overlap.
+
+    `regions` are the outputs' memory, which slots may use that they do not meet.
+    """
+    places: dict[int, Place] = {}
+
+    def lowest(slot: Slot, place: Place) -> Place:
+        """The first place in the space of `place` that nothing takes which lives at the same time."""
+        position = place.offset
         taken = sorted(
-            (offset, offset + slots[other].size) for other, offset in offsets.items() if slot.meets(slots[other])
+            (at.offset, at.offset + slots[other].size)
+            for other, at in places.items()
+            if at[:2] == place[:2] and slot.meets(slots[other])
         )
-        position = 0
         for start, end in taken:
             if position + slot.size <= start:
                 break
             position = max(position, aligned(end))
-        offsets[number] = position
-    return [offsets[number] for number in range(len(slots))]
+        return place._replace(offset=position)
+
+    for number in sorted(range(len(slots)), key=lambda i: (-slots[i].size, slots[i].first, i)):
+        slot = slots[number]
+        free = [Place("output", i) for i, region in enumerate(regions) if not slot.meets(region)]
+        found = [lowest(slot, place) for place in free]
+        fitting = [place for place in found if place.offset + slot.size <= regions[place.number].size]
+        places[number] = fitting[0] if fitting else lowest(slot, Place("arena", 0))
+    return [places[number] for number in range(len(slots))]

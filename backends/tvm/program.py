@@ -1,18 +1,19 @@
 """The program of a compiled network, as data: which kernel is called on what, in order.
 
 A *storage* is a run of bytes that an operand or a result lies in: an input, a packed weight, or a buffer that the
-program itself needs. Views of a tensor are no storage of their own. `memory.plan` gives buffers their places, and
+program itself needs. Views of a tensor are no storage of their own. A buffer may be *part* of another storage: a piece
+of a concatenation is written where the whole is read (`sharing`). `memory.plan` gives buffers their places, and
 `driver` writes the program as tables for C.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from specc.ir.types import DTYPES, TensorType
+from specc.ir.placement import aligned, size
+from specc.ir.types import TensorType
 
 Space = Literal["input", "weight", "buffer"]
 
@@ -24,12 +25,21 @@ class Storage(NamedTuple):
     number: int
 
 
+class Part(NamedTuple):
+    """The bytes of `host` from `offset` on."""
+
+    host: Storage
+    offset: int
+
+
 @dataclass(frozen=True)
 class Call:
     """`kernel(*operands, *results)`; every result is a buffer that this call alone writes.
 
     `overwrites` are the positions of operands in whose place the (only) result may be written: of its size, and read
-    by the kernel at no other element than the one that it is about to write. For reports: `path` is where in the
+    by the kernel at no other element than the one that it is about to write. `joins` says of a call that only puts its
+    operands one behind the other at which bytes of its result each begins, `begins` of one that copies a part of its
+    operand at which byte that begins; None for any other call. For reports: `path` is where in the
     network the call comes from, `title` the operators that it computes, `macs` its multiply-accumulate operations.
     """
 
@@ -37,6 +47,8 @@ class Call:
     operands: tuple[Storage, ...]
     results: tuple[Storage, ...]
     overwrites: tuple[int, ...] = ()
+    joins: tuple[int, ...] | None = None
+    begins: int | None = None
     path: str = ""
     title: str = ""
     macs: int = 0
@@ -46,7 +58,8 @@ class Call:
 class Program:
     """`inputs`, `outputs` and `buffers` are given by their types as stored, `weights` by their sizes in bytes.
 
-    `results` are the storages that the outputs are taken from, in order. The names are for those who use the library.
+    `results` are the storages that the outputs are taken from, in order. `parts` are the buffers that lie in another
+    storage, of which several can lie in one. The names are for those who use the library.
     """
 
     name: str
@@ -58,6 +71,15 @@ class Program:
     calls: tuple[Call, ...]
     outputs: tuple[TensorType, ...]
     results: tuple[Storage, ...]
+    parts: Mapping[Storage, Part] = field(default_factory=dict)
+
+    def root(self, storage: Storage) -> Part:
+        """The storage that is part of no other in which one lies, and where in it: itself for most."""
+        offset = 0
+        while storage in self.parts:
+            storage, begin = self.parts[storage]
+            offset += begin
+        return Part(storage, offset)
 
     def size(self, storage: Storage) -> int:
         """Bytes of a storage."""
@@ -77,16 +99,6 @@ class Program:
             }
             for call in self.calls
         ]
-
-
-def size(type: TensorType) -> int:
-    """Bytes of a tensor as it is stored."""
-    return math.prod(type.physical) * DTYPES[type.dtype]
-
-
-def aligned(position: int, alignment: int = 64) -> int:
-    """The next multiple of `alignment` bytes: what kernels take every tensor to begin at."""
-    return -(-position // alignment) * alignment
 
 
 def offsets(sizes: Sequence[int]) -> tuple[list[int], int]:

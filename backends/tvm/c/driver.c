@@ -41,7 +41,7 @@ typedef int kernel(void *self, const argument *arguments, int32_t count, argumen
 enum { TENSOR = 7 }; /* an argument that is a pointer to a tensor */
 
 typedef enum { INPUT, OUTPUT, WEIGHT, ARENA } space;
-typedef struct { space space; uint64_t position; } operand; /* a number, or an offset in bytes */
+typedef struct { space space; int32_t number; uint64_t offset; } operand; /* which input or output; in bytes */
 typedef struct { kernel *run; int32_t first, count; } call;  /* its operands, among all of them */
 typedef struct { int32_t output; operand from; uint64_t bytes; } copy;
 
@@ -187,10 +187,10 @@ static int prepare(interface_memory *memory, const void *const *inputs, void *co
 
 static void *address(const specc_model *model, const interface_memory *memory, operand of) {
   switch (of.space) {
-    case INPUT: return memory->inputs[of.position];
-    case OUTPUT: return memory->outputs[of.position];
-    case WEIGHT: return (char *)model->weights + of.position;
-    default: return model->arena + of.position;
+    case INPUT: return (char *)memory->inputs[of.number] + of.offset;
+    case OUTPUT: return (char *)memory->outputs[of.number] + of.offset;
+    case WEIGHT: return (char *)model->weights + of.offset;
+    default: return model->arena + of.offset;
   }
 }
 

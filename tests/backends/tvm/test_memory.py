@@ -24,7 +24,7 @@ def slots(draw: st.DrawFn) -> list[Slot]:
 
 @given(slots())
 def test_slots_that_meet_do_not_overlap(given: list[Slot]) -> None:
-    offsets = assign(given)
+    offsets = [place.offset for place in assign(given)]
     assert all(offset % 64 == 0 for offset in offsets)
     for i, (a, at) in enumerate(zip(given, offsets)):
         for b, bt in zip(given[:i], offsets[:i]):
@@ -44,7 +44,8 @@ def chain(*sizes: int, overwrites: tuple[int, ...] = ()) -> Program:
 
 def test_a_chain_needs_its_two_largest_neighbours() -> None:
     planned = plan(chain(64, 256, 512, 128, 128, 64))
-    assert planned.arena == planned.least == 256 + 512
+    assert planned.arena == 256 + 512
+    assert planned.least == planned.arena - 64  # a plan could put that much where the output will be
     assert planned.places[Storage("buffer", 4)] == Place("output", 0)
     assert not planned.copies
 
@@ -56,13 +57,24 @@ def test_a_pointwise_call_writes_in_place() -> None:
     assert together.places[Storage("buffer", 0)] == together.places[Storage("buffer", 2)]
 
 
+def test_what_dies_before_an_output_is_written_uses_its_memory() -> None:
+    planned = plan(chain(64, 256, 128, 64, 1024))
+    assert [planned.places[Storage("buffer", i)] for i in range(4)] == [
+        Place("output", 0),  # 256 bytes, of calls 0 and 1
+        Place("output", 0, 256),  # 128, of calls 1 and 2
+        Place("arena", 0),  # read when the output is written
+        Place("output", 0),
+    ]
+    assert planned.arena == 64
+
+
 def test_what_is_read_later_is_not_overwritten() -> None:
     a, b, c = (Storage("buffer", i) for i in range(3))
     x, type = Storage("input", 0), TensorType((16,))
     calls = (Call("k", (x,), (a,)), Call("k", (a,), (b,), (0,)), Call("k", (a, b), (c,), (0, 1)))
     planned = plan(Program("n", ("x",), ("y",), (type,), (), (type,) * 3, calls, (type,), (c,)))
-    assert planned.places[a] != planned.places[b]
-    assert planned.arena == 128
+    assert planned.places[a] == planned.places[c] == Place("output", 0)
+    assert planned.places[b] == Place("arena", 0)
 
 
 def test_outputs_that_nobody_computes_in_place_are_copied() -> None:
@@ -78,7 +90,7 @@ def test_outputs_that_nobody_computes_in_place_are_copied() -> None:
 
 @given(slots())
 def test_the_arena_is_never_below_what_must_be_and_seldom_far_above(given: list[Slot]) -> None:
-    offsets = assign(given)
+    offsets = [place.offset for place in assign(given)]
     arena = max((offset + slot.size for offset, slot in zip(offsets, given)), default=0)
     calls = max((slot.last for slot in given), default=0) + 1
     least = max(sum(slot.size for slot in given if slot.first <= call <= slot.last) for call in range(calls))
