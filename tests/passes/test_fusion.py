@@ -102,6 +102,19 @@ def test_squeeze_excite_is_one_kernel_up_to_its_gate() -> None:
     assert groups(fuse(graph)) == [["mean", "conv2d", "relu", "conv2d", "sigmoid"], ["mul"]]
 
 
+def test_a_conversion_joins_what_can_write_elsewhere() -> None:
+    for made, joins in (("conv2d(x, @w)", True), ("tanh(x)", True), ("softmax(x)", False)):
+        graph = net(
+            f"%0: float32[1, 8, 4, 4] = {made}",
+            "%1: float32@NCHW8c[1, 8, 4, 4] = convert_layout(%0) {layout='NCHW8c'}",
+            "%2: float32[1, 8, 4, 4] = convert_layout(%1) {layout=''}",
+            "return %2",
+        )
+        check_pass(fuse, graph)
+        op = made.partition("(")[0]
+        assert groups(fuse(graph))[0] == ([op, "convert_layout"] if joins else [op])
+
+
 def test_a_view_has_no_kernel() -> None:
     graph = net(
         "%0: float32[1, 8, 4, 4] = relu(x)",
@@ -123,7 +136,10 @@ def test_the_verifier_refuses_a_group_that_is_left_and_entered_again() -> None:
         verify(graph)
 
 
-@pytest.mark.parametrize(("op", "together"), [("tanh", 2), ("silu", 2), ("hard_swish", 8), ("relu", 65)])
+@pytest.mark.parametrize(
+    ("op", "together"),
+    [("exp", 2), ("erf", 2), ("sigmoid", 2), ("tanh", 2), ("silu", 2), ("hard_swish", 8), ("relu", 65)],
+)
 def test_a_group_ends_where_its_expression_would_become_too_long(op: str, together: int) -> None:
     """An operator that names its operand k times makes an expression of k ** n names out of n in a row."""
     graph = net()

@@ -93,6 +93,14 @@ MOVES: dict[str, Case] = {
         "a = permute(x) {order=(1, 0)}: 3, 4\nb = reshape(a) {shape=(2, 6)}: 2, 6\nc = permute(b) {order=(1, 0)}: 6, 2",
         "permute reshape permute",
     ),
+    "permutes behind such a reshape become one": (
+        "x: 4, 3",
+        """a = permute(x) {order=(1, 0)}: 3, 4
+        b = reshape(a) {shape=(2, 6)}: 2, 6
+        c = permute(b) {order=(1, 0)}: 6, 2
+        d = permute(c) {order=(1, 0)}: 2, 6""",
+        "permute reshape",
+    ),
     "a permute that others need as well stays": (
         "x: 2, 3, 4",
         """a = permute(x) {order=(1, 2, 0)}: 3, 4, 2
@@ -305,6 +313,11 @@ MOVES: dict[str, Case] = {
         "a = concat(x, y): 2, 7\nb = slice(a) {axis=1; start=3; stop=7; step=2}: 2, 2",
         "slice",
     ),
+    "a slice within a part, without a step": (
+        "x: 2, 3; y: 2, 4",
+        "a = concat(x, y): 2, 7\nb = slice(a) {axis=1; start=4; stop=6}: 2, 2",
+        "slice",
+    ),
     "a slice of whole parts": (
         "x: 2, 3; y: 2, 4",
         "a = concat(x, y, x): 2, 10\nb = slice(a) {axis=1; start=3; stop=10}: 2, 7",
@@ -339,6 +352,13 @@ MOVES: dict[str, Case] = {
         b = slice(x) {axis=1; start=3; stop=7}: 2, 4
         d = concat(b, a): 2, 7""",
         "slice slice concat",
+    ),
+    "neighbours beside a part that is none": (
+        "x: 2, 7; y: 2, 3",
+        """a = slice(x) {axis=1; start=1; stop=3}: 2, 2
+        b = slice(x) {axis=1; start=3; stop=5}: 2, 2
+        c = concat(a, b, y): 2, 7""",
+        "slice concat",
     ),
     "slices with a step are no neighbours": (
         "x: 2, 8",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from specc.diagnostics import Span
 from specc.ir.dims import symbol
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
@@ -214,6 +215,28 @@ MERGES: dict[str, tuple[Build, tuple[int, ...], dict[str, int]]] = {
         IMAGE,
         ONE_CONV,
     ),
+    "two of three branches, where all three would cost more": (
+        lambda g, x: total(g, conv(g, x, 6, "a", k=[1, 5]), conv(g, x, 6, "b", k=[5, 1]), conv(g, x, 6, "c")),
+        IMAGE,
+        {"conv2d": 2, "add": 1},
+    ),
+    "a convolution with a bias, and that scaled": (
+        lambda g, x: (lambda y: total(g, y, scale(g, y, 6, 1, 1)))(conv(g, x, 6, "a", k=3, bias=True)),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "a sum that costs more alone, but less in one channel": (
+        lambda g, x: conv(g, total(g, conv(g, x, 6, "a", k=[1, 5]), conv(g, x, 6, "b", k=[5, 1])), 1, "c"),
+        IMAGE,
+        ONE_CONV,
+    ),
+    "padding beside a convolution that pads as much": (
+        lambda g, x: total(
+            g, conv(g, x, 6, "a", p=1), g.apply("pad", [x], {"before": (0, 0, 1, 1), "after": (0, 0, 1, 1)})
+        ),
+        IMAGE,
+        ONE_CONV,
+    ),
     "FastViT's RepMixer: x + gamma * (mixed - normed)": (
         lambda g, x: total(
             g,
@@ -412,7 +435,7 @@ MERGES: dict[str, tuple[Build, tuple[int, ...], dict[str, int]]] = {
     ),
     "layer scale and batch norm behind a matrix product and a permutation": (
         lambda g, x: scale(g, bn(g, g.apply("permute", [linear(g, x, 6, "a")], {"order": (0, 3, 1, 2)}), "b"), 6, 1, 1),
-        (2, 3, 4, 5),
+        (2, 3, 4, 6),
         {"linear": 1, "permute": 1},
     ),
     "a batch norm, flattened, before a matrix product": (
@@ -642,6 +665,25 @@ def test_merged_nodes_keep_the_name_of_the_sum() -> None:
     build, shape, _ = MERGES["RepViT's token mixer"]
     graph = reparam(network(build, *shape))
     assert [graph.node(i).path for i in graph.live()] == ["c"]
+
+
+def test_parts_of_a_concat_keep_their_names() -> None:
+    build, shape, _ = MERGES["batch norm behind a concat"]
+    graph = reparam(network(build, *shape))
+    assert [graph.node(i).path for i in graph.live()] == ["a", "b.bn", ""]
+
+
+def test_a_sum_names_what_makes_its_other_terms() -> None:
+    graph = Graph("Net")
+    x = graph.input("x", TensorType(IMAGE))
+    reason = "no other term is linear in what the `conv2d` reads; they are made by "
+    place = Span("net.specc", 3, 5, 3, 9)
+    for path, span, made in (("", None, "`relu`"), ("act", None, "`relu` at act"), ("", place, f"`relu` ({place})")):
+        other = graph.apply("relu", [conv(graph, x, 6, "b")], {}, path, span)
+        graph.outputs = [total(graph, conv(graph, x, 6, "a"), other)]
+        journal = Journal()
+        reparam(graph, journal)
+        assert [event.reason for event in journal.refused] == [reason + made]
 
 
 def test_shared_weights_stay_shared() -> None:
