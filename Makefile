@@ -9,6 +9,7 @@
 #   make arm-test  networks for ARM cores, run under an emulator (installs cross compilers and qemu)
 #   make web-test  networks for WebAssembly, run by node (installs clang and lld)
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
+#   make nightly  ten thousand random examples of every property of the language: printing, formatting, mutated specs
 #   make mutate  changes the passes' source in one place at a time and says which changes no test notices
 #   make clean   removes .venv and what tools leave behind
 
@@ -21,7 +22,7 @@ FILE ?= *
 SAMPLE ?= *3
 
 .DEFAULT_GOAL := test
-.PHONY: demo bench test arm-test web-test slow zoo lint types unit docs fuzz mutate clean
+.PHONY: demo bench test arm-test web-test slow zoo lint types unit docs fuzz nightly mutate clean
 
 # The compiler that links artifacts, and Python's venv: installed where this machine lacks them and lets us.
 $(READY): pyproject.toml Makefile
@@ -76,6 +77,10 @@ docs: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
+
+nightly: $(READY)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n $(JOBS) --dist worksteal \
+	  tests/grammar/test_printer.py tests/grammar/test_format.py tests/grammar/test_mutations.py
 
 # FILE is a module of passes/, and SAMPLE a pattern for the numbers of its mutants: *3 is every tenth, * is all of them.
 mutate: $(READY)

@@ -218,7 +218,7 @@ def _shared(
             message = f"`{role}` of this `{record.name}` {needs}; the one that is given is {show_shape(found)}"
             labels = [Label(argument.span), Label(argument.value.span, show_shape(found))]
             raise session.problem("S0301", message, *labels)
-        if argument.value.value.node not in session.graph.frozen():
+        if not session.graph.is_frozen(argument.value.value.node):
             message = f"`{role}` of `{record.name}` depends on an input; weights are fixed when the network is compiled"
             raise session.problem("S0301", message, Label(argument.span))
         taken[role] = argument.value.value

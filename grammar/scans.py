@@ -111,7 +111,7 @@ class _Inside:
             return tuple(self.invariant(name, item) for item in value)
         if not isinstance(value, Tensor):
             return value
-        if value.value.node in self.outer.frozen():
+        if self.outer.is_frozen(value.value.node):
             key = self._free(f"${name}")  # no key of a spec begins so
             made = self.graph.parameter(key, value.type, span=value.span)
         else:

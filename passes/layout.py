@@ -131,7 +131,7 @@ def choose(graph: Graph, block: int) -> set[int]:
 
 def conversion_cost(graph: Graph, value: Value, block: int) -> int:
     """The bytes of a tensor that is converted; 0 where its maker writes it in any layout, and for weights."""
-    free = value.node in graph.frozen() or reads_plainly(graph, value.node, block)
+    free = graph.is_frozen(value.node) or reads_plainly(graph, value.node, block)
     return 0 if free else _bytes(graph, value)
 
 

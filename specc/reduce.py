@@ -126,7 +126,7 @@ def _pass_by(graph: Graph) -> Iterator[Graph]:
 def _step_inside(graph: Graph) -> Iterator[Graph]:
     """The first step of a scan in its place: the slices are inputs, and what is stacked is a single step's."""
     for identity, body in bodies(graph):
-        if identity not in graph.frozen():
+        if not graph.is_frozen(identity):
             result = graph.copy()
             operands = list(graph.operands(identity))
             for position in range(graph.node(identity).attrs["sequences"]):

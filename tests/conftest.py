@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
+import profiles  # noqa: F401  (loads hypothesis' profile)
 import pytest
-from hypothesis import settings
-
-# Everything said: hypothesis has other defaults where CI is set, and a test that passes here must pass there.
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=False, database=None)
-settings.register_profile("nightly", deadline=None, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -64,7 +64,7 @@ def _gemm(b: Builder, x: Value, weight: Value, bias: Value | None = None, **a: A
 
 
 def _matmul(b: Builder, x: Value, y: Value) -> Value:
-    if len(b.shape(y)) == 2 and y.node in b.graph.frozen():
+    if len(b.shape(y)) == 2 and b.graph.is_frozen(y.node):
         return b.apply("linear", x, b.permute(y, (1, 0)))
     return b.apply("matmul", x, y)
 

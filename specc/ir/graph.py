@@ -85,7 +85,7 @@ class Graph:
     # What is asked again and again, kept until an edge changes: a node's operands, the order, the frozen nodes.
     _operands: dict[int, tuple[Value, ...]] = field(default_factory=dict, repr=False, compare=False)
     _order: tuple[tuple[Value, ...], list[int]] | None = field(default=None, repr=False, compare=False)
-    _frozen: frozenset[int] | None = field(default=None, repr=False, compare=False)
+    _frozen: set[int] | None = field(default=None, repr=False, compare=False)
     renames: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)
 
     # ---- building -------------------------------------------------------------------------------------------------
@@ -154,7 +154,9 @@ class Graph:
         self.structure.add_node(identity, node=node)
         for position, operand in enumerate(operands):
             self.structure.add_edge(operand.node, identity, key=position, result=operand.result)
-        self._forget()
+        self._order = None
+        if self._frozen is not None and node.op != "input" and all(o.node in self._frozen for o in operands):
+            self._frozen.add(identity)  # nothing depends on the new node yet
         return Value(identity)
 
     def _forget(self) -> None:
@@ -171,7 +173,7 @@ class Graph:
             self._next,
             dict(self._operands),
             self._order,
-            self._frozen,
+            None if self._frozen is None else set(self._frozen),
             renames=self.renames,
         )
 
@@ -288,12 +290,18 @@ class Graph:
 
     def frozen(self) -> frozenset[int]:
         """The nodes that depend on no input: parameters, constants and what is computed from these alone."""
+        return frozenset(self._known_frozen())
+
+    def is_frozen(self, identity: int) -> bool:
+        """Whether the node depends on no input."""
+        return identity in self._known_frozen()
+
+    def _known_frozen(self) -> set[int]:
         if self._frozen is None:
-            frozen: set[int] = set()
+            self._frozen = set()
             for identity in self.order():
-                if self.node(identity).op != "input" and all(o.node in frozen for o in self.operands(identity)):
-                    frozen.add(identity)
-            self._frozen = frozenset(frozen)
+                if self.node(identity).op != "input" and all(o.node in self._frozen for o in self.operands(identity)):
+                    self._frozen.add(identity)
         return self._frozen
 
     def dependents(self, values: Iterable[Value]) -> set[int]:

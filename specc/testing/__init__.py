@@ -4,8 +4,9 @@
     def test_my_pass(graph):
         check_pass(my_pass, graph)
 
-Modules: `growth` (seeds -> a legal graph), `strategies` (for hypothesis), `blocks` (sums of branches that must merge,
-and near misses), `relations` (what a pass is held to).
+Modules: `growth` (seeds -> a legal graph), `trees` (seeds -> a syntax tree), `texts` (how specs are laid out, and what
+goes wrong in them), `strategies` (for hypothesis), `blocks` (sums of branches that must merge, and near misses),
+`relations` (what a pass is held to).
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from __future__ import annotations
 from specc.testing.blocks import LinearBlock, linear_blocks
 from specc.testing.growth import grow
 from specc.testing.relations import check_pass, renumbered
-from specc.testing.strategies import graphs, inputs_for, operator_calls, weights_for
+from specc.testing.strategies import (
+    graphs,
+    inputs_for,
+    mutated_specs,
+    operator_calls,
+    spec_expressions,
+    spec_trees,
+    specs,
+    weights_for,
+)
 
 __all__ = [
     "LinearBlock",
@@ -22,7 +32,11 @@ __all__ = [
     "grow",
     "inputs_for",
     "linear_blocks",
+    "mutated_specs",
     "operator_calls",
     "renumbered",
+    "spec_expressions",
+    "spec_trees",
+    "specs",
     "weights_for",
 ]

@@ -1,20 +1,26 @@
-"""Strategies for hypothesis: graphs, their weights and inputs, and single calls of operators.
+"""Strategies for hypothesis: graphs, their weights and inputs, single calls of operators, and specs.
 
-A failing graph shrinks to the fewest steps and the smallest extents, because a graph is a list of seeds (see `growth`).
+A failing graph shrinks to the fewest steps and the smallest extents, because a graph is a list of seeds (see `growth`);
+so is a spec a list of items, each a seed and a budget (see `trees`), and a mutated one a list of mutations.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
 
 from specc import ops
+from specc.grammar import print_file
+from specc.grammar import syntax as s
 from specc.ir.dims import symbol
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.testing.growth import grow
+from specc.testing.texts import MUTATIONS, laid_out, mutate, real_specs
+from specc.testing.trees import grow_expression, grow_file
 from specc.weights import random_inputs, random_weights
 from specc.weights.tensors import Array
 
@@ -63,3 +69,39 @@ def operator_calls(draw: st.DrawFn, name: str) -> tuple[list[TensorType], dict[s
     record = ops.get(name)
     types, attrs = record.example(random.Random(draw(_SEEDS)))
     return types, ops.complete(record, attrs)
+
+
+def spec_trees() -> st.SearchStrategy[s.File]:
+    """Syntax trees of whole files, over every construct of the grammar; they parse, but are no networks."""
+    items = st.lists(st.tuples(_SEEDS, st.integers(1, 40)), max_size=3)
+    return st.builds(grow_file, items, st.one_of(st.just(0), _SEEDS))
+
+
+def spec_expressions() -> st.SearchStrategy[s.Expression]:
+    """Syntax trees of single expressions."""
+    return st.builds(grow_expression, _SEEDS, st.integers(1, 40))
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> str:
+    """Texts that parse, over every construct of the grammar, laid out in any way, with comments in all places."""
+    text = print_file(draw(spec_trees()))
+    seed = draw(st.none() | _SEEDS)
+    return text if seed is None else laid_out(text, random.Random(seed))
+
+
+@st.composite
+def mutated_specs(draw: st.DrawFn, of: Sequence[str] = (), max_mutations: int = 3) -> str:
+    """Specs of the zoo and of the standard library with mistakes in them, or those that are given.
+
+    Tokens, characters and lines are dropped, doubled, swapped and replaced, numbers become huge, brackets lose their
+    partners, lines lose their indentation, and pieces of other specs stand in between. Some are right all the same, and
+    say another thing.
+    """
+    originals = st.sampled_from(of or real_specs())
+    text = draw(originals)
+    places = st.integers(0, 2**16)
+    for kind in draw(st.lists(st.sampled_from(MUTATIONS), min_size=1, max_size=max_mutations)):
+        donor = draw(originals) if kind == "splice line" else ""
+        text = mutate(text, kind, draw(places), draw(places), donor)
+    return text

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from trees import files
+from hypothesis import given
+from profiles import examples
 
 from specc.diagnostics import SpeccError
 from specc.grammar import syntax as s
@@ -17,50 +15,24 @@ from specc.grammar.format import format_text
 from specc.grammar.parse import parse
 from specc.grammar.printer import print_file
 from specc.grammar.wrap import WIDTH
+from specc.testing import spec_trees, specs
 
 ROOT = Path(__file__).parents[2]
 SPECS = sorted(path for folder in ("examples", "grammar/std") for path in ROOT.glob(f"{folder}/**/*.specc"))
-TOKEN = re.compile(r'"""(?:[^"\\]|\\[\s\S]|"(?!""))*"""|"(?:[^"\\\n]|\\.)*"|[(\[]|[)\]]|,|\n')
+COMMENT = re.compile(r"# (c\d+)\b")
 
 
-def commented(text: str, rng: random.Random) -> tuple[str, list[str]]:
-    """The text as somebody might have written it: comments and blank lines everywhere, brackets opened at will."""
-    comments, pieces, at, depth = list[str](), list[str](), 0, 0
-
-    def inserted(*forms: str) -> str:
-        form = rng.choice(forms)
-        while "#" in form:
-            comments.append(f"c{len(comments)}")
-            form = form.replace("#", f"\0 {comments[-1]}", 1)
-        return form.replace(".", " " * rng.randint(0, 9)).replace("\0", "#")
-
-    for match in TOKEN.finditer(text):
-        before, token = text[at : match.start()], match[0]
-        at = match.end()
-        depth += (token in "([") - (token in ")]")
-        if rng.random() < 0.5 or token[0] == '"':
-            pieces += [before, token]
-        elif token == "\n":
-            pieces += [before, inserted("\n", "\n.#\n", "\n\n.#\n\n", "  #\n", " #\n.#\n")]
-        elif token in ")]":
-            pieces += [before, inserted("", "\n", " #\n", "\n.#\n"), token]
-        else:
-            pieces += [before, token, inserted("", "\n", " #\n", "\n.#\n.\n") if depth else ""]
-    return "".join([*pieces, text[at:]]), comments
-
-
-@settings(max_examples=100, deadline=None)
-@given(files, st.integers(0, 2**32))
-def test_formatting_keeps_the_tree_and_the_comments_and_is_a_fixpoint(file: s.File, seed: int) -> None:
-    text, comments = commented(print_file(file), random.Random(seed))
+@examples(100)
+@given(specs())
+def test_formatting_keeps_the_tree_and_the_comments_and_is_a_fixpoint(text: str) -> None:
     formatted = format_text(text)
-    assert parse(formatted) == file
-    assert sorted(re.findall(r"# (c\d+)$", formatted, re.MULTILINE)) == sorted(comments)
+    assert parse(formatted) == parse(text)
+    assert sorted(COMMENT.findall(formatted)) == sorted(COMMENT.findall(text))
     assert format_text(formatted) == formatted
 
 
-@settings(max_examples=100, deadline=None)
-@given(files)
+@examples(100)
+@given(spec_trees())
 def test_a_printed_tree_is_formatted(file: s.File) -> None:
     assert format_text(print_file(file)) == print_file(file)
 

@@ -5,27 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from trees import expressions, files
+from constructs import everything, used
+from hypothesis import given
+from profiles import examples
 
 from specc.grammar import syntax as s
 from specc.grammar.parse import parse, parse_expression
 from specc.grammar.printer import print_expression, print_file
+from specc.testing import spec_expressions, spec_trees
+from specc.testing.trees import grow_file
 
 ROOT = Path(__file__).parents[2]
-SPECS = sorted([*ROOT.glob("examples/*.specc"), *ROOT.glob("grammar/std/*.specc")])
+SPECS = sorted([*ROOT.glob("examples/**/*.specc"), *ROOT.glob("grammar/std/*.specc")])
 
 
-@settings(max_examples=150, deadline=None)
-@given(files)
+@examples(100)
+@given(spec_trees())
 def test_a_printed_file_parses_to_the_same_tree(file: s.File) -> None:
     assert parse(print_file(file)) == file
 
 
-@settings(max_examples=300, deadline=None)
-@given(expressions)
+@examples(300)
+@given(spec_expressions())
 def test_a_printed_expression_parses_to_the_same_tree(expression: s.Expression) -> None:
     assert parse_expression(print_expression(expression)) == expression
+
+
+def test_trees_are_grown_with_all_constructs() -> None:
+    seeds = [[(7 * number + item, 40) for item in range(3)] for number in range(200)]
+    texts = [print_file(grow_file(items, number + 1)) for number, items in enumerate(seeds)]
+    assert not everything() - set().union(*map(used, texts))
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
