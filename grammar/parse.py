@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lark.tree import Meta
 from specc.diagnostics import Diagnostic, Label, Span, SpeccError, error
 from specc.grammar import syntax as s
 from specc.grammar.layout import Layout
+from specc.grammar.recovery import items
 from specc.grammar.syntax_errors import explain
 
 LONGEST = 1_000_000
@@ -28,6 +30,9 @@ MOST_DIGITS = 100
 
 DEEPEST = 120
 """Constructs inside each other: brackets, signs, the terms of a sum. Elaboration needs five Python frames for each."""
+
+MOST_ITEMS, MOST_MISTAKES = 500, 20
+"""How many items of a wrong file are looked at, and how many mistakes are told."""
 
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -66,6 +71,26 @@ def _parser() -> tuple[Lark, Layout]:
 
 
 def _tree(text: str, file: str, start: str) -> Any:
+    """The syntax tree; raises `SpeccError` with the first mistake of each item of the file."""
+    try:
+        return _read(text, file, start)
+    except SpeccError as first:
+        if start != "start":
+            raise
+        parts = islice(items(text), MOST_ITEMS)
+        found = list(islice((mistake for part in parts for mistake in _mistakes(part, file)), MOST_MISTAKES))
+        raise SpeccError(*(found or first.diagnostics), sources={file: text}) from None
+
+
+def _mistakes(text: str, file: str) -> tuple[Diagnostic, ...]:
+    try:
+        _read(text, file, "start")
+    except SpeccError as problem:
+        return problem.diagnostics
+    return ()
+
+
+def _read(text: str, file: str, start: str) -> Any:
     lark, layout = _parser()
     layout.file, layout.inside = file, start == "expression"
     try:
