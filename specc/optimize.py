@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from specc.claims import surroundings
 from specc.diagnostics import Diagnostic, Label, SpeccError
 from specc.files import replacing
-from specc.ir.body import nested
+from specc.ir.body import bodies, nested
 from specc.ir.graph import Graph, MergeClaim
 from specc.ir.text import print_graph
 from specc.ir.verify import verify
@@ -113,9 +114,21 @@ def _dump(folder: Path, number: int, name: str, graph: Graph) -> None:
 
 
 def check_merges(graph: Graph) -> None:
-    """Raises `SpeccError` for the merge claims of `graph` that will not hold; cheap where there are none."""
-    if any(inner.claims for inner in nested(graph)):
+    """Raises `SpeccError` for the merge claims of `graph` that will not hold; they are asked beside their values first.
+
+    What the whole network's passes refuse is said only where one of them fails there.
+    """
+    inside = any(inner.claims for _, body in bodies(graph) for inner in nested(body.graph))
+    if inside or not _hold(surroundings(graph)):
         run_passes(graph, MERGING)
+
+
+def _hold(graph: Graph) -> bool:
+    try:
+        run_passes(graph, MERGING)
+    except SpeccError:
+        return False
+    return True
 
 
 def check_claims(step: Step) -> None:

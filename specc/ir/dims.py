@@ -31,8 +31,12 @@ class FloorDiv:
     numerator: Symbolic
     divisor: Dim
 
-    def __str__(self) -> str:
+    @cached_property
+    def _text(self) -> str:
         return f"{_bracketed(self.numerator)}//{_bracketed(self.divisor)}"
+
+    def __str__(self) -> str:
+        return self._text
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +49,15 @@ class Symbolic:
     def _identity(self) -> frozenset[tuple[Monomial, int]]:
         return frozenset(self.terms)
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._identity)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Symbolic) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        return hash(self._identity)
+        return self._hash
 
     def __add__(self, other: Dim) -> Dim:
         return _collect([*self.terms, *_terms(other)])
@@ -211,14 +219,16 @@ def _collect(terms: Iterable[tuple[Monomial, int]]) -> Dim:
     """Sums equal monomials; orders by degree (highest first), then by name, so that text is canonical."""
     sums: dict[Monomial, int] = {}
     for monomial, coefficient in terms:
-        key = tuple(sorted(monomial, key=str))
+        key = tuple(sorted(monomial, key=str)) if len(monomial) > 1 else monomial
         sums[key] = sums.get(key, 0) + coefficient
     kept = {m: c for m, c in sums.items() if c}
     if not kept:
         return 0
     if kept.keys() == {()}:
         return kept[()]
-    return Symbolic(tuple(sorted(kept.items(), key=lambda term: (-len(term[0]), tuple(map(str, term[0]))))))
+    if len(kept) > 1:
+        kept = dict(sorted(kept.items(), key=lambda term: (-len(term[0]), tuple(map(str, term[0])))))
+    return Symbolic(tuple(kept.items()))
 
 
 def _exact(numerator: Dim, divisor: Symbolic) -> Dim | None:

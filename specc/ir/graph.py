@@ -154,6 +154,7 @@ class Graph:
         self.structure.add_node(identity, node=node)
         for position, operand in enumerate(operands):
             self.structure.add_edge(operand.node, identity, key=position, result=operand.result)
+        self._operands[identity] = tuple(operands)
         self._order = None
         if self._frozen is not None and node.op != "input" and all(o.node in self._frozen for o in operands):
             self._frozen.add(identity)  # nothing depends on the new node yet

@@ -62,8 +62,28 @@ def complete(record: Operator, attrs: dict[str, Any]) -> dict[str, Any]:
     return _complete(record.attributes, attrs)
 
 
+MOST_KNOWN = 10_000
+"""Result types that are kept for one operator."""
+
+
 def infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[TensorType, ...]:
-    """The result types of a node; raises `Illegal` with the reason when the call is not legal."""
+    """The result types of a node; raises `Illegal` with the reason when the call is not legal.
+
+    They follow from the types and attributes alone, and networks repeat their blocks: what was found is kept.
+    """
+    if "body" in record.traits:
+        return _infer(record, types, attrs)  # to compare two bodies takes longer
+    key = (*types, *attrs.items())
+    found = record.inferred.get(key)
+    if found is None:
+        found = _infer(record, types, attrs)
+        if len(record.inferred) >= MOST_KNOWN:
+            record.inferred.clear()
+        record.inferred[key] = found
+    return found
+
+
+def _infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[TensorType, ...]:
     least, most = record.arity
     if len(types) < least or (most is not None and len(types) > most):
         expected = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"

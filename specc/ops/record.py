@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from specc.ir.dims import Dim
@@ -131,6 +132,11 @@ class Operator:
     elements: str | tuple[str, ...] = "float"
     domain: Callable[[Types, Attributes], Mapping[int, Interval]] | None = None
     traits: frozenset[str] = frozenset()
+
+    @cached_property
+    def inferred(self) -> dict[tuple[object, ...], tuple[TensorType, ...]]:
+        """Result types that were inferred already, by operand types and attributes; see `specc.ops.infer`."""
+        return {}
 
     @property
     def elementwise(self) -> bool:
