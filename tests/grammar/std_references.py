@@ -110,6 +110,85 @@ class UnetDecoder(nn.Module):
         return self.blocks[1](self.blocks[0](small, large))
 
 
+# ---- std.pixels
+
+
+def shuffle_up(c: int, *steps: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for step in steps:
+        layers += [nn.Conv2d(c, c * step**2, 3, padding=1), nn.PixelShuffle(step)]
+    return nn.Sequential(*layers)
+
+
+class ResizeUp(nn.Conv2d):
+    def __init__(self, inputs: int, out: int) -> None:
+        super().__init__(inputs, out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.interpolate(x, scale_factor=2))
+
+
+# ---- std.stem
+
+
+class PoolStem(nn.Module):
+    """Of 8 channels."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv, nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
+
+
+def deep(inputs: int, mid: int, out: int) -> nn.Sequential:
+    first = nn.Conv2d(inputs, mid, 3, 2, 1, bias=False)
+    return nn.Sequential(
+        first,
+        nn.BatchNorm2d(mid),
+        nn.ReLU(),
+        *conv_bn_act(mid, mid, 3),
+        nn.Conv2d(mid, out, 3, padding=1, bias=False),
+    )
+
+
+def early_conv(inputs: int, *dims: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    *steps, width = dims
+    for dim in steps:
+        layers += [nn.Conv2d(inputs, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim), nn.ReLU()]
+        inputs = dim
+    return nn.Sequential(*layers, nn.Conv2d(inputs, width, 1))
+
+
+class ChannelNorm(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def patches(inputs: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, out, 4, 4), ChannelNorm(out, eps=1e-6))
+
+
+class PoolHead(nn.Module):
+    def __init__(self, c: int, classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(c, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.mean((2, 3)))
+
+
+class ConvHead(nn.Module):
+    def __init__(self, c: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.conv_head, self.classifier = nn.Conv2d(c, width, 1), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(functional.hardswish(self.conv_head(x.mean((2, 3), keepdim=True))).flatten(1))
+
+
 # ---- std.detection
 
 

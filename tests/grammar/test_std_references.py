@@ -16,6 +16,7 @@ from specc.backends.torch import to_torch
 
 Shape = tuple[int, ...]
 IMAGE: Shape = (2, 8, 9, 10)
+SMALL: Shape = (2, 3, 9, 11)
 LEVELS: tuple[Shape, ...] = ((2, 8, 9, 10), (2, 6, 5, 5), (2, 4, 3, 3))
 EQUAL: tuple[Shape, ...] = ((2, 32, 5, 4), (2, 32, 3, 2))
 DISTANCES: Shape = (2, 90, 4)
@@ -66,6 +67,17 @@ CASES = [
     Case("unet", "AttentionGate(x0, x1, 3)", (IMAGE, (2, 6, 9, 10)), lambda tv: plain.AttentionGate(8, 6, 3)),
     Case("unet", "DecoderBlock(x0, 4)", (IMAGE,), lambda tv: plain.DecoderBlock(8, 4)),
     Case("unet", "UnetDecoder(x0, x1, dims=[5, 4])", LEVELS[:2], lambda tv: plain.UnetDecoder()),
+    Case("pixels", "PixelShuffle(x0, 2)", (IMAGE,), lambda tv: nn.PixelShuffle(2)),
+    Case("pixels", "PixelUnshuffle(x0, 3)", ((2, 4, 6, 9),), lambda tv: nn.PixelUnshuffle(3)),
+    Case("pixels", "ShuffleUp(x0, 4)", (SMALL,), lambda tv: plain.shuffle_up(3, 2, 2)),
+    Case("pixels", "ShuffleUp(x0, 3)", (SMALL,), lambda tv: plain.shuffle_up(3, 3)),
+    Case("pixels", "ResizeUp(x0, 4)", (SMALL,), lambda tv: plain.ResizeUp(3, 4)),
+    Case("stem", "PoolStem(x0, 8)", (SMALL,), lambda tv: plain.PoolStem(nn.Conv2d(3, 8, 7, 2, 3, bias=False))),
+    Case("stem", "DeepStem(x0, 8, 4)", (SMALL,), lambda tv: plain.PoolStem(plain.deep(3, 4, 8))),
+    Case("stem", "EarlyConvStem(x0, [4, 6], 8)", (SMALL,), lambda tv: plain.early_conv(3, 4, 6, 8)),
+    Case("stem", "PatchStem(x0, 8)", ((2, 3, 8, 12),), lambda tv: plain.patches(3, 8)),
+    Case("stem", "PoolHead(x0, 5)", (IMAGE,), lambda tv: plain.PoolHead(8, 5)),
+    Case("stem", "ConvHead(x0, 6, 5)", (IMAGE,), lambda tv: plain.ConvHead(8, 6, 5)),
     Case("detection", "SharedConv(x0, x1, out=5)", EQUAL, lambda tv: plain.OnEach(nn.Conv2d(32, 5, 3, padding=1))),
     Case("detection", "SharedNorm(x0, x1, groups=4)", EQUAL, lambda tv: plain.OnEach(nn.GroupNorm(4, 32))),
     Case("detection", "Fpn(x0, x1, x2, out=8)", LEVELS, lambda tv: pyramid(tv, None), named),
