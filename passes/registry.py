@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from specc.diagnostics import did_you_mean, error
 from specc.ir.graph import Graph
-from specc.passes import canonicalize, fusion, layout, reparam
+from specc.passes import canonicalize, fusion, layout, reparam, strips
 from specc.passes.bodies import labelled, within
 from specc.passes.rewrite import Journal
 from specc.targets import Target
@@ -66,6 +66,18 @@ class Reparam(Pass):
 
 
 @dataclass(frozen=True)
+class Strips(Pass):
+    """See `specc.passes.strips`."""
+
+    count: int = 4
+    name = "strips"
+    summary = "the first stages a few rows at a time, where the network holds less memory then"
+
+    def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        return strips.strips(graph, self.count, journal)
+
+
+@dataclass(frozen=True)
 class Layout(Pass):
     """See `specc.passes.layout`."""
 
@@ -92,7 +104,7 @@ class Fusion(Pass):
 @cache
 def _registered() -> dict[str, type[Pass]]:
     """Our passes, then those that installed packages add."""
-    found: dict[str, type[Pass]] = {each.name: each for each in (Canonicalize, Reparam, Layout, Fusion)}
+    found: dict[str, type[Pass]] = {each.name: each for each in (Canonicalize, Reparam, Strips, Layout, Fusion)}
     for entry in sorted(entry_points(group="specc.passes"), key=lambda entry: entry.name):
         added = entry.load()
         if not (isinstance(added, type) and issubclass(added, Pass)) or added.name in found:
@@ -120,11 +132,22 @@ LEVELS = (0, 1, 2)
 """0: what lowering needs and no more. 1: fewer operators. 2: fewer bytes moved too."""
 
 
-def pipeline(level: int, target: Target) -> tuple[Pass, ...]:
+def pipeline(level: int, target: Target, strips: int = 1) -> tuple[Pass, ...]:
     """The passes of `-O<level>`, in order; behind the last one, the graph can be lowered for `target`.
 
-    Raises S1001 for a level that does not exist.
+    With `strips`, the first stages run in so many strips of rows. Raises S1001 for a level or a number that does not
+    exist.
     """
+    if strips < 1:
+        raise error("S1001", f"there are no {strips} strips; 1 is the whole picture")
+    passes = _level(level, target)
+    if strips == 1:
+        return passes
+    at = next(i for i, each in enumerate(passes) if isinstance(each, (Layout, Fusion)))
+    return (*passes[:at], Strips(strips), *passes[at:])
+
+
+def _level(level: int, target: Target) -> tuple[Pass, ...]:
     if level not in (0, 1, 2):
         raise error("S1001", f"there is no level {level!r}; there are 0, 1 and 2")
     if level == 0:

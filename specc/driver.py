@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from specc.passes.registry import Pass
 from specc.runtime import Artifact
 from specc.targets import Target
 
+if TYPE_CHECKING:
+    from specc.backends.tvm import Lowered
+
 Weights = str | Path | Mapping[str, Any]
 
 
@@ -45,6 +48,9 @@ class Progress:
     total: int = 0
     step: Step | None = None
 
+
+STRIPS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""The numbers of strips that `compile` tries where it is given a limit of memory."""
 
 Observer = Callable[[Progress], None]
 
@@ -80,6 +86,8 @@ def compile(
     sources: Mapping[str, str] | None = None,
     passes: Sequence[Pass] | None = None,
     verify_each: bool = False,
+    strips: int = 1,
+    peak: int | None = None,
 ) -> Artifact:
     """The artifact of `graph` for `target`.
 
@@ -91,6 +99,8 @@ def compile(
     sources   texts of the spec by file name, whose digest goes into the manifest (see `spec_sources`)
     passes    these instead of the level's
     verify_each  holds the graph to the invariants of the IR after every pass
+    strips    so many strips of rows for the first stages, which cuts the memory that they need
+    peak      bytes for the tensors between kernels: the smallest number of strips that fits; S1001 where none does
     """
     from specc.backends import tvm as backend
     from specc.backends.torch import freeze
@@ -101,19 +111,32 @@ def compile(
     spec = specialize(graph, shapes)
     _check_size(spec)
     values, origin = find_weights(graph, weights)
-    passes = pipeline(level, machine) if passes is None else passes
-    count = itertools.count(1)
-    optimized, steps = run_passes(
-        spec,
-        passes,
-        Path(dump) if dump is not None else None,
-        verify_each,
-        observe=lambda step: told(Progress("passes", next(count), len(passes), step)),
-    )
-    told(Progress("weights"))
-    frozen = freeze(optimized, values)
-    lowered = backend.lower(optimized, machine, frozen)
-    del frozen
+    folder = Path(dump) if dump is not None else None
+
+    def lowered_by(passes: Sequence[Pass]) -> tuple[Lowered, list[Step]]:
+        count = itertools.count(1)
+        optimized, steps = run_passes(
+            spec,
+            passes,
+            folder,
+            verify_each,
+            observe=lambda step: told(Progress("passes", next(count), len(passes), step)),
+        )
+        told(Progress("weights"))
+        return backend.lower(optimized, machine, freeze(optimized, values)), steps
+
+    if passes is not None and (strips != 1 or peak is not None):
+        raise error("S1001", "strips are a pass of the level's; among passes of your own, name it: strips{count=4}")
+    arenas = []
+    for number in (strips,) if peak is None else STRIPS:
+        lowered, steps = lowered_by(pipeline(level, machine, number) if passes is None else passes)
+        arenas.append(lowered.plan.arena)
+        if peak is None or arenas[-1] <= peak:
+            break
+    else:
+        message = f"`{graph.name}` needs {min(arenas)} bytes for the tensors between its kernels, not {peak}"
+        note = f"that is in {STRIPS[arenas.index(min(arenas))]} strips of rows, of {', '.join(map(str, STRIPS))}"
+        raise error("S1001", message, notes=(note,))
     library = backend.build(lowered, machine, lambda done, total: told(Progress("kernels", done, total)))
     told(Progress("sample"))
     inputs, outputs = interface(spec)
@@ -131,7 +154,7 @@ def compile(
             "weights": origin,
             "passes": [step.to_json() for step in steps],
             "kernels": lowered.program.describe(),
-            "memory": {"arena": lowered.plan.arena, "least": lowered.plan.least},
+            "memory": {"arena": lowered.plan.arena, "least": lowered.plan.least, "parts": len(lowered.program.parts)},
             "tuning": [],
         },
     )

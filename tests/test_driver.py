@@ -20,6 +20,7 @@ from specc.diagnostics import SpeccError
 from specc.driver import Progress
 from specc.ir.graph import Graph, Value
 from specc.ir.text import parse_graph
+from specc.ir.types import TensorType
 from specc.passes import registry
 from specc.passes.rewrite import Journal
 from specc.verify import verify
@@ -295,3 +296,34 @@ def test_weights_that_give_no_numbers_are_refused() -> None:
         (found,) = raised.value.diagnostics
         assert found.code == "S0606"
         assert key.removesuffix(".running_var") in found.message
+
+
+def wide() -> Graph:
+    """Much at the first stage, little behind it."""
+    graph = Graph("Wide")
+    x = graph.input("x", TensorType((1, 3, 32, 32)))
+    a = graph.apply("gelu", [graph.call("conv2d", [x], {"out": 32, "k": 3}, "a")])
+    b = graph.apply("gelu", [graph.call("conv2d", [a], {"out": 32, "k": 3, "s": 2}, "b")])
+    graph.outputs = [graph.apply("mean", [graph.call("conv2d", [b], {"out": 16}, "c")], {"axes": (2, 3)})]
+    return graph
+
+
+def test_strips_need_less_memory_and_give_the_same() -> None:
+    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    whole, cut = specc.compile(wide()), specc.compile(wide(), strips=4)
+    arenas = [artifact.manifest.facts["memory"]["arena"] for artifact in (whole, cut)]
+    assert arenas[1] < 0.6 * arenas[0]
+    assert difference(whole(image)[0], cut(image)[0]) < 1e-5
+    limited = specc.compile(wide(), peak=arenas[0] - 1)
+    assert "strips{count=2}" in [step["pass"] for step in limited.manifest.facts["passes"]]
+    assert limited.manifest.facts["memory"]["arena"] < arenas[0]
+    assert "strips" not in str(
+        [step["pass"] for step in specc.compile(wide(), peak=arenas[0]).manifest.facts["passes"]]
+    )
+
+
+def test_a_limit_of_memory_that_nothing_meets_is_refused() -> None:
+    with pytest.raises(SpeccError, match=r"`Wide` needs \d+ bytes for the tensors between its kernels, not 1000"):
+        specc.compile(wide(), peak=1000)
+    assert codes_of(lambda: specc.compile(wide(), passes=(), strips=2)) == ["S1001"]
+    assert codes_of(lambda: specc.compile(wide(), strips=0)) == ["S1001"]

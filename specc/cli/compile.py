@@ -27,6 +27,10 @@ from specc.terminal import say
 @compiling_options
 @pass_options
 @click.option("-o", "--output", type=click.Path(), required=True, help="The file to write.")
+@click.option(
+    "--strips", type=click.IntRange(min=1), default=1, help="Strips of rows for the first stages: less memory."
+)
+@click.option("--peak", type=click.IntRange(min=0), metavar="BYTES", help="As few strips as need no more memory.")
 @click.option("--dump", type=click.Path(), metavar="DIR", help="Write the graph's text after every pass here.")
 @json_option
 def compile(
@@ -38,6 +42,8 @@ def compile(
     passes: str | None,
     verify_each: bool,
     output: str,
+    strips: int,
+    peak: int | None,
     dump: str | None,
     as_json: bool,
 ) -> None:
@@ -65,6 +71,8 @@ def compile(
             sources=sources,
             passes=chosen,
             verify_each=verify_each,
+            strips=strips,
+            peak=peak,
         )
     size = artifact.save(output)
     manifest = artifact.manifest

@@ -26,8 +26,11 @@ def profile(path: str, by_call: bool, seconds: float, threads: int | None, as_js
 
     artifact = runtime.open(path, threads)
     found = stopwatch.profile(artifact, sample.draw(artifact.manifest.inputs), seconds)
+    memory = artifact.manifest.facts["memory"]
     if as_json:
-        print_json({"network": artifact.manifest.network, "threads": artifact.threads, **found.to_json()})
+        print_json(
+            {"network": artifact.manifest.network, "threads": artifact.threads, "memory": memory, **found.to_json()}
+        )
         return
     total = sum(call.microseconds for call in found.calls)
     if by_call:
@@ -58,5 +61,5 @@ def profile(path: str, by_call: bool, seconds: float, threads: int | None, as_js
     click.echo(
         f"{artifact.manifest.network}, {artifact.threads} threads: {total:.0f} us in {len(found.calls)} kernels, "
         f"{found.microseconds:.0f} us in all; roofs {found.operations_per_second / 1e9:.0f} GFLOP/s "
-        f"and {found.bytes_per_second / 1e9:.1f} GB/s"
+        f"and {found.bytes_per_second / 1e9:.1f} GB/s; {memory['arena'] / 1e6:.2f} MB for the tensors between kernels"
     )
