@@ -1,18 +1,21 @@
-"""docs/language.md: every spec in it works, every wrong one gives the message that is shown."""
+"""docs/language.md: specs work, wrong ones give the message that is shown, commands print what the page says."""
 
 from __future__ import annotations
 
 import re
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from specc import grammar
+from specc.cli import execute
 from specc.diagnostics import SpeccError
 from specc.ir.verify import verify
 
 TEXT = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
-FENCED = re.findall(r"^```(specc error|specc|text)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+FENCED = re.findall(r"^```(specc error|specc|text|console|diff)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 RIGHT = [body for kind, body in FENCED if kind == "specc"]
 WRONG = [(body, FENCED[i + 1]) for i, (kind, body) in enumerate(FENCED) if kind == "specc error"]
 
@@ -34,6 +37,37 @@ def test_every_wrong_spec_gives_the_message_below_it(body: str, follows: tuple[s
     with pytest.raises(SpeccError) as caught:
         grammar.loads(body, file="language.md")
     assert caught.value.render() + "\n" == expected
+
+
+def test_the_tutorial_goes_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, commands = Path("net.specc"), 0
+    for kind, body in FENCED:
+        if kind == "specc":
+            file.write_text(body)
+        elif kind == "diff":
+            before = "".join(line[1:] for line in body.splitlines(True) if line[0] != "+")
+            after = "".join(line[1:] for line in body.splitlines(True) if line[0] != "-")
+            assert before in file.read_text()
+            file.write_text(file.read_text().replace(before, after))
+        elif kind == "console":
+            commands += 1
+            command, expected = body.removeprefix("$ specc ").split("\n", 1)
+            said = StringIO()
+            with redirect_stderr(said), redirect_stdout(said):
+                execute(command.split())
+            shown = "".join(line.rstrip() + "\n" for line in said.getvalue().splitlines())
+            assert re.fullmatch(_pattern(expected), shown, re.DOTALL), shown
+    assert commands == 8
+
+
+def _pattern(expected: str) -> str:
+    """`...` stands for any text, except where a message shows it between two lines of a spec."""
+    message = expected.find("error[")
+    free, exact = (expected, "") if message < 0 else (expected[:message], expected[message:])
+    return "".join(".*" if part == "..." else re.escape(part) for part in re.split(r"(\.\.\.)", free)) + re.escape(
+        exact
+    )
 
 
 def test_every_construct_and_function_is_described() -> None:
