@@ -88,6 +88,7 @@ def compile(
     verify_each: bool = False,
     strips: int = 1,
     peak: int | None = None,
+    static: bool = False,
 ) -> Artifact:
     """The artifact of `graph` for `target`.
 
@@ -101,6 +102,7 @@ def compile(
     verify_each  holds the graph to the invariants of the IR after every pass
     strips    so many strips of rows for the first stages, which cuts the memory that they need
     peak      bytes for the tensors between kernels: the smallest number of strips that fits; S1001 where none does
+    static    its library is an archive for a linker, which cannot be run from the artifact but only be unpacked
     """
     from specc.backends import tvm as backend
     from specc.backends.torch import freeze
@@ -137,7 +139,7 @@ def compile(
         message = f"`{graph.name}` needs {min(arenas)} bytes for the tensors between its kernels, not {peak}"
         note = f"that is in {STRIPS[arenas.index(min(arenas))]} strips of rows, of {', '.join(map(str, STRIPS))}"
         raise error("S1001", message, notes=(note,))
-    library = backend.build(lowered, machine, lambda done, total: told(Progress("kernels", done, total)))
+    library = backend.build(lowered, machine, lambda done, total: told(Progress("kernels", done, total)), static)
     told(Progress("sample"))
     inputs, outputs = interface(spec)
     given = sample.draw(inputs)
@@ -150,6 +152,7 @@ def compile(
         specc=__version__,
         facts={
             "level": level,
+            "library": "source" if not machine.vectors else "static" if static else "shared",
             "spec": {"graph": print_graph(spec), "files": digests(sources or {})},
             "weights": origin,
             "passes": [step.to_json() for step in steps],

@@ -63,6 +63,24 @@ def filling(path: str | Path) -> Iterator[Path]:
 
     Raises S0002 where `path` cannot be made, or is there already and is anything but an empty folder.
     """
+    goal = check_fillable(path)
+    temporary = goal.with_name(f".{goal.name[:100]}.{secrets.token_hex(6)}")
+    try:
+        try:
+            temporary.mkdir()
+            yield temporary
+            os.replace(temporary, goal)
+        except OSError as reason:
+            raise error("S0002", f"{path} cannot be written: {reason.strerror or reason}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_fillable(path: str | Path) -> Path:
+    """The folder that filling `path` would make; raises S0002 where it is plain that it cannot be made.
+
+    To be asked before long work whose result goes there.
+    """
     goal = Path(os.path.realpath(path))
     problem = None
     if not os.fspath(path):
@@ -75,13 +93,4 @@ def filling(path: str | Path) -> Iterator[Path]:
         problem = f"the folder {goal.parent} may not be written to"
     if problem:
         raise error("S0002", f"{path} cannot be written: {problem}")
-    temporary = goal.with_name(f".{goal.name[:100]}.{secrets.token_hex(6)}")
-    try:
-        try:
-            temporary.mkdir()
-            yield temporary
-            os.replace(temporary, goal)
-        except OSError as reason:
-            raise error("S0002", f"{path} cannot be written: {reason.strerror or reason}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return goal

@@ -167,6 +167,11 @@ def aligned_empty(shape: Sequence[int], dtype: Any) -> Array:
 
 def _check_machine(manifest: Manifest) -> None:
     machine = manifest.machine
+    kind = manifest.facts.get("library")
+    if kind in ("source", "static"):
+        what = "C to compile" if kind == "source" else "an archive to link with"
+        message = f"`{manifest.network}` cannot be run as it is: its library is {what}"
+        raise error("S0904", message, notes=("`specc unpack` writes it to a folder", "nothing in it was executed"))
     missing = missing_features(machine.architecture, machine.requires)
     if missing:
         what = "is another processor" if missing == (machine.architecture,) else f"lacks {', '.join(missing)}"

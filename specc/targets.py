@@ -38,6 +38,11 @@ class Target:
     fma_per_cycle: int = 2
 
     @property
+    def vectors(self) -> bool:
+        """Whether kernels are made as machine code, with vectors; C code for any machine has none."""
+        return self.architecture != "c"
+
+    @property
     def architecture(self) -> str:
         """The processor's family, as `uname -m` prints it."""
         family = self.triple.partition("-")[0]
@@ -84,6 +89,8 @@ TARGETS: dict[str, Target] = {
             fma_per_cycle=1,
         ),
         Target("wasm32", "wasm32-wasi", "generic", ("+simd128",), 128, 16, 32 << 10, 256 << 10, ()),
+        # C for a compiler that is not here: its channels lie in fours, and what is a vector elsewhere is a loop.
+        Target("c", "c", "generic", (), 128, 16, 16 << 10, 128 << 10, ()),
     )
 }
 """Every target but `native`, by name."""

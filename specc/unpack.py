@@ -1,6 +1,7 @@
 """An artifact -> a folder for programs that are not written in Python.
 
-    libnetwork.so    kernels and driver; needs libc and OpenMP's runtime (for wasm32, network.wasm)
+    libnetwork.so    kernels and driver; needs libc and OpenMP's runtime (libnetwork.a where it is a static library,
+                     network.wasm for wasm32, network.c for the target c)
     specc.h          its interface
     weights.bin      the packed weights: what `specc_open` wants, mapped or read to memory that is aligned to 64 bytes
     manifest.json    what the artifact says of itself
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from specc.artifact import ALIGNMENT, Array, Contents
+from specc.artifact import ALIGNMENT, Array, Contents, Manifest
 from specc.files import filling
 
 HEADER = Path(__file__).parent / "backends" / "tvm" / "c" / "specc.h"
@@ -27,8 +28,7 @@ def unpack(contents: Contents, folder: str | Path) -> dict[str, int]:
     """Writes the folder, which appears whole or not at all; the size in bytes of each file. Raises S0002."""
     manifest = contents.manifest
     with filling(folder) as new:
-        name = "network.wasm" if manifest.machine.architecture == "wasm32" else "libnetwork.so"
-        (new / name).write_bytes(contents.library)
+        (new / _library(manifest)).write_bytes(contents.library)
         (new / "specc.h").write_bytes(HEADER.read_bytes())
         with open(new / "weights.bin", "wb") as file:
             for weight in contents.weights:
@@ -40,6 +40,13 @@ def unpack(contents: Contents, folder: str | Path) -> dict[str, int]:
         for spec, array in zip(specs, (*contents.sample_inputs, *contents.sample_outputs), strict=True):
             (new / "sample" / f"{spec.name}.bin").write_bytes(_bytes(array))
         return {str(path.relative_to(new)): path.stat().st_size for path in sorted(new.rglob("*")) if path.is_file()}
+
+
+def _library(manifest: Manifest) -> str:
+    if manifest.machine.architecture == "wasm32":
+        return "network.wasm"
+    kinds = {"source": "network.c", "static": "libnetwork.a", "shared": "libnetwork.so"}
+    return kinds[manifest.facts["library"]]
 
 
 def _bytes(array: Array) -> bytes:

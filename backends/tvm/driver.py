@@ -9,7 +9,7 @@ from importlib.resources import files
 from specc.backends.tvm.memory import Place, Plan
 from specc.backends.tvm.program import Program, offsets
 from specc.ir.placement import size
-from specc.ir.types import TensorType
+from specc.ir.types import DTYPES, TensorType
 from specc.targets import Target
 
 SOURCES = files("specc.backends.tvm") / "c"
@@ -21,8 +21,15 @@ _LINUX_NAMES = {"vfpv4": "VFPv4"}
 """Features that gcc, and Linux' headers, call otherwise than /proc/cpuinfo does."""
 
 
-def header(program: Program, plan: Plan, target: Target) -> str:
-    """The text of `network.h`."""
+def header(program: Program, plan: Plan, target: Target, kernel: str = "__tvm_ffi_{}", scratch: int = 0) -> str:
+    """The text of `network.h`.
+
+    `kernel` says what the function of a kernel is called. Kernels in C have no vectors, and want tensors aligned to
+    their elements alone; `scratch` is how many bytes they ask for at most.
+    """
+    static = "" if target.vectors else "static "
+    kinds = {type.dtype for type in (*program.inputs, *program.outputs)}
+    alignment = 64 if target.vectors else max((DTYPES[kind] for kind in kinds), default=1)
     places, weight_bytes = offsets(program.weights)
 
     def operand(place: Place) -> str:
@@ -40,9 +47,11 @@ def header(program: Program, plan: Plan, target: Target) -> str:
         [
             "/* Written by the compiler. */",
             f"enum {{ INPUTS = {len(program.inputs)}, OUTPUTS = {len(program.outputs)}, CALLS = {len(program.calls)}, "
-            f"COPIES = {len(plan.copies)}, MOST_OPERANDS = {max(counts, default=0)} }};",
+            f"COPIES = {len(plan.copies)}, MOST_OPERANDS = {max(counts, default=0)}, ALIGNMENT = {alignment} }};",
+            f"#define ARENA_BYTES {plan.arena}",
+            f"#define SCRATCH_BYTES {scratch}",
             "",
-            *(f"kernel __tvm_ffi_{kernel};" for kernel in kernels),
+            *(f"{static}kernel {kernel.format(name)};" for name in kernels),
             "",
             *_tensors("inputs", program.input_names, program.inputs),
             *_tensors("outputs", program.output_names, program.outputs),
@@ -56,7 +65,7 @@ def header(program: Program, plan: Plan, target: Target) -> str:
                 "call",
                 "calls",
                 (
-                    f"{{__tvm_ffi_{call.kernel}, {start}, {count}}}"
+                    f"{{{kernel.format(call.kernel)}, {start}, {count}}}"
                     for call, start, count in zip(program.calls, starts, counts)
                 ),
             ),

@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm.expression import Math, Scalar
+from specc.backends.tvm.expression import Math, Scalar, writing, writing_c
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing, of_type
 from specc.ir.types import TensorType, block_of
@@ -49,12 +49,12 @@ class Again(Exception):
     """Raised by a template that learned something while writing: the function is to be written once more."""
 
 
-def kernel_of(group: Group, template: Template) -> Kernel:
-    """The kernel of `group` as `template` writes it."""
+def kernel_of(group: Group, template: Template, vectors: bool = True) -> Kernel:
+    """The kernel of `group` as `template` writes it; without `vectors`, a loop is a loop, for TVM to print as C."""
     while True:
         emitter = Emitter(group, template.packings)
         try:
-            with emitter.open():
+            with writing(c=not vectors), emitter.open():
                 template.write(emitter)
             return Kernel(emitter.function, emitter.packings)
         except Again:
@@ -83,7 +83,8 @@ class Tensor:
 
 def on_stack(shape: tuple[int, ...], dtype: str) -> Any:
     """A small buffer in the frame of the function that runs the loop around."""
-    return T.alloc_buffer(shape, dtype, scope="local", annotations={"disable_lower_builtin": True})
+    scope = "global" if writing_c() else "local"
+    return T.alloc_buffer(shape, dtype, scope=scope, annotations={"disable_lower_builtin": True})
 
 
 class Registers:
@@ -161,7 +162,7 @@ class Emitter:
 
     def lanes(self, extent: int) -> Any:
         """A loop that becomes vector instructions."""
-        return self._loop(T.vectorized, extent)
+        return self._loop(T.serial if writing_c() else T.vectorized, extent)
 
     @contextmanager
     def strip(self, rows: int, strips: int, number: Any) -> Iterator[Any]:

@@ -1,14 +1,51 @@
-"""Scalars of TIR with the operators and functions that the operator records use (`specc.ops.record.KernelMath`)."""
+"""Scalars of TIR with the operators and functions that the operator records use (`specc.ops.record.KernelMath`).
+
+Kernels become machine code, or C (`writing_c`), for a compiler that is not here. TVM prints C, and what it has no words
+for is not written then: vectors, memory of another kind than the global one, numbers of more than seven digits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm import fastmath
+
+_WRITING_C = ContextVar("_WRITING_C", default=False)
+LITERAL = "specc_literal_"
+"""How the name of a function begins that stands for a number in C: the rest is the number."""
+
+
+@contextmanager
+def writing(c: bool) -> Iterator[None]:
+    """What is written in here is to become C, or is not."""
+    before = _WRITING_C.set(c)
+    try:
+        yield
+    finally:
+        _WRITING_C.reset(before)
+
+
+def writing_c() -> bool:
+    """Whether what is being written is to become C."""
+    return _WRITING_C.get()
+
+
+def constant(value: Any, dtype: str) -> Any:
+    """A number of that type. TVM prints seven digits of it in C: a longer one becomes a call of what has its name."""
+    if not (writing_c() and dtype.startswith("float")) or (float(f"{value:e}") == value and np.isfinite(value)):
+        return tirx.const(value, dtype)
+    number = np.dtype(dtype).type(value)
+    text = str(number) if np.isfinite(number) else "NAN" if np.isnan(number) else "INFINITY"
+    if np.isfinite(number) and dtype == "float32":
+        text = f"{text}{'' if '.' in text or 'e' in text else '.'}f"
+    return tirx.call_pure_extern(dtype, LITERAL + (f"-{text}" if value == -np.inf else text))
 
 
 class Scalar:
@@ -27,7 +64,7 @@ class Scalar:
         return str(self.expr.ty)
 
     def _binary(self, other: Any, compute: Callable[[Any, Any], Any], swapped: bool = False) -> Scalar:
-        right = other if isinstance(other, Scalar) else Scalar(tirx.const(other, self.dtype))
+        right = other if isinstance(other, Scalar) else Scalar(constant(other, self.dtype))
         a, b = (right, self) if swapped else (self, right)
         return Scalar(compute(a.expr, b.expr), a.reads or b.reads)
 
@@ -91,8 +128,12 @@ def _unary(function: Callable[[Any], Any]) -> Callable[[Any, Scalar], Scalar]:
 
 
 def _float32(fast: Callable[..., Any], function: Callable[[Any], Any]) -> Callable[[Any, Scalar], Scalar]:
-    """`fast` for float32, LLVM's (that is libm's) for other types."""
-    return lambda self, a: fast(self, a) if a.dtype == "float32" else Scalar(function(a.expr), a.reads)
+    """`fast` for float32 in vectors, libm's function for other types and in C."""
+
+    def compute(self: Any, a: Scalar) -> Scalar:
+        return fast(self, a) if a.dtype == "float32" and not writing_c() else Scalar(function(a.expr), a.reads)
+
+    return compute
 
 
 class Math:
@@ -103,7 +144,7 @@ class Math:
     that is not chosen.
     """
 
-    abs = _unary(tirx.abs)
+    abs = _unary(lambda a: tirx.max(a, -a) if writing_c() and str(a.ty).startswith("float") else tirx.abs(a))
     floor = _unary(tirx.floor)
     ceil = _unary(tirx.ceil)
     sin = _unary(tirx.sin)
@@ -116,7 +157,7 @@ class Math:
     sigmoid = _float32(fastmath.sigmoid, tirx.sigmoid)
 
     def const(self, value: Any, dtype: str) -> Scalar:
-        return Scalar(tirx.const(value, dtype))
+        return Scalar(constant(value, dtype))
 
     def let(self, value: Scalar) -> Scalar:
         """`value`, computed once here however often the result is used."""

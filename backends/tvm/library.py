@@ -1,8 +1,10 @@
-"""Building: kernels and a program -> the bytes of one shared library, which needs libc and OpenMP's runtime alone.
+"""Building: kernels and a program -> the bytes of one library, which needs libc and OpenMP's runtime alone.
 
     kernel --LLVM--> object file, kept in the cache by what it was made from
     program --memory plan--> tables in C, behind the functions of `c/specc.h`
-    objects + tables --C compiler--> library.so
+    objects + tables --C compiler--> library.so, or an archive to link with
+
+For the target `c`, the library is the file of C that `source` writes.
 
 Kernels are compiled by threads: TVM gives up Python's lock for as long as LLVM works.
 
@@ -30,6 +32,7 @@ import tvm
 
 from specc.backends.tvm.driver import SOURCES, header
 from specc.backends.tvm.lowering import Lowered
+from specc.backends.tvm.source import source
 from specc.diagnostics import SpeccError, error
 from specc.files import replacing
 from specc.targets import Target
@@ -65,11 +68,15 @@ def tvm_target(target: Target) -> Any:
     return tvm.target.Target(description)
 
 
-def build(lowered: Lowered, target: Target, progress: Progress | None = None) -> bytes:
-    """The shared library of a lowered network; `progress` is told how many of all kernels are compiled."""
+def build(lowered: Lowered, target: Target, progress: Progress | None = None, static: bool = False) -> bytes:
+    """The library of a lowered network, shared or static; `progress` is told how many of all kernels are compiled."""
     told = progress or (lambda done, total: None)
     total = len(lowered.kernels)
     told(0, total)
+    if not target.vectors:
+        text = source(lowered, target)
+        told(total, total)
+        return text
     objects: dict[str, Path] = {}
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
@@ -86,7 +93,7 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None) ->
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-        return _link(lowered, list(objects.values()), target, Path(folder))
+        return _link(lowered, list(objects.values()), target, Path(folder), static)
 
 
 def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Path:
@@ -132,16 +139,30 @@ def cache_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _link(lowered: Lowered, objects: list[Path], target: Target, folder: Path) -> bytes:
+def _link(lowered: Lowered, objects: list[Path], target: Target, folder: Path, static: bool) -> bytes:
     """The library: the program's driver with the kernels' objects."""
     (folder / "network.h").write_text(header(lowered.program, lowered.plan, target), encoding="utf-8")
     for name in ("driver.c", "specc.h"):
         (folder / name).write_text((SOURCES / name).read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "exports").write_text("{ global: specc_*; local: *; };\n", encoding="utf-8")
     names = sorted(f"./{path.name}" for path in objects)
-    inputs = ("-std=gnu11", "-O2", "-fvisibility=hidden", "-o", "library", "driver.c", *names, "-lm", "-s")
-    _compile_c(*inputs, *(_WASM if target.architecture == "wasm32" else _ELF), target=target, folder=folder)
+    flags = ("-std=gnu11", "-O2", "-fvisibility=hidden")
+    if static:
+        _compile_c(*flags, "-fPIC", "-fopenmp", "-c", "driver.c", target=target, folder=folder)
+        _compile_c("-r", "-nostdlib", "-o", "network.o", "driver.o", *names, target=target, folder=folder)
+        # One object whose names are its own, so that a program can hold kernels of several networks.
+        kept = (f"--keep-global-symbol=specc_{name}" for name in _EXPORTS)
+        _run(_binutil("objcopy", target), *kept, "--strip-debug", "network.o", folder=folder)
+        _run(_binutil("ar", target), "rcsD", "library", "network.o", folder=folder)
+    else:
+        inputs = (*flags, "-o", "library", "driver.c", *names, "-lm", "-s")
+        _compile_c(*inputs, *(_WASM if target.architecture == "wasm32" else _ELF), target=target, folder=folder)
     return (folder / "library").read_bytes()
+
+
+def _binutil(name: str, target: Target) -> str:
+    """A program of binutils for `target`, which comes with its C compiler."""
+    return name if target.architecture == platform.machine() else f"{target.triple}-{name}"
 
 
 def _compile_c(*arguments: str, target: Target, folder: Path) -> None:
@@ -156,6 +177,14 @@ def _compile_c(*arguments: str, target: Target, folder: Path) -> None:
     if command is None:
         message = f"no C compiler for {target.architecture} is installed, which links an artifact: {names[0]} is needed"
         raise error("S0803", message, notes=(f"on Debian and Ubuntu: apt install {package}",))
-    done = subprocess.run([command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    _run(command, *arguments, folder=folder)
+
+
+def _run(command: str, *arguments: str, folder: Path) -> None:
+    """Runs a program of the compiler's in `folder`; raises S0803."""
+    try:
+        done = subprocess.run([command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError as problem:
+        raise error("S0803", f"{command} cannot be run: {problem.strerror or problem}") from None
     if done.returncode:
-        raise error("S0803", f"the C compiler {command} fails: {done.stderr.strip()[-500:]}")
+        raise error("S0803", f"{command} fails: {done.stderr.strip()[-500:]}")

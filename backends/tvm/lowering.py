@@ -139,7 +139,7 @@ class _Lowering:
     def _kernel(self, name: str) -> Kernel:
         """The kernel called `name`."""
         if name not in self.kernels:
-            kernel = kernel_of(self.groups[name], select.lower(self.groups[name], self.target))
+            kernel = kernel_of(self.groups[name], select.lower(self.groups[name], self.target), self.target.vectors)
             self.kernels[name] = Kernel(kernel.function.with_attr("global_symbol", name), kernel.packings)
         return self.kernels[name]
 

@@ -26,7 +26,14 @@ from specc.terminal import say
 @spec_argument
 @compiling_options
 @pass_options
-@click.option("-o", "--output", type=click.Path(), required=True, help="The file to write.")
+@click.option("-o", "--output", type=click.Path(), required=True, help="The file to write, or the folder.")
+@click.option(
+    "--emit",
+    type=click.Choice(["artifact", "c", "static"]),
+    default="artifact",
+    show_default=True,
+    help="One file; or a folder with C sources, or with a static library, for another build.",
+)
 @click.option(
     "--strips", type=click.IntRange(min=1), default=1, help="Strips of rows for the first stages: less memory."
 )
@@ -44,20 +51,32 @@ def compile(
     output: str,
     strips: int,
     peak: int | None,
+    emit: str,
     dump: str | None,
     as_json: bool,
 ) -> None:
-    """Compile a network to one file."""
+    """Compile a network to one file, or to a folder that other programs are built with."""
     from specc import driver
-    from specc.files import check_writable
+    from specc.files import check_fillable, check_writable
+    from specc.unpack import unpack
 
     start = time.perf_counter()
+    if emit == "c":
+        if target not in ("native", "c"):
+            raise click.UsageError(f"--emit c is for any machine, and not for --target {target}")
+        target = "c"
+    elif emit == "static" and target in ("c", "wasm32"):
+        raise click.UsageError(f"there are no static libraries for {target}")
     path, _ = split_spec(spec)
-    check_writable(output, path, weights)
+    if emit == "artifact":
+        check_writable(output, path, weights)
+    else:
+        check_fillable(output)
     chosen = parse_passes(passes)
     graph = load_spec(spec)
     sources = driver.spec_sources(path)
-    check_writable(output, *(Path(path).parent / name for name in sources))
+    if emit == "artifact":
+        check_writable(output, *(Path(path).parent / name for name in sources))
     mention_weights(weights)
     with compilation(graph.name, tell=True) as observe:
         artifact = driver.compile(
@@ -73,8 +92,9 @@ def compile(
             verify_each=verify_each,
             strips=strips,
             peak=peak,
+            static=emit == "static",
         )
-    size = artifact.save(output)
+    size = artifact.save(output) if emit == "artifact" else sum(unpack(artifact.contents, output).values())
     manifest = artifact.manifest
     seconds = time.perf_counter() - start
     kernels = len({call["kernel"] for call in manifest.facts["kernels"]})

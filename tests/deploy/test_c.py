@@ -98,3 +98,34 @@ def test_a_folder_that_is_not_finished_vanishes(tmp_path: Path) -> None:
         (folder / "file").touch()
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_static_library(tmp_path: Path) -> None:
+    """`--emit static`: the example again, in one program without a library of ours beside it, nor a name of TVM's."""
+    goal = tmp_path / "digits"
+    assert execute(["compile", str(EXAMPLES / "digits.specc"), "--emit", "static", "-o", str(goal)]) == 0
+    command = ["nm", "-g", "--defined-only", str(goal / "libnetwork.a")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = {line.split()[-1] for line in lines if " T " in line}
+    functions = ("describe", "open", "close", "set_threads", "run", "profile", "message")
+    assert names == {f"specc_{name}" for name in functions}
+    command = ["gcc", "-O2", "-Idigits", str(SOURCE), "digits/libnetwork.a", "-fopenmp", "-lm", "-o", "classify"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    done = run(tmp_path / "classify", "digits/weights.bin", "digits/sample/image.bin")
+    expected = np.fromfile(goal / "sample" / "output.bin", "float32")
+    assert done.stdout.startswith(f"Digits: class {expected.argmax()} of 10, "), done.stderr
+
+
+def test_emit_refuses_before_it_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    spec = str(EXAMPLES / "digits.specc")
+    for words, code in [
+        (["--emit", "c", "-o", str(tmp_path / "kept")], 1),
+        (["--emit", "c", "--target", "armv7", "-o", str(tmp_path / "new")], 2),
+        (["--emit", "static", "--target", "wasm32", "-o", str(tmp_path / "new")], 2),
+        (["--emit", "onyx", "-o", str(tmp_path / "new")], 2),
+    ]:
+        assert execute(["compile", spec, *words]) == code
+        assert "kernels for" not in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "file"]

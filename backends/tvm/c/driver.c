@@ -2,7 +2,10 @@
 
    What is the network's own stands in "network.h", which the compiler writes: the interface, the kernels, the calls and
    where their operands lie. The kernels are TVM's code, and are called as TVM's runtime would call them; what they want
-   of it (threads, scratch memory) is below. */
+   of it (threads, scratch memory) is below.
+
+   Where the kernels are C as well (SPECC_SOURCE), all of it is one file, without threads. With -DSPECC_STATIC it takes
+   no memory from malloc: one model, whose tensors lie in static arrays, and callers give arrays that are aligned. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdlib.h>
 #include <string.h>
@@ -10,14 +13,19 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#if defined __aarch64__ || defined __arm__
+#if defined __linux__ && (defined __aarch64__ || defined __arm__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
 #include "specc.h"
 
 #define EXPORT __attribute__((visibility("default")))
-enum { ALIGNMENT = 64 };
+
+#ifdef SPECC_EMBED /* the name of the file of weights, in quotation marks: they become a part of the program */
+__asm__(".pushsection .rodata\n.balign 64\nspecc_embedded:\n.incbin \"" SPECC_EMBED "\"\n.popsection\n");
+extern const char specc_embedded[];
+#define SPECC_WEIGHTS specc_embedded
+#endif
 
 /* ---- kernels ---------------------------------------------------------------------------------------------------- */
 
@@ -49,6 +57,48 @@ typedef struct { int32_t output; operand from; uint64_t bytes; } copy;
 
 /* ---- what kernels want of a runtime ------------------------------------------------------------------------------ */
 
+#ifndef SPECC_STATIC
+static void *aligned_memory(uint64_t bytes) {
+  void *memory = 0;
+  return posix_memalign(&memory, 64, bytes ? bytes : 1) ? 0 : memory;
+}
+#endif
+
+#if defined SPECC_SOURCE && !SCRATCH_BYTES
+/* The kernels want none. */
+#elif defined SPECC_STATIC
+/* Kernels take scratch memory and give it back in turns: a stack. */
+static _Alignas(64) char scratch_memory[SCRATCH_BYTES];
+static uint64_t scratch_used;
+
+static void *scratch(int device, int number, uint64_t bytes, int code, int bits) {
+  (void)device, (void)number, (void)code, (void)bits;
+  char *memory = scratch_memory + scratch_used;
+  bytes = (bytes + 63) / 64 * 64;
+  if (bytes > SCRATCH_BYTES - scratch_used) return 0;
+  scratch_used += bytes;
+  return memory;
+}
+
+static int free_scratch(int device, int number, void *memory) {
+  (void)device, (void)number;
+  scratch_used = (uint64_t)((char *)memory - scratch_memory);
+  return 0;
+}
+#else
+static void *scratch(int device, int number, uint64_t bytes, int code, int bits) {
+  (void)device, (void)number, (void)code, (void)bits;
+  return aligned_memory(bytes);
+}
+
+static int free_scratch(int device, int number, void *memory) {
+  (void)device, (void)number;
+  free(memory);
+  return 0;
+}
+#endif
+
+#ifndef SPECC_SOURCE
 static _Thread_local int threads_now = 1;
 
 typedef struct { void *barrier; int32_t tasks; } task_group;
@@ -72,22 +122,6 @@ static int launch(task *body, void *data, int tasks) {
   return body(0, &alone, data);
 }
 
-static void *aligned_memory(uint64_t bytes) {
-  void *memory = 0;
-  return posix_memalign(&memory, ALIGNMENT, bytes ? bytes : 1) ? 0 : memory;
-}
-
-static void *scratch(int device, int number, uint64_t bytes, int code, int bits) {
-  (void)device, (void)number, (void)code, (void)bits;
-  return aligned_memory(bytes);
-}
-
-static int free_scratch(int device, int number, void *memory) {
-  (void)device, (void)number;
-  free(memory);
-  return 0;
-}
-
 static void raised(const char *kind, const char *const *parts, int32_t count) { (void)kind, (void)parts, (void)count; }
 
 /* Kernels reach these through variables of these names, which a loader of TVM's would set. */
@@ -95,6 +129,7 @@ int (*__TVMBackendParallelLaunch)(task *, void *, int) = launch;
 void *(*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int) = scratch;
 int (*__TVMBackendFreeWorkspace)(int, int, void *) = free_scratch;
 void (*__TVMFFIErrorSetRaisedFromCStrParts)(const char *, const char *const *, int32_t) = raised;
+#endif
 
 /* ---- models ------------------------------------------------------------------------------------------------------ */
 
@@ -128,12 +163,19 @@ EXPORT int specc_open(const void *weights, uint64_t bytes, specc_model **model) 
 #endif
   if (bytes != network.weight_bytes || (bytes && (!weights || (uintptr_t)weights % ALIGNMENT)))
     return SPECC_BAD_WEIGHTS;
+#ifdef SPECC_STATIC
+  static specc_model one;
+  static _Alignas(64) char arena[ARENA_BYTES + 1];
+  specc_model *made = &one;
+  if (one.arena) return SPECC_NO_MEMORY; /* it is open */
+#else
   specc_model *made = malloc(sizeof *made);
   char *arena = made ? aligned_memory(network.arena_bytes) : 0;
   if (!arena) {
     free(made);
     return SPECC_NO_MEMORY;
   }
+#endif
   *made = (specc_model){weights, arena, 1};
   *model = made;
   return SPECC_OK;
@@ -141,8 +183,12 @@ EXPORT int specc_open(const void *weights, uint64_t bytes, specc_model **model) 
 
 EXPORT void specc_close(specc_model *model) {
   if (!model) return;
+#ifdef SPECC_STATIC
+  model->arena = 0;
+#else
   free(model->arena);
   free(model);
+#endif
 }
 
 EXPORT int specc_set_threads(specc_model *model, int32_t threads) {
@@ -160,6 +206,23 @@ typedef struct {
 
 static int is_aligned(const void *memory) { return (uintptr_t)memory % ALIGNMENT == 0; }
 
+#ifdef SPECC_STATIC
+static int prepare(interface_memory *memory, const void *const *inputs, void *const *outputs) {
+  for (int i = 0; i < INPUTS; i++) {
+    memory->inputs[i] = (void *)inputs[i];
+    if (!is_aligned(inputs[i])) return SPECC_BAD_ARGUMENT;
+  }
+  for (int i = 0; i < OUTPUTS; i++) {
+    memory->outputs[i] = outputs[i];
+    if (!is_aligned(outputs[i])) return SPECC_BAD_ARGUMENT;
+  }
+  return SPECC_OK;
+}
+
+static void release(interface_memory *memory, const void *const *inputs, void *const *outputs) {
+  (void)memory, (void)inputs, (void)outputs;
+}
+#else
 static void release(interface_memory *memory, const void *const *inputs, void *const *outputs) {
   for (int i = 0; i < INPUTS; i++)
     if (memory->inputs[i] != inputs[i]) free(memory->inputs[i]);
@@ -182,8 +245,9 @@ static int prepare(interface_memory *memory, const void *const *inputs, void *co
     memory->outputs[i] = is_aligned(outputs[i]) ? outputs[i] : aligned_memory(network.outputs[i].bytes);
     missing |= !memory->outputs[i];
   }
-  return missing;
+  return missing ? SPECC_NO_MEMORY : SPECC_OK;
 }
+#endif
 
 static void *address(const specc_model *model, const interface_memory *memory, operand of) {
   switch (of.space) {
@@ -195,9 +259,13 @@ static void *address(const specc_model *model, const interface_memory *memory, o
 }
 
 static double now(void) {
+#ifdef CLOCK_MONOTONIC
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
   return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+#else
+  return (double)clock() / CLOCKS_PER_SEC;
+#endif
 }
 
 static int run_calls(const specc_model *model, const interface_memory *memory, double *seconds) {
@@ -232,9 +300,11 @@ static int run(specc_model *model, const void *const *inputs, void *const *outpu
   for (int i = 0; i < OUTPUTS; i++)
     if (!outputs[i]) return SPECC_BAD_ARGUMENT;
   interface_memory memory;
-  int problem = prepare(&memory, inputs, outputs) ? SPECC_NO_MEMORY : SPECC_OK;
+  int problem = prepare(&memory, inputs, outputs);
   if (!problem) {
+#ifndef SPECC_SOURCE
     threads_now = model->threads;
+#endif
     problem = run_calls(model, &memory, seconds);
   }
   if (!problem) {

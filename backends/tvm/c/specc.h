@@ -24,7 +24,7 @@ enum {
   SPECC_NO_MEMORY = 1,    /* malloc gave none */
   SPECC_BAD_WEIGHTS = 2,  /* there are none, or not as many bytes as specc_describe() says, or not aligned to 64 */
   SPECC_BAD_CPU = 3,      /* the processor lacks an extension that the kernels use; none of them was run */
-  SPECC_BAD_ARGUMENT = 4, /* a null pointer, or a number of threads below 1 */
+  SPECC_BAD_ARGUMENT = 4, /* a null pointer, or one that is not aligned, or a number of threads below 1 */
   SPECC_FAILED = 5        /* a kernel could not get memory */
 };
 

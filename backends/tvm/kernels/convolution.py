@@ -26,6 +26,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter, Template
+from specc.backends.tvm.expression import writing_c
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, flattens, operand_packings
@@ -236,5 +237,7 @@ class _Convolution:
 
     def _prefetch(self, *index: Any) -> None:
         """Asks for a vector of weights to come to the second-level cache; past the last one nothing comes of it."""
+        if writing_c():  # C has no word for it
+            return
         address = tirx.address_of(self.weight[(*index, 0)])
         T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, 0, 2, 1))

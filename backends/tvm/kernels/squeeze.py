@@ -18,7 +18,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, Tensor
-from specc.backends.tvm.expression import Scalar
+from specc.backends.tvm.expression import Scalar, constant
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import TensorType
@@ -120,7 +120,7 @@ class _Squeeze:
                     for i in range(chains):
                         emitter.store(acc, acc[i, lane] + data[batch, block, 0, p * chains + i, lane], [i, lane])
                 total = sum((acc[i, lane] for i in range(1, chains)), acc[0, lane])
-                mean = Scalar(total * tirx.const(1.0 / pixels, "float32"))
+                mean = Scalar(total * constant(1.0 / pixels, "float32"))
                 self._store(anchor, value, goal, mean, batch, block, lane)
 
     def _product(self, anchor: int, value: int, source: Tensor, goal: Tensor) -> None:
