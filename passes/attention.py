@@ -9,26 +9,45 @@ kernel they are index arithmetic. A permute of v stays outside where it would le
 
 from __future__ import annotations
 
+from specc.ir.cost import nominal
 from specc.ir.graph import Graph, Value
+from specc.ir.types import DTYPES
+from specc.passes.rewrite import Event, Journal, Refused
 
 _BEHIND = ("permute", "reshape")
 """What may stand behind the second product."""
 
 
-def attentions(graph: Graph) -> list[list[int]]:
+def attentions(graph: Graph, journal: Journal | None = None) -> list[list[int]]:
     """The nodes of each attention in `graph`, in topological order; no node is in two of them."""
+    journal = journal if journal is not None else Journal()
     place = {identity: position for position, identity in enumerate(graph.order())}
     frozen = graph.frozen()
     found = []
     for identity in graph.live():
-        members = _attention(graph, identity, frozen)
+        node = graph.node(identity)
+        try:
+            members = _attention(graph, identity, frozen)
+        except Refused as refused:
+            journal.events.append(Event("attention", node.op, node.path, node.span, refused.reason))
+            continue
         if members:
+            journal.events.append(Event("attention", node.op, node.path, node.span, None, _moved(graph, members)))
             found.append(sorted(members, key=lambda member: place[member]))
     return found
 
 
+def _moved(graph: Graph, members: set[int]) -> int:
+    """The bytes that nobody writes and reads any more: those of all values but the last one."""
+    types = [graph.type(Value(m)) for m in members if any(user in members for user, _ in graph.users(Value(m)))]
+    return 2 * sum(DTYPES[type.dtype] * nominal(type.elements, graph.defaults) for type in types)
+
+
 def _attention(graph: Graph, mixed: int, frozen: frozenset[int]) -> set[int] | None:
-    """The nodes of the attention whose second product is the node `mixed`; None where there is none."""
+    """The nodes of the attention whose second product is the node `mixed`; None where there is none.
+
+    Raises `Refused` for a product behind a softmax that the kernel does not take.
+    """
     if graph.node(mixed).op != "matmul" or not _plain(graph, Value(mixed)):
         return None
     weights, value = graph.operands(mixed)
@@ -37,10 +56,10 @@ def _attention(graph: Graph, mixed: int, frozen: frozenset[int]) -> set[int] | N
         return None
     softmax = way[-1]
     if graph.node(softmax).attrs["axis"] not in (-1, graph.type(Value(softmax)).rank - 1):
-        return None
+        raise Refused("the softmax is not over the dimension that the second product sums over")
     inner = _way(graph, graph.operands(softmax)[0], "matmul", moves=False)
     if inner is None:
-        return None
+        raise Refused("no product leads to the softmax through elementwise steps that nobody else needs")
     query, key = graph.operands(inner[-1])
     members = {mixed, *way, *inner}
     for operand, contiguous in ((query, False), (key, False), (value, True)):

@@ -15,17 +15,26 @@ operators would grow with the power of its length, so a group ends where its exp
 A concat whose operands can be written where its result is read costs nothing as long as it is alone: nothing joins it.
 
 Views (reshape) cost nothing and stand in no group. Attention is a group of its own (`attention`).
+
+What a group saves is traffic: each value inside of it that is neither written nor read again. `KINDS` says as data how
+a node may stand behind what makes its operand: the pattern, and the reason for which no kernel takes both. Of several
+places, a node takes the one that saves most, then the one computed last. The journal has every group and every refusal
+with its bytes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from specc.ir.cost import macs_of
-from specc.ir.graph import Graph, Value
+from specc.ir.cost import macs_of, nominal
+from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
+from specc.ir.types import DTYPES
 from specc.passes.attention import attentions
+from specc.passes.rewrite import Event, Journal
 
 SMALL_MACS = 1 << 17
 """Up to this many multiplications, a product behind another node of a group does not pay for a kernel of its own."""
@@ -80,59 +89,126 @@ def _names(graph: Graph, identity: int) -> int:
     return max(1, named.count - len(operands) + 1)
 
 
-def fuse(graph: Graph, epilogues: bool = True) -> Graph:
+@dataclass(frozen=True)
+class Joint:
+    """A node behind the node that makes one of its operands, and the group that this one is in."""
+
+    graph: Graph
+    node: int
+    operand: Value
+    anchor: str
+    length: int
+    """How often the expression of the group would name what it begins with."""
+    size: int
+    """The nodes that the group has behind its first one."""
+
+    @property
+    def host(self) -> Node:
+        return self.graph.node(self.operand.node)
+
+    @property
+    def user(self) -> Node:
+        return self.graph.node(self.node)
+
+    @property
+    def bytes(self) -> int:
+        """What need not be moved if both are one kernel: the operand, written and read."""
+        return 2 * _bytes(self.graph, self.operand)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way in which a kernel computes a node behind another one: `matches` is the pattern, `refusal` why not here."""
+
+    name: str
+    matches: Callable[[Joint], bool]
+    refusal: Callable[[Joint], str | None]
+
+
+def _sole(joint: Joint) -> str | None:
+    uses = sum(joint.graph.uses(Value(joint.operand.node, result)) for result in range(len(joint.host.types)))
+    if uses > 1:
+        return f"what `{joint.host.op}` makes is used {uses} times, and a kernel keeps what it goes on with"
+    if "body" in joint.host.record.traits:
+        return f"`{joint.host.op}` runs a graph of its own"
+    if written_in_place(joint.graph, joint.operand.node):
+        return "the operands of `concat` are written where it is read: it moves nothing"
+    return "the group has as many nodes as a kernel takes" if joint.size >= MAX_NODES else None
+
+
+def _same_shape(joint: Joint) -> str | None:
+    made, needed = joint.graph.type(joint.operand), joint.user.types[0]
+    if made.shape != needed.shape or made.dtype != needed.dtype:
+        return f"`{joint.host.op}` makes {made}, and this is {needed}"
+    if joint.user.op == "convert_layout" and not (joint.host.record.elementwise or joint.host.op == "conv2d"):
+        return f"the kernel of `{joint.host.op}` writes one layout"
+    if joint.length > MAX_NAMES:
+        return f"the expression would name what it begins with {joint.length} times, and compile too long"
+    return _sole(joint)
+
+
+KINDS = (
+    Kind("squeeze-excite", lambda joint: joint.anchor == "mean" and _is_small_product(joint), _sole),
+    Kind("conversion of layout", lambda joint: joint.user.op == "convert_layout", _same_shape),
+    Kind("epilogue", lambda joint: joint.user.record.elementwise, _same_shape),
+)
+"""The first kind that matches decides."""
+
+
+def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None) -> Graph:
     """`graph` with `group` set on every live node that computes; without `epilogues`, each in a group of its own."""
     graph = graph.copy()
+    journal = journal if journal is not None else Journal()
     order = graph.order()
     place = {identity: position for position, identity in enumerate(order)}
     live = graph.live()
-    frozen = graph.frozen()
     lengths = {identity: _names(graph, identity) for identity in live}
     sizes: Counter[int] = Counter()
     anchors: dict[int, str] = {}
-    joint = attentions(graph) if epilogues else []
+    joint = attentions(graph, journal) if epilogues else []
     closed = {identity for members in joint for identity in members}
     single = [i for i in live if i not in closed and "view" not in graph.node(i).record.traits]
     for group, members in enumerate([*([identity] for identity in single), *joint]):
         for identity in members:
             graph.update(identity, group=group)
         anchors[group] = graph.node(members[0]).op
-    if epilogues:
-        for identity in single:
-            hosts = [
-                operand
-                for operand in graph.operands(identity)
-                if operand.node not in closed and _joins(graph, identity, operand, anchors, frozen)
-            ]
-            if hosts:
-                host = max(hosts, key=lambda value: place[value.node])
-                joined = graph.node(host.node).group
-                length = lengths[host.node] * lengths[identity] if graph.node(identity).record.elementwise else 1
-                if joined is None or length > MAX_NAMES or sizes[joined] >= MAX_NODES:
-                    continue
-                lengths[identity] = length
-                sizes[joined] += 1
-                graph.update(identity, group=joined)
+    for identity in single if epilogues else []:
+        found: list[tuple[Joint, Kind]] = []
+        for operand in dict.fromkeys(graph.operands(identity)):
+            host = graph.node(operand.node).group
+            if host is None or operand.node in closed:
+                continue
+            elementwise = graph.node(identity).record.elementwise
+            length = lengths[operand.node] * lengths[identity] if elementwise else 1
+            candidate = Joint(graph, identity, operand, anchors[host], length, sizes[host])
+            kind = next((kind for kind in KINDS if kind.matches(candidate)), None)
+            reason = kind.refusal(candidate) if kind else None
+            if kind and reason is None:
+                found.append((candidate, kind))
+            elif kind and reason:
+                _note(journal, candidate, kind, reason)
+        if found:
+            taken, kind = max(found, key=lambda each: (each[0].bytes, place[each[0].operand.node]))
+            for other, its in found:
+                if other is not taken:
+                    _note(journal, other, its, f"it stands behind `{taken.host.op}`, which is computed later")
+            _note(journal, taken, kind, None)
+            joined = taken.host.group
+            assert joined is not None
+            lengths[identity] = taken.length
+            sizes[joined] += 1
+            graph.update(identity, group=joined)
     return renumber(graph)
 
 
-def _joins(graph: Graph, identity: int, operand: Value, anchors: dict[int, str], frozen: frozenset[int]) -> bool:
-    """Whether a node can be computed in the epilogue of the kernel that makes `operand`."""
-    node, host = graph.node(identity), graph.node(operand.node)
-    if host.group is None or sum(graph.uses(Value(operand.node, r)) for r in range(len(host.types))) != 1:
-        return False
-    if "body" in host.record.traits:
-        return False
-    if written_in_place(graph, operand.node):
-        return False
-    if anchors[host.group] == "mean" and _is_small_product(graph, identity, operand, frozen):
-        return True
-    made, needed = host.types[operand.result], node.types[0]
-    if made.shape != needed.shape or made.dtype != needed.dtype:
-        return False
-    if node.op == "convert_layout":
-        return host.record.elementwise or host.op == "conv2d"  # the element is stored elsewhere, that is all
-    return node.record.elementwise
+def _note(journal: Journal, joint: Joint, kind: Kind, reason: str | None) -> None:
+    node = joint.user
+    journal.events.append(Event(f"{kind.name} of {joint.host.op}", node.op, node.path, node.span, reason, joint.bytes))
+
+
+def _bytes(graph: Graph, value: Value) -> int:
+    type = graph.type(value)
+    return DTYPES[type.dtype] * nominal(type.elements, graph.defaults)
 
 
 def written_in_place(graph: Graph, identity: int) -> bool:
@@ -159,15 +235,15 @@ def _joined_once(graph: Graph, value: Value) -> bool:
     return value not in graph.outputs and len(concats) <= 1
 
 
-def _is_small_product(graph: Graph, identity: int, operand: Value, frozen: frozenset[int]) -> bool:
+def _is_small_product(joint: Joint) -> bool:
     """Whether a node is a small product of weights with a tensor that has neither height nor width."""
-    node, operands = graph.node(identity), graph.operands(identity)
-    shape = graph.type(operand).shape
-    if node.record.macs is None or operands[0] != operand or any(extent != 1 for extent in shape[2:]):
+    graph, node, operands = joint.graph, joint.user, joint.graph.operands(joint.node)
+    shape = graph.type(joint.operand).shape
+    if node.record.macs is None or operands[0] != joint.operand or any(extent != 1 for extent in shape[2:]):
         return False
-    if not all(o.node in frozen for o in operands[1:]):
+    if not all(o.node in graph.frozen() for o in operands[1:]):
         return False
-    macs = macs_of(graph, identity)
+    macs = macs_of(graph, joint.node)
     return isinstance(macs, int) and macs <= SMALL_MACS
 
 

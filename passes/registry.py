@@ -98,7 +98,7 @@ class Fusion(Pass):
     summary = "groups of nodes that become one kernel"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
-        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues))
+        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues, journal))
 
 
 @cache

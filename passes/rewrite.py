@@ -31,13 +31,17 @@ COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum"})
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One match of a rule: it fired, or it was refused for `reason`."""
+    """One match of a rule: it fired, or it was refused for `reason`.
+
+    `bytes` is what need not be moved because of it, or would not have to be; None where a rule is not about traffic.
+    """
 
     rule: str
     op: str
     path: str
     span: Span | None
     reason: str | None = None
+    bytes: int | None = None
 
     @property
     def fired(self) -> bool:
@@ -46,7 +50,14 @@ class Event:
     def to_json(self) -> dict[str, object]:
         """A plain dictionary for `--json`."""
         place = str(self.span) if self.span else None
-        return {"rule": self.rule, "op": self.op, "path": self.path, "place": place, "refused": self.reason}
+        about: dict[str, object] = {
+            "rule": self.rule,
+            "op": self.op,
+            "path": self.path,
+            "place": place,
+            "refused": self.reason,
+        }
+        return about if self.bytes is None else {**about, "bytes": self.bytes}
 
 
 @dataclass(frozen=True, slots=True)

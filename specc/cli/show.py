@@ -108,6 +108,8 @@ def _steps(graph: Graph, name: str, target: str, level: int, chosen: str | None)
 
 def _explain(steps: list[Step], as_json: bool) -> None:
     """Every match of every rule: that it fired, or why it did not, and where in the spec."""
+    from specc import report
+
     events = [event for step in steps for event in step.journal.events]
     computed = [computation for step in steps for computation in step.journal.computed]
     if as_json:
@@ -122,9 +124,12 @@ def _explain(steps: list[Step], as_json: bool) -> None:
     for event in events:
         place = f"{event.span}: " if event.span else ""
         outcome = "done" if event.fired else f"refused: {event.reason}"
+        outcome += f" ({report.abbreviated(event.bytes)}B of traffic)" if event.bytes is not None else ""
         click.echo(f"{place}{event.op}{f' at {event.path}' if event.path else ''}: {event.rule}: {outcome}")
     fired = sum(event.fired for event in events)
-    click.echo(f"{fired} done, {len(events) - fired} refused")
+    saved = sum(event.bytes or 0 for event in events if event.fired)
+    less = f", {report.abbreviated(saved)}B of traffic less" if saved else ""
+    click.echo(f"{fired} done, {len(events) - fired} refused{less}")
 
 
 def _show_artifact(contents: Contents, as_json: bool) -> None:

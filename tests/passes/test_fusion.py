@@ -10,6 +10,7 @@ from specc.ir.graph import Graph, Value
 from specc.ir.text import parse_graph
 from specc.ir.verify import verify
 from specc.passes.fusion import fuse
+from specc.passes.rewrite import Journal
 from specc.testing import check_pass
 
 
@@ -158,3 +159,80 @@ def test_long_chains_compile() -> None:
         value = graph.apply(op, [value])
     graph.outputs = [value]
     assert max(specc.compile(graph).self_test()) < 1e-5
+
+
+def told(graph: Graph) -> list[tuple[str, str | None, int | None]]:
+    journal = Journal()
+    fuse(graph, journal=journal)
+    return [(event.rule, event.reason, event.bytes) for event in journal.events]
+
+
+PICTURE = 4 * 8 * 4 * 4
+"""The bytes of float32[1, 8, 4, 4]."""
+
+
+def test_every_group_and_every_refusal_has_its_bytes_and_reason() -> None:
+    graph = net(
+        "%0: float32[1, 8, 4, 4] = conv2d(x, @w)",
+        "%1: float32[1, 8, 4, 4] = gelu(%0)",
+        "%2: float32[1, 8, 4, 4] = add(%1, %0)",
+        "return %2",
+    )
+    used = "what `conv2d` makes is used 2 times, and a kernel keeps what it goes on with"
+    assert told(graph) == [
+        ("epilogue of conv2d", used, 2 * PICTURE),
+        ("epilogue of conv2d", used, 2 * PICTURE),
+        ("epilogue of gelu", None, 2 * PICTURE),
+    ]
+
+
+def test_of_two_places_the_later_one_is_taken() -> None:
+    graph = net(
+        "%0: float32[1, 8, 4, 4] = conv2d(x, @w)",
+        "%1: float32[1, 8, 4, 4] = max_pool2d(x) {k=(1, 1); stride=(1, 1); padding=(0, 0, 0, 0)}",
+        "%2: float32[1, 8, 4, 4] = add(%0, %1)",
+        "return %2",
+    )
+    assert told(graph) == [
+        ("epilogue of conv2d", "it stands behind `max_pool2d`, which is computed later", 2 * PICTURE),
+        ("epilogue of max_pool2d", None, 2 * PICTURE),
+    ]
+
+
+def test_shapes_and_zero_copy_are_reasons() -> None:
+    graph = net(
+        "%0: float32[1, 8, 1, 1] = mean(x) {axes=(2, 3); keep=True}",
+        "%1: float32[1, 8, 4, 4] = mul(x, %0)",
+        "%2: float32[1, 8, 4, 4] = conv2d(%1, @w)",
+        "%3: float32[1, 8, 4, 4] = conv2d(x, @w)",
+        "%4: float32[1, 16, 4, 4] = concat(%2, %3) {axis=1}",
+        "%5: float32[1, 16, 4, 4] = relu(%4)",
+        "return %5",
+    )
+    assert told(graph) == [
+        ("epilogue of mean", "`mean` makes float32[1, 8, 1, 1], and this is float32[1, 8, 4, 4]", 2 * 4 * 8),
+        (
+            "epilogue of concat",
+            "the operands of `concat` are written where it is read: it moves nothing",
+            4 * PICTURE,
+        ),
+    ]
+    check_pass(fuse, graph)
+    assert groups(fuse(graph))[-2:] == [["concat"], ["relu"]]
+
+
+def test_a_softmax_between_products_that_is_no_attention_is_told_why() -> None:
+    graph = parse_graph(
+        """
+        graph Net
+        input q: float32[2, 4, 4]
+        input v: float32[2, 4, 4]
+        %0: float32[2, 4, 4] = matmul(q, v)
+        %1: float32[2, 4, 4] = softmax(%0) {axis=1}
+        %2: float32[2, 4, 4] = matmul(%1, v)
+        return %2
+        """
+    )
+    assert told(graph) == [
+        ("attention", "the softmax is not over the dimension that the second product sums over", None)
+    ]
