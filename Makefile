@@ -18,8 +18,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
 MINUTES ?= 20
-FILE ?= *
-SAMPLE ?= *3
+MODULES ?=
+SAMPLE ?= 12
 
 .DEFAULT_GOAL := test
 .PHONY: demo bench test arm-test web-test slow zoo lint types unit docs fuzz nightly mutate clean
@@ -82,11 +82,12 @@ nightly: $(READY)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n $(JOBS) --dist worksteal \
 	  tests/grammar/test_printer.py tests/grammar/test_format.py tests/grammar/test_mutations.py
 
-# FILE is a module of passes/, and SAMPLE a pattern for the numbers of its mutants: *3 is every tenth, * is all of them.
+# MODULES are those of passes/ (pieces views ...; all of them where none is named), SAMPLE is how many changes of each
+# are tried, 0 for all: `make mutate MODULES=pieces SAMPLE=0`.
 mutate: $(READY)
 	$(BIN)/pip install -qq --disable-pip-version-check --editable '.[mutate]'
-	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/mutmut run --max-children $(JOBS) 'specc.passes.$(FILE).x*__mutmut_$(SAMPLE)'
-	$(BIN)/mutmut results
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python tests/mutate.py --jobs $(JOBS) --sample $(SAMPLE) \
+	  $(if $(MODULES),--modules $(MODULES))
 
 clean:
-	rm -rf .venv mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
