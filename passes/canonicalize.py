@@ -84,11 +84,6 @@ def _root_type(match: Match) -> Any:
     return match.type(Value(match.root))
 
 
-def _filled(match: Match, number: float) -> Value:
-    """A number of the root's element type."""
-    return match.apply("constant", value=number, dtype=_root_type(match).dtype)
-
-
 def _to_mean(match: Match) -> Value:
     return match.apply("mean", match["x"], axes=(2, 3), keep=match.graph.node(match.root).attrs["keep"])
 
@@ -130,7 +125,7 @@ def _gated(gate: str, op: str) -> Rule:
 def _negated(match: Match) -> Value | None:
     if not _root_type(match).dtype.startswith("float"):
         return None
-    return match.apply("mul", match["x"], _filled(match, -1.0))
+    return match.apply("mul", match["x"], match.constant(-1.0))
 
 
 def _rectified(match: Match) -> Value | None:
@@ -167,7 +162,7 @@ RULES = (
     Rule(
         "a / f => a * (1 / f)",
         Op("div", Var("a"), Frozen("f")),
-        lambda m: m.apply("mul", m["a"], m.apply("div", _filled(m, 1.0), m["f"])),
+        lambda m: m.apply("mul", m["a"], m.apply("div", m.constant(1.0), m["f"])),
     ),
     Rule(
         "a - f => a + (-f)",

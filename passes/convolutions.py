@@ -175,7 +175,7 @@ def expanded(match: Match, conv: Convolution, groups: int) -> Value:
         return weight
     out, inputs, kh, kw = conv.shape
     shape = (groups, joined, out // conv.groups, 1, inputs, kh * kw)
-    eye = match.apply("dirac", shape=(joined, joined, 1, 1))
+    eye = match.apply("dirac", shape=(joined, joined, 1, 1), dtype=match.type(weight).dtype)
     blocks = match.apply("reshape", eye, shape=(1, joined, 1, joined, 1, 1))
     spread = match.apply("mul", match.apply("reshape", weight, shape=shape), blocks)
     return match.apply("reshape", spread, shape=(out, joined * inputs, kh, kw))

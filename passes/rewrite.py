@@ -185,8 +185,9 @@ class Match(Mapping[str, Any]):
         return value
 
     def constant(self, value: float, shape: tuple[Any, ...] = ()) -> Value:
-        """A frozen number, repeated over `shape`."""
-        return self.apply("constant", value=value, shape=shape)
+        """A frozen number of the root's element type, repeated over `shape`."""
+        dtype = self.graph.node(self.root).types[0].dtype
+        return self.apply("constant", value=value, shape=shape, dtype=dtype)
 
 
 class Refused(Exception):

@@ -54,7 +54,7 @@ def _as_matrix(match: Match, conv: Convolution, like: Convolution, result: Value
     columns, area = inputs * height * width, places[0] * places[1]
 
     def weight() -> Value:
-        eye = match.apply("dirac", shape=(columns, columns, 1, 1))
+        eye = match.apply("dirac", shape=(columns, columns, 1, 1), dtype=match.type(conv.source).dtype)
         units = match.apply("reshape", eye, shape=(columns, 1, inputs, height, width))
         repeated = match.apply("mul", units, match.constant(1.0, (1, groups, 1, 1, 1)))
         images = match.apply("reshape", repeated, shape=(columns, conv.inputs, height, width))

@@ -7,7 +7,7 @@ from typing import Any
 
 from specc.ir.dims import floordiv
 from specc.ir.types import DTYPES, TensorType
-from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
+from specc.ops.record import ELEMENTS, Argument, Attributes, Illegal, Operator, Types
 
 
 def _typed(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
@@ -61,14 +61,16 @@ def _range_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]
 
 
 def _dirac_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    shape, groups = attrs["shape"], attrs["groups"]
+    shape, groups, dtype = attrs["shape"], attrs["groups"], attrs["dtype"]
+    if dtype not in ELEMENTS["float"]:
+        raise Illegal(f"a kernel is of type {' or '.join(ELEMENTS['float'])}, not `{dtype}`", argument="dtype")
     numbers = len(shape) == 4 and all(isinstance(e, int) and e > 0 for e in shape) and groups > 0
     if not numbers or shape[0] != shape[1] * groups or shape[2] % 2 == 0 or shape[3] % 2 == 0:
         raise Illegal(f"no identity kernel has the shape {list(shape)} in {groups} groups")
-    return (TensorType(shape),)
+    return (TensorType(shape, dtype),)
 
 
-def _dirac(shape: tuple[int, ...], groups: int) -> Any:
+def _dirac(shape: tuple[int, ...], groups: int, dtype: str) -> Any:
     import torch
 
     return torch.nn.init.dirac_(torch.empty(shape, dtype=torch.float64), groups)
@@ -137,12 +139,12 @@ RECORDS = (
         (),
         infer=_dirac_type,
         torch=_dirac,
-        attributes=(Argument("shape", "ints"), Argument("groups", "int", 1)),
-        compute=lambda k, types, shape, groups: (
+        attributes=(Argument("shape", "ints"), Argument("groups", "int", 1), Argument("dtype", "str", "float32")),
+        compute=lambda k, types, shape, groups, dtype: (
             lambda o, i, y, x: k.select(
                 k.all(o % shape[1] == i, y == shape[2] // 2, x == shape[3] // 2),
-                k.const(1.0, "float32"),
-                k.const(0.0, "float32"),
+                k.const(1.0, dtype),
+                k.const(0.0, dtype),
             )
         ),
         example=lambda rng: ([], {"shape": (4, 4 // (g := rng.choice((1, 2, 4))), 3, 1), "groups": g}),

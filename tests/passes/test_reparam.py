@@ -504,6 +504,28 @@ def test_merges(name: str) -> None:
     assert live_operators(merged) == expected
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RepVGG, identity first",
+        "batch norm without weights",
+        "DBB's branches, whose batch norms pad with what they make of zero",
+        "a concat of equal convolutions",
+        "a convolution less what it reads",
+        "an average pool and a 1x1 beside a convolution of stride 2",
+        "a batch norm before a mean and a matrix product",
+    ],
+)
+def test_merges_in_float64(name: str) -> None:
+    build, shape, expected = MERGES[name]
+    graph = Graph("Net")
+    graph.outputs = [build(graph, graph.input("x", TensorType(shape, "float64")))]
+    check_pass(reparam, graph)
+    merged = reparam(canonicalize(graph))
+    assert live_operators(merged) == expected
+    assert {merged.node(identity).types[0].dtype for identity in merged.order()} == {"float64"}
+
+
 def _twice_used(g: Graph, x: Value) -> Value:
     y = conv(g, x, 6, "a", k=3)
     return total(g, bn(g, y, "b"), g.apply("relu", [y]))
