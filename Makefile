@@ -2,7 +2,7 @@
 #   make demo    train, compile, verify and time two networks (about five minutes on a fresh machine)
 #   make test    linter, type checker and the tests
 #   make slow    the tests that take long: every variant of every example
-#   make zoo     every network of the zoo against its reference, number by number and compiled
+#   make zoo     holds every network of the zoo to its checks beside its reference, and writes docs/zoo.md
 #   make bench   measures nine networks beside their peers and writes docs/performance.md (half an hour; nothing else
 #                may run on the machine meanwhile)
 #   make docs    writes docs/errors.md and docs/std.md from their sources
@@ -58,7 +58,7 @@ slow: $(READY)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow
 
 zoo: $(READY)
-	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/zoo
+	$(BIN)/python tests/zoo/report.py --jobs $(JOBS)
 
 arm-test: $(READY)
 	@$(call with,aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-aarch64 qemu-arm,gcc-aarch64-linux-gnu \

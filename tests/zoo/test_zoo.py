@@ -8,23 +8,18 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import checks
 import pytest
-import reference
+import report
 import torch
 
 import specc
 from specc import grammar, zoo
-from specc.backends.torch import to_torch
 from specc.cli import execute
-from specc.ir.verify import verify
-from specc.weights import random_weights
-from specc.weights.draw import random_inputs
-from specc.weights.rename import rename_key
 
 ENTRIES = zoo.entries()
 FILES = sorted(path for path in zoo.EXAMPLES.rglob("*.specc"))
@@ -33,7 +28,6 @@ OTHERS = [(name, variant) for name, entry in ENTRIES.items() for variant in list
 SMALL = [
     pytest.param(name, marks=[] if entry.small.get("spread") else pytest.mark.slow) for name, entry in ENTRIES.items()
 ]
-SEED = 5
 
 
 @pytest.fixture(autouse=True)
@@ -69,101 +63,27 @@ def test_a_spec_is_in_canonical_form_and_says_what_it_is(path: Path) -> None:
     assert all(d.docstring for d in tree.definitions if d.kind == "block"), "every block says what it does"
 
 
-def named_as_the_reference(timm: Any, name: str, variant: str, with_lines: bool = False) -> None:
-    """The checks of the variant hold, and the graph's keys and shapes are those of the reference's state_dict."""
-    entry = ENTRIES[name]
-    (report,) = grammar.check(entry.path, variant)
-    report.raise_failures()
-    assert report.graph is not None
-    verify(report.graph)
-    model = reference.build(timm, entry.variants[variant], entry.options.get(variant), device="meta")
-    expected = {
-        rename_key(key, report.graph.renames): tuple(tensor.shape) for key, tensor in model.state_dict().items()
-    }
-    assert {key: type_.shape for key, type_ in report.graph.checkpoint.items()} == expected
-    if with_lines:
-        assert reference.lines(timm, entry.variants[variant], entry.options.get(variant)) == entry.lines, (
-            "`lines` of the index"
-        )
-        here = entry.variants[variant].startswith("here:")  # as short as we can write it
-        assert here or entry.spec_lines <= entry.lines, "a spec is no longer than its reference"
-
-
 @pytest.mark.parametrize(("name", "variant"), FIRST)
 def test_names_and_shapes_are_those_of_the_reference(timm: Any, name: str, variant: str) -> None:
-    named_as_the_reference(timm, name, variant, with_lines=True)
+    checks.named_as_the_reference(timm, ENTRIES[name], variant, with_lines=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), OTHERS)
 def test_names_and_shapes_of_all_variants(timm: Any, name: str, variant: str) -> None:
-    named_as_the_reference(timm, name, variant)
-
-
-class Pair:
-    """A small network of an entry, its reference with the same random weights, and inputs."""
-
-    def __init__(self, timm: Any, name: str) -> None:
-        entry = ENTRIES[name]
-        small = entry.small
-        variant = small.get("variant")
-        if "arguments" in small:
-            network = next(o.network for o in grammar.offers(entry.path) if (o.variant or o.network) in entry.variants)
-            text = entry.path.read_text(encoding="utf-8")
-            text += f"\nvariants {network}:\n    of_the_index: {small['arguments']}\n"
-            self.graph = grammar.loads(text, variant="of_the_index", file=entry.file, directory=entry.path.parent)
-        else:
-            self.graph = grammar.load(entry.path, variant=variant)
-        self.shapes: dict[str, int] = small.get("shapes", {})
-        self.weights = random_weights(self.graph, SEED)
-        self.inputs = random_inputs(self.graph, SEED, self.shapes)
-        named = small.get("reference") or entry.variants[variant or next(iter(entry.variants))]
-        options = small.get("options", entry.options.get(variant or "", {}))
-        self.model = reference.build(timm, named, options).double()
-        state = {key: self._value(key, tensor) for key, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(state)
-
-    def _value(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.weights[rename_key(key, self.graph.renames)]).to(tensor.dtype)
-
-    def wanted(self) -> list[np.ndarray]:
-        """What the reference computes in float64."""
-        with torch.inference_mode():
-            results = self.model(*(_wide(array) for array in self.inputs.values()))
-        if isinstance(results, Mapping):
-            results = list(results.values())
-        return [tensor.numpy() for tensor in (results if isinstance(results, (tuple, list)) else [results])]
-
-
-def _wide(array: np.ndarray) -> torch.Tensor:
-    tensor = torch.as_tensor(array)
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def assert_near(got: list[np.ndarray], wanted: list[np.ndarray], tolerance: float) -> None:
-    assert len(got) == len(wanted)
-    for ours, theirs in zip(got, wanted):
-        assert ours.shape == theirs.shape
-        assert np.isfinite(theirs).all() and np.ptp(theirs) > 1e-3 * np.abs(theirs).max(), "the inputs matter"
-        assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+    checks.named_as_the_reference(timm, ENTRIES[name], variant)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_spec_computes_what_the_reference_computes(timm: Any, name: str) -> None:
-    pair = Pair(timm, name)
-    module = to_torch(pair.graph).double().eval()
-    module.load_state_dict({key: torch.as_tensor(array) for key, array in pair.weights.items()})
-    with torch.inference_mode():
-        results = module(*(_wide(array) for array in pair.inputs.values()))
-    got = [tensor.numpy() for tensor in (results if isinstance(results, tuple) else (results,))]
-    assert_near(got, pair.wanted(), ENTRIES[name].small.get("tolerance", 1e-9))
+    pair = checks.Pair(timm, ENTRIES[name])
+    assert pair.difference() <= pair.tolerance
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_artifact_computes_what_the_reference_computes(timm: Any, name: str) -> None:
-    pair = Pair(timm, name)
-    artifact = specc.compile(pair.graph, weights=pair.weights, shapes=pair.shapes)
-    assert_near(list(artifact(*pair.inputs.values())), pair.wanted(), 1e-4)
+    _, difference = checks.Pair(timm, ENTRIES[name]).compiled()
+    assert difference <= checks.COMPILED
 
 
 def _code(path: Path) -> str:
@@ -198,6 +118,16 @@ def test_zoo_lists_what_the_checks_hold(capsys: pytest.CaptureFixture[str]) -> N
     }
     assert execute(["zoo"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + sum(len(entry.variants) for entry in ENTRIES.values())
+
+
+def test_the_page_tells_of_every_network_and_of_what_failed() -> None:
+    rows = {name: report.Row(name, report.digest(name), float64=1e-12, compiled=2e-7, kernels=3) for name in ENTRIES}
+    page = report.table(rows)
+    assert all(f"](../examples/{entry.file})" in page for entry in ENTRIES.values())
+    assert page.count("| equal | 1.0e-12 | 2.0e-07 |") == len(ENTRIES) and "none with a check" in page
+    rows["vit"].failed = "float64: a difference of 1.0e+00"
+    page = report.table(rows)
+    assert "| float64: a difference of 1.0e+00 |  |  |" in page and "1 with a check" in page
 
 
 def test_zoo_compares_lengths(capsys: pytest.CaptureFixture[str]) -> None:
