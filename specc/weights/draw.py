@@ -37,6 +37,7 @@ _MEAN_SQUARE: dict[str, Callable[..., float]] = {
     "softmax": lambda x: 0.1,
     "tanh": lambda x: 0.4,
     "erf": lambda x: 0.4,
+    "exp": lambda x: 1.0,
     "rsqrt": lambda x: 1.0,
     "div": lambda a, b: a,
     "add": lambda a, b: a + b,

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import statistics
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -159,12 +158,12 @@ def main() -> int:
     left = [name for name in names if name not in rows]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
-        ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=8) as pool,
+        multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=8) as pool,
         Progress(*columns, console=Console(stderr=True)) as bar,
     ):
         task = bar.add_task("zoo", total=len(left))
-        for future in as_completed([pool.submit(examine, name) for name in left]):
-            row = rows[future.result().name] = future.result()
+        for row in pool.imap_unordered(examine, left):
+            rows[row.name] = row
             bar.update(task, advance=1, description=row.name)
             if row.failed:
                 bar.console.print(f"{row.name}: {row.failed}")
