@@ -1,6 +1,7 @@
 """PyTorch's operations --> operators: one entry for each, by its name in ATen, with ATen's own parameters.
 
-In-place forms (`relu_`) have the entry of the plain one. See `specc.importing.builder`.
+In-place forms (`relu_`) have the entry of the plain one. What belongs to pictures stands in aten_spatial.py, what has
+to do with indices in aten_index.py. See `specc.importing.builder`.
 """
 
 from __future__ import annotations
@@ -8,44 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from specc.importing.aten_index import INDEXING
+from specc.importing.aten_spatial import SPATIAL
 from specc.importing.builder import Builder, Convert, Unsupported, whole
 from specc.ir.dims import Dim, product
 from specc.ir.graph import Value
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return (value, value)
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
-
-
 def _same(b: Builder, x: Value, *_: Any, **__: Any) -> Value:
     return x
-
-
-def _conv2d(
-    b: Builder,
-    x: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Value:
-    pads = _pads(b, weight, padding, _pair(stride), _pair(dilation))
-    operands = (x, weight) if bias is None else (x, weight, bias)
-    attrs = {"stride": _pair(stride), "padding": pads, "dilation": _pair(dilation), "groups": groups}
-    return b.apply("conv2d", *operands, **attrs)
-
-
-def _pads(b: Builder, weight: Value, padding: Any, stride: Any, dilation: Any) -> tuple[int, ...]:
-    if padding == "valid":
-        return (0, 0, 0, 0)
-    if padding == "same":
-        reach = [d * (int(k) - 1) for k, d in zip(b.shape(weight)[2:], dilation)]  # type: ignore[arg-type]
-        return (*(r // 2 for r in reach), *(r - r // 2 for r in reach))
-    return _pair(padding) * 2
 
 
 def _batch_norm(
@@ -86,32 +58,6 @@ def _group_norm(
     return b.apply("group_norm", x, *(v for v in (weight, bias) if v is not None), groups=groups, eps=eps)
 
 
-def _max_pool2d(
-    b: Builder, x: Value, k: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, up: bool = False
-) -> Value:
-    if _pair(dilation) != (1, 1):
-        raise Unsupported("a pooling with dilation")
-    return b.apply("max_pool2d", x, **b.window(x, _pair(k), _pair(stride or k), _pair(padding) * 2, up))
-
-
-def _avg_pool2d(
-    b: Builder,
-    x: Value,
-    k: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    up: bool = False,
-    count: bool = True,
-    divisor: int | None = None,
-) -> Value:
-    if divisor is not None:
-        raise Unsupported("a pooling with a divisor of its own")
-    window = b.window(x, _pair(k), _pair(stride or k), _pair(padding) * 2, up)
-    if count and window["padding"] != _pair(padding) * 2:
-        raise Unsupported("a pooling that counts its padding and rounds up")
-    return b.apply("avg_pool2d", x, **window, count_padding=count)
-
-
 def _binary(op: str) -> Convert:
     def convert(b: Builder, x: Any, y: Any, alpha: float = 1, rounding_mode: Any = None) -> Any:
         if rounding_mode is not None:
@@ -135,7 +81,11 @@ def _clamp(b: Builder, x: Value, low: Any = None, high: Any = None) -> Value:
     return x
 
 
-def _pow(b: Builder, x: Value, exponent: float) -> Value:
+def _pow(b: Builder, x: Any, exponent: Any) -> Value:
+    if not isinstance(x, Value) or isinstance(exponent, Value):
+        return b.apply(
+            "pow", *(v if isinstance(v, Value) else b.constant(v, w) for v, w in ((x, exponent), (exponent, x)))
+        )
     match exponent:
         case 2:
             return b.apply("mul", x, x)
@@ -143,11 +93,59 @@ def _pow(b: Builder, x: Value, exponent: float) -> Value:
             return b.apply("sqrt", x)
         case -0.5:
             return b.apply("rsqrt", x)
-    raise Unsupported(f"the power {exponent}")
+    return b.apply("pow", x, b.constant(exponent, x))
 
 
 def _dropout(b: Builder, x: Value, p: float, training: bool) -> Value:
     return b.apply("dropout", x, p=p) if 0 < p < 1 else x
+
+
+def _prelu(b: Builder, x: Value, slope: Value) -> Value:
+    channels = b.shape(slope)[0]
+    if channels != 1:
+        slope = b.reshape(slope, [channels, *[1] * (len(b.shape(x)) - 2)])
+    zero = b.constant(0, x)
+    return b.apply("add", b.apply("relu", x), b.apply("mul", b.apply("minimum", x, zero), slope))
+
+
+def _elu(b: Builder, x: Value, alpha: float = 1.0, scale: float = 1.0, inner: float = 1.0) -> Value:
+    if scale != 1 or inner != 1:
+        raise Unsupported("an `elu` with scales of its own")
+    return b.apply("elu", x, alpha=alpha)
+
+
+def _softplus(b: Builder, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
+    if threshold != 20:
+        raise Unsupported("a `softplus` with a threshold of its own")
+    return b.apply("softplus", x, beta=beta)
+
+
+def _cast(b: Builder, x: Value, *rest: Any, **named: Any) -> Value:
+    """Another element type; between floating ones there is nothing to do, since the graph has one of them."""
+    import torch
+
+    dtype = next((v for v in (*rest, *named.values()) if isinstance(v, torch.dtype)), None)
+    goal = "" if dtype is None else str(dtype).removeprefix("torch.")
+    goal = "float32" if goal.startswith(("float", "bfloat")) else goal
+    return x if goal in ("", b.graph.type(x).dtype) else b.apply("cast", x, dtype=goal)
+
+
+def _spread(correction: float) -> Convert:
+    """The variance with `correction` fewer terms than there are."""
+
+    def convert(b: Builder, x: Value, axes: Any = None, *_: Any, keepdim: bool = False, **named: Any) -> Value:
+        fewer = named.get("correction", correction)
+        rank = len(b.shape(x))
+        chosen = range(rank) if axes is None else [axes] if isinstance(axes, int) else axes
+        normal = tuple(sorted(axis % rank for axis in chosen))
+        count = product(b.shape(x)[axis] for axis in normal)
+        if fewer not in (0, None) and not isinstance(count, int):
+            raise Unsupported("a variance over a number of elements that is not known")
+        node = b.apply("var_mean", x, axes=normal, keep=keepdim)
+        factor = count / (count - fewer) if fewer and isinstance(count, int) else 1
+        return node if factor == 1 else b.apply("mul", node, b.constant(factor, x))
+
+    return convert
 
 
 def _softmax(b: Builder, x: Value, axis: int, *_: Any) -> Value:
@@ -240,30 +238,6 @@ def _expand(b: Builder, x: Value, shape: Sequence[Dim], implicit: bool = False) 
     return x if not new and all(e == -1 for e in goal) else b.apply("expand", x, shape=tuple(goal))
 
 
-def _pad(b: Builder, x: Value, pads: Sequence[int], mode: Any = "constant", value: float | None = 0.0) -> Value:
-    if not isinstance(mode, str):
-        mode, value = "constant", mode
-    if mode != "constant" or any(isinstance(p, int) and p < 0 for p in pads):
-        raise Unsupported(f"padding of the kind `{mode}`" if mode != "constant" else "padding that takes away")
-    rank, count = len(b.shape(x)), len(pads) // 2
-    if not any(pads):
-        return x
-    before = [0] * (rank - count) + [pads[2 * i] for i in reversed(range(count))]
-    after = [0] * (rank - count) + [pads[2 * i + 1] for i in reversed(range(count))]
-    return b.apply("pad", x, before=tuple(before), after=tuple(after), value=float(value or 0.0))
-
-
-def _roll(b: Builder, x: Value, shifts: Any, axes: Any) -> Value:
-    for shift, axis in zip(*([v] if isinstance(v, int) else v for v in (shifts, axes)), strict=True):
-        extent = b.shape(x)[axis]
-        if not isinstance(extent, int):
-            raise Unsupported("a roll of a dimension that is not known")
-        cut = -shift % extent
-        if cut:
-            x = _cat(b, b.parts(x, [cut, extent - cut], axis)[::-1], axis)
-    return x
-
-
 def _reduce(op: str) -> Convert:
     def convert(b: Builder, x: Value, axes: Any = None, keep: bool = False, dtype: Any = None) -> Value:
         rank = len(b.shape(x))
@@ -302,7 +276,6 @@ def _unary(op: str, *names: str) -> Convert:
 
 
 TABLE: dict[str, Convert] = {
-    "conv2d": _conv2d,
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
@@ -310,9 +283,6 @@ TABLE: dict[str, Convert] = {
     "matmul": lambda b, x, y: b.apply("matmul", x, y),
     "bmm": lambda b, x, y: b.apply("matmul", x, y),
     "scaled_dot_product_attention": _attention,
-    "max_pool2d": _max_pool2d,
-    "avg_pool2d": _avg_pool2d,
-    "adaptive_avg_pool2d": lambda b, x, goal: b.adaptive_pool(x, _pair(goal)),
     "add": _binary("add"),
     "sub": _binary("sub"),
     "mul": _binary("mul"),
@@ -342,6 +312,18 @@ TABLE: dict[str, Convert] = {
     "rsqrt": _unary("rsqrt"),
     "abs": _unary("abs"),
     "neg": _unary("neg"),
+    **{
+        name: _unary(name)
+        for name in ("log", "sin", "cos", "floor", "ceil", "round", "sign", "selu", "mish", "softsign")
+    },
+    "celu": _unary("celu", "alpha"),
+    "elu": _elu,
+    "softplus": _softplus,
+    "log_sigmoid": _unary("log_sigmoid"),
+    "prelu": _prelu,
+    "var": _spread(1),
+    "addmm": lambda b, bias, x, y: b.apply("add", b.apply("matmul", x, y), bias),
+    "mm": lambda b, x, y: b.apply("matmul", x, y),
     "softmax": _softmax,
     "_softmax": _softmax,
     "mean": _reduce("mean"),
@@ -369,10 +351,10 @@ TABLE: dict[str, Convert] = {
     "cat": _cat,
     "stack": _stack,
     "expand": _expand,
-    "pad": _pad,
-    "constant_pad_nd": lambda b, x, pads, value=0.0: _pad(b, x, pads, "constant", value),
-    "roll": _roll,
-    **dict.fromkeys(("contiguous", "clone", "detach", "alias", "to", "_to_copy", "lift_fresh_copy"), _same),
+    **dict.fromkeys(("contiguous", "clone", "detach", "alias", "lift_fresh_copy"), _same),
+    **dict.fromkeys(("to", "_to_copy"), _cast),
+    **SPATIAL,
+    **INDEXING,
 }
 """Every operation that is understood, by its name without namespace, overload and the mark of in-place forms."""
 

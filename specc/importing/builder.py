@@ -117,16 +117,17 @@ class Builder:
             return self.apply("global_avg_pool", x, keep=keep)
         return self.apply("mean", x, axes=normal, keep=keep)
 
-    def adaptive_pool(self, x: Value, goal: Sequence[int]) -> Value:
-        """The mean of as many windows as the result has elements, where these are alike."""
+    def adaptive_pool(self, x: Value, goal: Sequence[Dim]) -> Value:
+        """The mean of as many windows as the result has elements: pooling like any other where these are alike."""
         *_, height, width = self.shape(x)
         if tuple(goal) == (1, 1):
             return self.apply("global_avg_pool", x, keep=True)
         if tuple(goal) == (height, width):
             return x
-        if not isinstance(height, int) or not isinstance(width, int) or height % goal[0] or width % goal[1]:
-            raise Unsupported(f"pooling {height} x {width} to {goal[0]} x {goal[1]} takes windows of several sizes")
-        window = (height // goal[0], width // goal[1])
+        numbers = [e for e in (height, width, *goal) if isinstance(e, int)]
+        if len(numbers) < 4 or numbers[0] % numbers[2] or numbers[1] % numbers[3]:
+            return self.apply("adaptive_avg_pool", x, size=tuple(goal))
+        window = (numbers[0] // numbers[2], numbers[1] // numbers[3])
         return self.apply("avg_pool2d", x, k=window, stride=window)
 
     def window(self, x: Value, k: Sequence[int], s: Sequence[int], padding: Sequence[int], up: bool) -> dict[str, Any]:

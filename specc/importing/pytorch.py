@@ -213,7 +213,9 @@ class _Reader:
             self.values[node] = self.builder.shape(args[0])[args[1]]
         elif name not in ASSERTIONS and not _compares(target):
             kwargs = {
-                key: value for key, value in kwargs.items() if key not in ("dtype", "layout", "device", "memory_format")
+                key: value
+                for key, value in kwargs.items()
+                if key not in ("layout", "device", "memory_format") and (key != "dtype" or name in _CASTS)
             }
             try:
                 self.values[node] = TABLE[name](self.builder, *args, **kwargs)
@@ -252,6 +254,7 @@ class _Reader:
         self.builder.graph.outputs = found
 
 
+_CASTS = frozenset({"to", "_to_copy"})
 _VIEWS = frozenset({"slice", "select", "narrow", "chunk", "split", "unbind", "view", "permute", "transpose", "expand"})
 
 
