@@ -26,6 +26,7 @@ import numpy as np
 from specc.artifact import Array
 from specc.compare import difference, finite
 from specc.diagnostics import did_you_mean, error
+from specc.exporting import merged, module_to_onnx
 from specc.ir.graph import Graph
 from specc.runtime import Artifact
 
@@ -137,11 +138,7 @@ def peers(
     threads: int,
 ) -> list[Contender]:
     """The contenders called `names`, each running the merged form of `graph` (specialized) with `weights`."""
-    from specc.backends.torch import to_inference
-    from specc.passes.canonicalize import canonicalize
-    from specc.passes.reparam import reparam
-
-    module = to_inference(canonicalize(reparam(canonicalize(graph))), weights)
+    module = merged(graph, weights)
     makers = {"torch": _torch, "inductor": _inductor, "onnxruntime": _onnxruntime, "openvino": _openvino}
     return [makers[name](module, inputs, threads) for name in names]
 
@@ -199,19 +196,8 @@ def _quick_median(call: Call) -> float:
 
 
 def _onnx(module: Any, inputs: Sequence[Array]) -> bytes:
-    """The torch module as ONNX, by PyTorch's own exporter."""
-    import io
-    import warnings
-
-    import torch
-
-    file = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the exporter that writes without onnxscript says that it is the older one
-        names = [f"input{number}" for number in range(len(inputs))]
-        tensors = tuple(torch.from_numpy(array) for array in inputs)
-        torch.onnx.export(module, tensors, file, input_names=names, dynamo=False, opset_version=18)
-    return file.getvalue()
+    names = [f"input{number}" for number in range(len(inputs))]
+    return module_to_onnx(module, inputs, names, ())
 
 
 def _openvino(module: Any, inputs: Sequence[Array], threads: int) -> Contender:

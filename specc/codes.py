@@ -72,6 +72,7 @@ CODES: dict[str, str] = {
     "S0802": "no target fits this machine",
     "S0803": "the linker is missing or fails",
     "S0804": "a network that is too large for this machine",
+    "S0805": "a network that ONNX has no words for",
     "S0901": "a file is no artifact",
     "S0902": "an artifact is damaged",
     "S0903": "an artifact has another format",

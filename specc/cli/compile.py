@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,9 @@ from specc.cli.options import (
 )
 from specc.terminal import say
 
+if TYPE_CHECKING:
+    from specc.ir.graph import Graph
+
 
 @click.command()
 @spec_argument
@@ -29,10 +33,10 @@ from specc.terminal import say
 @click.option("-o", "--output", type=click.Path(), required=True, help="The file to write, or the folder.")
 @click.option(
     "--emit",
-    type=click.Choice(["artifact", "c", "static"]),
+    type=click.Choice(["artifact", "c", "static", "onnx"]),
     default="artifact",
     show_default=True,
-    help="One file; or a folder with C sources, or with a static library, for another build.",
+    help="One file; a folder with C sources, or with a static library, for another build; or an ONNX file.",
 )
 @click.option(
     "--strips", type=click.IntRange(min=1), default=1, help="Strips of rows for the first stages: less memory."
@@ -67,17 +71,26 @@ def compile(
         target = "c"
     elif emit == "static" and target in ("c", "wasm32"):
         raise click.UsageError(f"there are no static libraries for {target}")
+    elif emit == "onnx" and (target != "native" or passes or dump or strips != 1 or peak is not None):
+        raise click.UsageError("--emit onnx is for any machine, with the passes that make fewer operators")
     path, _ = split_spec(spec)
-    if emit == "artifact":
+    if emit in ("artifact", "onnx"):
         check_writable(output, path, weights)
     else:
         check_fillable(output)
     chosen = parse_passes(passes)
     graph = load_spec(spec)
     sources = driver.spec_sources(path)
-    if emit == "artifact":
+    if emit in ("artifact", "onnx"):
         check_writable(output, *(Path(path).parent / name for name in sources))
     mention_weights(weights)
+    if emit == "onnx":
+        size = _write_onnx(graph, weights, shapes, output)
+        seconds = time.perf_counter() - start
+        say(f"{size / 1e6:.1f} MB in {output}, {seconds:.1f} s")
+        if as_json:
+            print_json({"output": output, "bytes": size, "seconds": seconds})
+        return
     with compilation(graph.name, tell=True) as observe:
         artifact = driver.compile(
             graph,
@@ -106,3 +119,17 @@ def compile(
     if as_json:
         facts = {"output": output, "bytes": size, "seconds": seconds, "kernels": kernels}
         print_json({**facts, "manifest": manifest.to_json()})
+
+
+def _write_onnx(graph: Graph, weights: str | None, shapes: dict[str, int] | None, output: str) -> int:
+    """Writes the merged form of the network as ONNX; the size of the file."""
+    from specc import driver
+    from specc.exporting import to_onnx
+    from specc.files import replacing
+    from specc.ir.graph import specialize
+
+    values, _ = driver.find_weights(graph, weights)
+    text = to_onnx(specialize(graph, shapes), values)
+    with replacing(output) as file:
+        file.write(text)
+    return len(text)

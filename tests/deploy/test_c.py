@@ -116,6 +116,23 @@ def test_a_static_library(tmp_path: Path) -> None:
     assert done.stdout.startswith(f"Digits: class {expected.argmax()} of 10, "), done.stderr
 
 
+def test_onnx(tmp_path: Path) -> None:
+    """`--emit onnx`: ONNX Runtime gives what the spec gives, and the branches are merged."""
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    goal = tmp_path / "digits.onnx"
+    assert execute(["compile", str(EXAMPLES / "digits.specc"), "--emit", "onnx", "-o", str(goal)]) == 0
+    model = onnx.load(goal)
+    assert [node.op_type for node in model.graph.node].count("Conv") == 6
+    assert ([each.name for each in model.graph.input], [each.name for each in model.graph.output]) == (
+        ["image"],
+        ["output"],
+    )
+    image = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype("float32")
+    (found,) = onnxruntime.InferenceSession(goal, providers=["CPUExecutionProvider"]).run(None, {"image": image})
+    (expected,) = specc.compile(specc.load(EXAMPLES / "digits.specc"))(image)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def test_emit_refuses_before_it_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").touch()
@@ -124,6 +141,7 @@ def test_emit_refuses_before_it_works(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--emit", "c", "-o", str(tmp_path / "kept")], 1),
         (["--emit", "c", "--target", "armv7", "-o", str(tmp_path / "new")], 2),
         (["--emit", "static", "--target", "wasm32", "-o", str(tmp_path / "new")], 2),
+        (["--emit", "onnx", "--passes", "reparam", "-o", str(tmp_path / "new")], 2),
         (["--emit", "onyx", "-o", str(tmp_path / "new")], 2),
     ]:
         assert execute(["compile", spec, *words]) == code

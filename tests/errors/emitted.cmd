@@ -1,0 +1,1 @@
+specc compile emitted.specc --emit onnx -o loop.onnx
