@@ -208,6 +208,8 @@ class Evaluator(ABC):
         if isinstance(value, Family):
             if isinstance(index, (int, str)) and index in value.members:
                 return value.members[index]
+            if isinstance(index, int) and -len(value.members) <= index < 0 and _counted(value):
+                return value.listed()[index]
             known = ", ".join(map(str, value.members))
             raise self.session.problem("S0404", f"there is no element {show(index)}; there are {known}", Label(span))
         if isinstance(value, tuple):
@@ -227,13 +229,11 @@ class Evaluator(ABC):
             message = f"{kind(values)} has no elements to take some of"
             raise self.session.problem("S0402", message, Label(expression.value.span), notes=note)
         bounds: list[int | None] = []
-        for bound in (expression.start, expression.stop, expression.step):
+        for bound in (expression.start, expression.stop):
             value = None if bound is None else self.evaluate(bound, scope)
             span = expression.span if bound is None else bound.span
             known = None if value is None else self.session.attempt(partial(known_int, value, "a bound"), span)
             bounds.append(known)
-        if bounds[2] == 0:
-            raise Unfit("S0402", "the step of a slice is 0")
         return values[slice(*bounds)]
 
     # ---- tensors
@@ -401,6 +401,11 @@ class Evaluator(ABC):
 
 def _member(slot: str | None, index: int) -> str | None:
     return None if slot is None else join(slot, str(index))
+
+
+def _counted(family: Family) -> bool:
+    """Whether the members have numbers, so that `stages[-1]` is the last one."""
+    return all(isinstance(key, int) and key >= 0 for key in family.members)
 
 
 def _calls(expression: s.Expression) -> bool:

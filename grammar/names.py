@@ -173,7 +173,7 @@ class _Reader:
                     inner = argument.value if isinstance(argument, s.Spread) else argument
                     yield from self._expression(inner, local)
             case s.Slice(value):
-                for bound in (value, expression.start, expression.stop, expression.step):
+                for bound in (value, expression.start, expression.stop):
                     if bound is not None:
                         yield from self._expression(bound, local)
             case s.Index(value, index):

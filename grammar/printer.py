@@ -305,10 +305,9 @@ def _bare(expression: s.Expression) -> tuple[Doc, int]:
             return _chain(expression.span, *parts), _CONDITIONAL
         case s.Call(callee):
             return (*_expression(callee, _POSTFIX), _arguments(expression)), _POSTFIX
-        case s.Slice(value, start, stop, step):
+        case s.Slice(value, start, stop):
             bounds = [() if bound is None else _expression(bound) for bound in (start, stop)]
-            last: Doc = () if step is None else (":", *_expression(step))
-            return (*_expression(value, _POSTFIX), "[", *bounds[0], ":", *bounds[1], *last, "]"), _POSTFIX
+            return (*_expression(value, _POSTFIX), "[", *bounds[0], ":", *bounds[1], "]"), _POSTFIX
         case s.Index(value, index):
             return (*_expression(value, _POSTFIX), "[", *_expression(index), "]"), _POSTFIX
         case s.Pipe(source, stages):

@@ -145,12 +145,11 @@ class Index(Node):
 
 @dataclass(frozen=True)
 class Slice(Node):
-    """`dims[1:]`, `dims[:-1]`, `dims[::2]`."""
+    """`dims[1:]`, `dims[:-1]`."""
 
     value: Expression
     start: Expression | None = None
     stop: Expression | None = None
-    step: Expression | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -72,3 +75,16 @@ def test_what_still_does_not_fit_is_told_by_the_names_of_the_network() -> None:
     with pytest.raises(SpeccError) as caught:
         match(grammar.loads(SPEC), {"module.layers.0.fc.weight": np.zeros((4, 3), np.float32)})
     assert "blocks.0.bias" in caught.value.render() and "is unexpected" not in caught.value.render()
+
+
+def test_the_authors_checkpoints_of_repvgg_fit() -> None:
+    graph = grammar.load(Path(__file__).parents[1] / "examples" / "reparam" / "repvgg.specc", variant="a0")
+    parts = {"conv_kxk": "rbr_dense", "conv_1x1": "rbr_1x1", "identity": "rbr_identity"}
+    foreign = {}
+    for key in graph.checkpoint:
+        name = key.replace("stem.", "stage0.").replace("head.fc.", "linear.")
+        name = re.sub(r"stages\.(\d)", lambda found: f"stage{int(found[1]) + 1}", name)
+        foreign[re.sub("|".join(parts), lambda found: parts[found[0]], name)] = key
+    assert {"stage0.rbr_dense.conv.weight", "stage1.1.rbr_identity.weight", "linear.bias"} <= foreign.keys()
+    assert all(rename_key(name, graph.renames) == key for name, key in foreign.items())
+    assert all(rename_key(key, graph.renames) == key for key in foreign.values())

@@ -136,7 +136,7 @@ class _Grower:
     def reading(self) -> s.Index | s.Slice:
         if self.flip():
             return s.Index(self.expression(), self.expression())
-        return s.Slice(self.expression(), *(self.perhaps(self.expression) for _ in range(3)))
+        return s.Slice(self.expression(), *(self.perhaps(self.expression) for _ in range(2)))
 
     def pipe(self) -> s.Expression:
         return s.Pipe(self.expression(), self.several(self.stage, 1))

@@ -55,6 +55,7 @@ def boxes(distances: Tensor) -> Tensor:
 
 
 CASES = [
+    Case("conv", "FrozenBatchNorm(x0)", (IMAGE,), lambda tv: tv.ops.FrozenBatchNorm2d(8)),
     Case("unet", "DoubleConv(x0, 4, mid=5)", (IMAGE,), lambda tv: plain.DoubleConv(8, 4, 5)),
     Case("unet", "Down(x0, 4)", (IMAGE,), lambda tv: plain.Down(8, 4)),
     Case(
