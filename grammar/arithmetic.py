@@ -183,10 +183,11 @@ def _difference(symbol: str, left: Value, right: Value) -> int | float:
         difference = left - right
         if isinstance(difference, int):
             return difference
-    raise Unfit(
-        "S0405",
-        f"whether `{left} {symbol} {right}` holds depends on sizes that are fixed only when the network is compiled",
+    notes = ["`require h % 8 == 0` makes known by what a dimension of the network is divided"] if symbol == "==" else []
+    message = (
+        f"whether `{left} {symbol} {right}` holds depends on sizes that are fixed only when the network is compiled"
     )
+    raise Unfit("S0405", message, *notes)
 
 
 def _compare(symbol: str, left: Value, right: Value) -> bool:

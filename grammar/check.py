@@ -15,6 +15,7 @@ from specc.grammar import syntax as s
 from specc.grammar.contents import Choice, there_are
 from specc.grammar.printer import print_expression
 from specc.grammar.values import number, precision
+from specc.ir.congruence import named
 from specc.ir.cost import count_macs, count_params
 from specc.ir.graph import Graph, specialize
 
@@ -168,11 +169,12 @@ def _shapes(check: s.Check, choice: Choice, graph: Graph) -> dict[str, int]:
             raise _problem(message, binding.value.span)
         for item, extent, dim in zip(items, extents, declared, strict=True):
             assert isinstance(extent, int)
-            name = str(dim)
-            if isinstance(dim, int) or not name.isidentifier():
+            known = named(dim)
+            if isinstance(dim, int) or known is None:
                 if isinstance(dim, int) and dim != extent:
                     raise _problem(f"this dimension of `{binding.name}` is {dim}", item.span)
                 continue
+            name, _ = known
             if shapes.setdefault(name, extent) != extent:
                 raise _problem(f"the dimension `{name}` is {shapes[name]} and {extent}", item.span)
     return shapes

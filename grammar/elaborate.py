@@ -17,10 +17,12 @@ from specc.grammar.modules import Module
 from specc.grammar.parameters import declare
 from specc.grammar.printer import print_expression, print_type
 from specc.grammar.scope import Place, Scope
-from specc.grammar.session import DEEPEST_CALLS, Session
+from specc.grammar.session import DEEPEST_CALLS, Learned, Session
 from specc.grammar.shapes import bind_dimensions, check_dimensions, check_form, check_result
 from specc.grammar.suggest import suggest
 from specc.grammar.values import Argument, Block, Family, Poison, Poisoned, Tensor, Value, fit, is_integer, kind, show
+from specc.ir.congruence import learned
+from specc.ir.dims import Symbolic
 from specc.ir.graph import MergeClaim
 
 ITSELF = "self"
@@ -300,12 +302,26 @@ class Elaborator(Evaluator):
 
     def _require(self, statement: s.Require, scope: Scope) -> None:
         """What a block asks of its caller: the call takes part in the message."""
+        self._learn(statement.condition, scope)
         if self.condition(statement.condition, scope):
             return
         message, notes = self._unmet(statement, "the requirement", scope)
         call = self.session.stack[-1].span
         labels = [Label(statement.condition.span), *([Label(call, "this call does not meet it")] if call else [])]
         raise self.session.problem("S0501", message, *labels, notes=notes)
+
+    def _learn(self, condition: s.Expression, scope: Scope) -> None:
+        """Starts again where the condition says by what an open dimension of the network is divided."""
+        match condition:
+            case s.Binary("and", left, right):
+                self._learn(left, scope)
+                self._learn(right, scope)
+            case s.Binary("==", s.Binary("%", dividend, divisor), rest):
+                dim, modulus, remainder = (self.evaluate(part, scope) for part in (dividend, divisor, rest))
+                if isinstance(dim, Symbolic) and is_integer(modulus) and is_integer(remainder):
+                    news = learned(dim, modulus, remainder, self.session.known)
+                    if news is not None:
+                        raise Learned(*news)
 
     def _ensure(self, statement: s.Ensure, scope: Scope) -> None:
         """What a block claims of itself."""

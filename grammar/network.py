@@ -16,10 +16,10 @@ from specc.grammar.elaborate import Elaborator, compile_time_names
 from specc.grammar.modules import Program
 from specc.grammar.names import unresolved
 from specc.grammar.scope import Place, Scope
-from specc.grammar.session import Session, Stop, unreported
+from specc.grammar.session import Learned, Session, Stop, unreported
 from specc.grammar.shapes import declared_extent
 from specc.grammar.values import Block, Poison, Poisoned, Tensor, Value, is_integer, tensors_in
-from specc.ir.dims import symbol
+from specc.ir.congruence import NOTHING, Congruence, written
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 
@@ -34,9 +34,26 @@ def elaborate(program: Program, choice: Choice) -> Graph:
     """The graph of the chosen network; raises `SpeccError` with all mistakes that were found."""
     problems = static_problems(program)
     name = choice.network.name + (f"_{choice.variant.name}" if choice.variant else "")
-    session = Session(Graph(name))
-    session.graph.renames = renames(program, choice.network.name)
-    session.diagnostics += problems
+    known: dict[str, Congruence] = {}
+    steps = 0
+    while True:
+        session = Session(Graph(name), known=known, steps=steps)
+        session.graph.renames = renames(program, choice.network.name)
+        session.diagnostics += problems
+        try:
+            _build(session, program, choice)
+        except Learned as news:  # what was computed before it was known has another normal form
+            known[news.name] = news.known
+            steps = session.steps
+            continue
+        break
+    if session.diagnostics:
+        raise SpeccError(*sorted(session.diagnostics, key=_position(program)), sources=program.sources)
+    return session.graph
+
+
+def _build(session: Session, program: Program, choice: Choice) -> None:
+    """Builds the session's graph; mistakes are left in `session.diagnostics`."""
     try:
         _Builder(session, program, choice).build()
     except Stop:
@@ -48,9 +65,6 @@ def elaborate(program: Program, choice: Choice) -> Graph:
     except RecursionError:
         message = f"blocks and expressions of {program.root.name} lie too deep inside each other here"
         session.diagnostics.append(Diagnostic("S0106", message, (Label(session.latest),)))
-    if session.diagnostics:
-        raise SpeccError(*sorted(session.diagnostics, key=_position(program)), sources=program.sources)
-    return session.graph
 
 
 def _position(program: Program) -> Callable[[Diagnostic], tuple[int, int, int]]:
@@ -111,7 +125,7 @@ class _Builder:
                     message = "a dimension of an input needs a name or a number"
                     raise self.session.problem("S0401", message, Label(dimension.span))
                 if name not in compile_time and name not in self.scope.dims:
-                    self.scope.dims[name] = symbol(name)
+                    self.scope.dims[name] = written(name, self.session.known.get(name, NOTHING))
                     self.scope.dim_spans[name] = dimension.span
 
     def _check_given(self) -> None:
@@ -150,7 +164,7 @@ class _Builder:
         if not (is_integer(value) and value >= 1):
             message = f"the default of the dimension `{name}` is an integer of at least 1"
             raise self.session.problem("S0401", message, Label(dimension.span))
-        if self.scope.dims.get(name) != symbol(name):
+        if name in compile_time_names(self.definition):
             message = f"`{name}` is a parameter; its default stands there"
             raise self.session.problem("S0401", message, Label(dimension.span))
         if self.session.graph.defaults.setdefault(name, value) != value:

@@ -7,13 +7,14 @@ so that several mistakes are shown in one run. Only the limits end it at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from specc.diagnostics import Diagnostic, Frame, Label, Span, SpeccError
 from specc.grammar.syntax import NOWHERE
 from specc.grammar.values import Unfit
+from specc.ir.congruence import Congruence
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 
@@ -28,6 +29,14 @@ MOST_ELEMENTS = 2**40
 DEEPEST_CALLS = 40
 
 
+class Learned(Exception):
+    """A requirement says more of a dimension of the network than was known: the elaboration starts again with it."""
+
+    def __init__(self, name: str, known: Congruence) -> None:
+        super().__init__(name)
+        self.name, self.known = name, known
+
+
 class Stop(Exception):
     """The elaboration ends here; the reason is reported."""
 
@@ -40,6 +49,8 @@ class Session:
     stack: list[Frame] = field(default_factory=list)
     owners: dict[str, Span] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    known: Mapping[str, Congruence] = field(default_factory=dict)
+    """What `require` says of the dimensions of the network."""
     steps: int = 0
     latest: Span = NOWHERE
     """Where the elaboration is at work."""

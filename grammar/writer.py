@@ -27,8 +27,8 @@ from specc.grammar.literals import abbreviated, extents, literal, negated
 from specc.grammar.parameters import INITIALIZERS
 from specc.grammar.printer import print_file
 from specc.ir.body import Body
+from specc.ir.congruence import named
 from specc.ir.cost import count_macs, count_params
-from specc.ir.dims import Symbolic
 from specc.ir.graph import Graph, Node, Value
 from specc.ops import calls
 from specc.ops.record import REQUIRED, Operator, Weight
@@ -85,10 +85,23 @@ def input_parameters(graph: Graph) -> tuple[s.Parameter, ...]:
         node = graph.node(identity)
         dimensions = []
         for dim in node.types[0].shape:
-            default = defaults.pop(str(dim), None) if isinstance(dim, Symbolic) else None
-            dimensions.append(s.Dimension(literal(dim), None if default is None else literal(default)))
+            found = named(dim)
+            default = defaults.pop(found[0], None) if found else None
+            size = s.Name(found[0]) if found else literal(dim)
+            dimensions.append(s.Dimension(size, None if default is None else literal(default)))
         parameters.append(s.Parameter(node.attrs["name"], tensor(dimensions, node.types[0].dtype)))
     return tuple(parameters)
+
+
+def requirements(graph: Graph) -> list[s.Statement]:
+    """`require h % 7 == 0`: what is known of the dimensions of the inputs."""
+    dims = [dim for identity in graph.inputs for dim in graph.node(identity).types[0].shape]
+    known = dict(found for found in map(named, dims) if found is not None)
+    return [
+        s.Require(s.Binary("==", s.Binary("%", s.Name(name), literal(modulus)), literal(remainder)), None)
+        for name, (modulus, remainder) in known.items()
+        if modulus > 1
+    ]
 
 
 def without_layouts(graph: Graph) -> Graph:
@@ -109,7 +122,7 @@ def tensor(dimensions: Sequence[s.Dimension], dtype: str) -> s.Tensor:
 
 def require_sayable(graph: Graph) -> None:
     """Raises S0711 where the graph holds something that the language has no words for."""
-    bare = {str(dim) for i in graph.inputs for dim in graph.node(i).types[0].shape if isinstance(dim, Symbolic)}
+    bare = {found[0] for i in graph.inputs for found in map(named, graph.node(i).types[0].shape) if found}
     for name in sorted(graph.symbols() - bare):
         raise error("S0711", f"the dimension `{name}` of `{graph.name}` stands only inside other dimensions")
     if not graph.inputs:
@@ -285,7 +298,7 @@ class _Writer:
         return set(paths.values())
 
     def definition(self) -> s.Definition:
-        body: list[s.Statement] = []
+        body = requirements(self.graph)
         for identity in self.graph.order():
             node = self.graph.node(identity)
             if node.op == "input":

@@ -15,8 +15,10 @@ default, and one without a default as `NOMINAL`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 
+from specc.ir.dims import estimate
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.types import TensorType
 from specc.passes import convolutions
@@ -209,7 +211,8 @@ def macs(graph: Graph, identity: int) -> int:
 
 
 def _numbered(graph: Graph, type: TensorType) -> TensorType:
-    return type.substitute({name: graph.defaults.get(name, NOMINAL) for name in type.symbols()})
+    values = {name: graph.defaults.get(name, NOMINAL) for name in type.symbols()}
+    return replace(type, shape=tuple(estimate(dim, values) for dim in type.shape))
 
 
 def _number(graph: Graph, type: TensorType) -> int:

@@ -2,7 +2,8 @@
 
 The extents of the inputs are equations: `image: [n, 3, h, w]` given as [2, 3, 8, 8] says n = 2, 3 = 3, h = 8, w = 8.
 An equation that is linear in one dimension, with every other one known, gives that dimension (`[2*h + 1]` given as [9]
-says h = 4); once all are known, every equation has to hold.
+says h = 4), and so does a dimension of which something is known (`[7*(h//7)]`, which is h); once all are known, every
+equation has to hold.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from specc.diagnostics import Label, SpeccError, did_you_mean, error
+from specc.ir.congruence import named
 from specc.ir.dims import Dim, Symbolic, substitute, symbols
 from specc.ir.graph import Graph, Node
 
@@ -34,6 +36,10 @@ def solutions(graph: Graph) -> dict[str, tuple[int, int, int, Dim]]:
         for number, axis, dim in equations:
             unknown = sorted(symbols(dim) - found.keys())
             if len(unknown) != 1:
+                continue
+            if named(dim) is not None:
+                found[unknown[0]] = (number, axis, 1, 0)
+                progress = True
                 continue
             coefficient = next((c for monomial, c in dim.terms if monomial == (unknown[0],)), 0)
             rest = substitute(dim, {unknown[0]: 0})

@@ -454,6 +454,7 @@ class _Emitter:
         ]
         if self.graph is not None:
             parameters = list(writer.input_parameters(self.graph))
+            body = writer.requirements(self.graph) + body
         ordered = sorted(self.parameters.items(), key=lambda item: _rank(item[1]))
         self.parameters = dict(ordered)
         for parameter in self.parameters.values():  # a body that lacks the part takes any value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from specc.ir.dims import Dim, substitute, symbols
+from specc.ir.dims import Dim, estimate, symbols
 from specc.ir.graph import Graph
 
 
@@ -45,6 +45,4 @@ NOMINAL = 8
 
 def nominal(dim: Dim, defaults: Mapping[str, int]) -> int:
     """The dimension as a number, for comparing costs: symbols at their defaults, and others at `NOMINAL`."""
-    names = symbols(dim)
-    value = substitute(dim, {name: defaults.get(name, NOMINAL) for name in names})
-    return fixed(value)
+    return estimate(dim, {name: defaults.get(name, NOMINAL) for name in symbols(dim)})

@@ -156,6 +156,13 @@ def substitute(dim: Dim, bindings: Mapping[str, Dim]) -> Dim:
     return total
 
 
+def estimate(dim: Dim, values: Mapping[str, int]) -> int:
+    """`dim` with numbers for all of its symbols, made up ones among them: no floor of it becomes 0."""
+    if isinstance(dim, int):
+        return dim
+    return sum(c * math.prod(_estimate_atom(atom, values) for atom in monomial) for monomial, c in dim.terms)
+
+
 def symbols(dim: Dim) -> frozenset[str]:
     """The names that occur in `dim`."""
     if isinstance(dim, int):
@@ -209,6 +216,12 @@ def _substitute_atom(atom: Atom, bindings: Mapping[str, Dim]) -> Dim:
     if isinstance(atom, str):
         return bindings.get(atom, symbol(atom))
     return floordiv(substitute(atom.numerator, bindings), substitute(atom.divisor, bindings))
+
+
+def _estimate_atom(atom: Atom, values: Mapping[str, int]) -> int:
+    if isinstance(atom, str):
+        return values[atom]
+    return max(1, estimate(atom.numerator, values) // max(1, estimate(atom.divisor, values)))
 
 
 def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:

@@ -19,6 +19,7 @@ import networkx as nx
 
 from specc import ops
 from specc.diagnostics import Frame, Span, error
+from specc.ir.congruence import NOTHING, named
 from specc.ir.dims import Dim
 from specc.ir.types import TensorType
 from specc.ops.record import Illegal, Operator
@@ -379,7 +380,8 @@ class Graph:
 def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
     """The graph with its dimensions fixed: by `shapes`, then by its defaults; all types become numbers.
 
-    Raises S0703 for a dimension without a value and for a name in `shapes` that is no dimension, S0301 where an
+    Raises S0703 for a dimension without a value, for one with a value that what is known of it excludes, and for a name
+    in `shapes` that is no dimension, S0301 where an
     operator does not take the extents that follow, S0707 for a tensor that is too large.
     """
     from specc.diagnostics import Label, did_you_mean
@@ -403,6 +405,13 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
         raise error("S0703", f"the dimension `{missing[0]}` of `{graph.name}` has no value: give --shapes {given}")
     result = graph.copy()
     bindings: dict[str, Dim] = dict(chosen)
+    for node in (graph.node(identity) for identity in graph.inputs):
+        for dim in node.types[0].shape:
+            name, congruence = named(dim) or ("", NOTHING)
+            if chosen.get(name, 0) % congruence.modulus != congruence.remainder:
+                message = f"the dimension `{name}` of `{graph.name}` is {congruence}, and not {chosen[name]}"
+                note = f"this is what the spec requires: {name} % {congruence.modulus} == {congruence.remainder}"
+                raise error("S0703", message, *([Label(node.span, str(dim))] if node.span else []), notes=[note])
     for identity in result.order():
         node = result.node(identity)
         try:
