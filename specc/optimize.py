@@ -119,7 +119,7 @@ def check_merges(graph: Graph) -> None:
     What the whole network's passes refuse is said only where one of them fails there.
     """
     inside = any(inner.claims for _, body in bodies(graph) for inner in nested(body.graph))
-    if inside or not _hold(surroundings(graph)):
+    if inside or (graph.claims and not _hold(surroundings(graph))):
         run_passes(graph, MERGING)
 
 

@@ -95,3 +95,15 @@ def test_importing_loads_neither_torch_nor_tvm(package: str) -> None:
     program = f"import sys, {package}; print(*[m for m in ('torch', 'tvm') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not found.stdout.split()
+
+
+def test_checking_a_spec_loads_no_arrays() -> None:
+    spec = ROOT / "examples" / "digits.specc"
+    program = f"""
+import sys
+from specc.cli import execute
+code = execute(["check", {str(spec)!r}])
+print(code, *[m for m in ("numpy", "torch", "tvm", "onnx") if m in sys.modules], file=sys.stderr)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stderr.split() == ["0"]
