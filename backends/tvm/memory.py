@@ -8,7 +8,8 @@ part, for that would keep the whole alive.
 
 Places are found greedily, the largest buffer first, each at the lowest offset where it fits between those that live at
 the same time (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", arXiv:2001.03288,
-"greedy by size"). What no plan goes below, the plan states beside what it needs.
+"greedy by size"). Where that leaves gaps, the buffer that ends highest gets its place first in another try. What no
+plan goes below, the plan states beside what it needs.
 """
 
 from __future__ import annotations
@@ -152,11 +153,36 @@ def live(program: Program, placed: Container[Storage]) -> tuple[list[Slot], list
     return slots, members
 
 
+TRIES = 64
+"""How many orders of the buffers are tried. With 1, two of the zoo's small networks (UniRepLKNet, MobileViT) needed 13
+and 20 % more than with 64, and more than eager execution of the same graph."""
+
+
 def assign(slots: Sequence[Slot], regions: Sequence[Slot] = ()) -> list[Place]:
     """The place of each slot, at a multiple of 64 bytes; slots that meet do not overlap.
 
     `regions` are the outputs' memory, which slots may use that they do not meet.
     """
+    order = sorted(range(len(slots)), key=lambda i: (-slots[i].size, slots[i].first, i))
+    room = sum(aligned(region.size) for region in regions)
+    least = max((held([*slots, *regions], slot.first) for slot in slots), default=0) - room
+    best: list[Place] = []
+    lowest: int | None = None
+    for _ in range(TRIES):
+        places = _greedy(slots, regions, order)
+        ends = {i: at.offset + slots[i].size for i, at in enumerate(places) if at.space == "arena"}
+        end = max(ends.values(), default=0)
+        if lowest is None or end < lowest:
+            best, lowest = places, end
+        if end <= least or not ends:
+            break
+        highest = max(ends, key=lambda i: (ends[i], i))
+        order = [highest, *(i for i in order if i != highest)]
+    return best
+
+
+def _greedy(slots: Sequence[Slot], regions: Sequence[Slot], order: Sequence[int]) -> list[Place]:
+    """Each slot at the lowest offset that is free for it, in this order; in a region where one has room."""
     places: dict[int, Place] = {}
 
     def lowest(slot: Slot, place: Place) -> Place:
@@ -173,7 +199,7 @@ def assign(slots: Sequence[Slot], regions: Sequence[Slot] = ()) -> list[Place]:
             position = max(position, aligned(end))
         return place._replace(offset=position)
 
-    for number in sorted(range(len(slots)), key=lambda i: (-slots[i].size, slots[i].first, i)):
+    for number in order:
         slot = slots[number]
         free = [Place("output", i) for i, region in enumerate(regions) if not slot.meets(region)]
         found = [lowest(slot, place) for place in free]

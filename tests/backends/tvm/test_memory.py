@@ -95,3 +95,10 @@ def test_the_arena_is_never_below_what_must_be_and_seldom_far_above(given: list[
     calls = max((slot.last for slot in given), default=0) + 1
     least = max(sum(slot.size for slot in given if slot.first <= call <= slot.last) for call in range(calls))
     assert least <= arena <= sum(aligned(slot.size) for slot in given)
+
+
+def test_the_buffer_that_ends_highest_gets_its_place_first_in_another_try() -> None:
+    """The first of 128 bytes is placed below 320, where the other one of 128 would have left room for the later 320."""
+    slots = [Slot(320, 4, 6), Slot(128, 3, 4), Slot(128, 1, 3), Slot(320, 1, 2)]
+    places = assign(slots)
+    assert max(place.offset + slot.size for place, slot in zip(places, slots)) == 320 + 128

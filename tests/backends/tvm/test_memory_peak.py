@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 import specc
-from specc import targets
+from specc import grammar, targets, zoo
 from specc.backends import tvm as backend
 from specc.backends.torch import freeze
 from specc.backends.tvm.memory import Plan
@@ -89,6 +89,26 @@ def compiled(graph: Graph, level: int, target: str) -> tuple[Graph, Plan]:
 def test_a_plan_needs_no_more_memory_than_eager_execution(graph: Graph, level: int) -> None:
     """Of the graph that the kernels compute: blocks of channels are larger than the channels, for PyTorch too."""
     optimized, plan = compiled(graph, level, "x86-64-v3")
+    assert plan.least <= plan.arena <= eager_peak(optimized)
+
+
+def small(entry: zoo.Entry) -> Graph:
+    """The small network of an entry of the zoo's index."""
+    chosen = entry.small.get("variant") or next(iter(entry.variants))
+    if "arguments" in entry.small:
+        network = next(offer.network for offer in grammar.offers(entry.path))
+        text = entry.path.read_text(encoding="utf-8")
+        text += f"\nvariants {network}:\n    of_the_index: {entry.small['arguments']}\n"
+        graph = grammar.loads(text, variant="of_the_index", file=entry.file, directory=entry.path.parent)
+    else:
+        graph = specc.load(entry.path, variant=chosen)
+    return specialize(graph, entry.small.get("shapes"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.entries())
+def test_every_family_needs_no_more_memory_than_eager_execution(name: str) -> None:
+    optimized, plan = compiled(small(zoo.entries()[name]), 2, "x86-64-v4")
     assert plan.least <= plan.arena <= eager_peak(optimized)
 
 

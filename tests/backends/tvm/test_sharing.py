@@ -15,7 +15,7 @@ from specc.backends.tvm import build, lower
 from specc.backends.tvm.lowering import Lowered
 from specc.backends.tvm.memory import Place, plan
 from specc.backends.tvm.program import Call, Part, Program, Storage
-from specc.backends.tvm.sharing import share
+from specc.backends.tvm.sharing import share, without
 from specc.ir.graph import Graph, Value
 from specc.ir.placement import ALIGNMENT, begin, joined, size
 from specc.ir.types import TensorType
@@ -119,12 +119,15 @@ def test_what_has_no_place_of_its_own_is_copied(why: str) -> None:
     check(graph, ["concat"])
 
 
-def test_a_piece_of_two_concats_is_copied_into_one() -> None:
-    graph, x = picture()
-    a, b, c = (conv(graph, x) for _ in range(3))
-    both = [graph.apply("concat", pair, {"axis": 1}) for pair in ([a, b], [b, c])]
-    graph.outputs = [conv(graph, joint) for joint in both]
-    check(graph, ["concat"])
+def test_a_piece_of_two_concats_lies_in_the_first() -> None:
+    x, (a, b, c, first, second, y) = Storage("input", 0), [Storage("buffer", i) for i in range(6)]
+    made = [Call("k", (x,), (piece,)) for piece in (a, b, c)]
+    joins = [Call("concat", pair, (to,), joins=(0, 64)) for pair, to in (((a, b), first), ((b, c), second))]
+    types = (TensorType((16,)),) * 3 + (TensorType((32,)),) * 2 + (TensorType((16,)),)
+    calls = (*made, *joins, Call("k", (first, second), (y,)))
+    shared, dropped = without(Program("n", ("x",), ("y",), types[:1], (), types, calls, types[:1], (y,)), set())
+    assert dropped == {3}
+    assert shared.parts == {a: Part(first, 0), b: Part(first, 64)}
 
 
 def test_a_slice_that_is_a_piece_is_copied_into_its_place() -> None:
