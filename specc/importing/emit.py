@@ -529,7 +529,11 @@ class _Emitter:
             plain = tail if tail and not tail.isdigit() and tail not in self.heads else shared.one.callee
             name = self.taken.fresh(plain if plain not in self.heads else f"{plain}_")
             target, self.values[number] = s.Target(name), s.Name(name)
-        yield s.Assign((target,), value)
+        line = s.Assign((target,), value)
+        if owns and not shared.always and shared.standin is None:  # what lacks it has another thing in its place
+            yield s.If(((self._condition(shared), (line,)),))
+        else:
+            yield line
 
     def _stage(self, shared: Shared) -> s.Name | s.Call:
         call = self._call(shared, [])
@@ -551,8 +555,11 @@ class _Emitter:
 
     def _condition(self, shared: Shared) -> s.Expression:
         mask = shared.mask
+        inverse = tuple(not there for there in mask)
+        if mask not in self.conditions and inverse in self.conditions:
+            self.conditions[mask] = s.Unary("not", self.conditions[inverse])
         if mask not in self.conditions:
-            forced = self._forced(shared)
+            forced = shared.standin is not None and self._forced(shared)
             condition = self._about_shapes(mask) if forced else None
             if condition is None:
                 head = shared.one.path.split(".")[0] or shared.one.callee

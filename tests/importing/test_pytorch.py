@@ -271,6 +271,28 @@ def test_names_that_the_language_cannot_say() -> None:
     assert difference(found, module(x).detach().numpy()) <= 1e-6
 
 
+class Halves(nn.Module):
+    """Half of the channels pass by, or take a way of their own: one class, and its bodies have different parts."""
+
+    def __init__(self, down: bool) -> None:
+        super().__init__()
+        self.short = nn.Sequential(nn.Conv2d(4, 2, 3, 2, 1), nn.BatchNorm2d(2)) if down else nn.Sequential()
+        first = nn.Conv2d(4 if down else 2, 2, 3, 2 if down else 1, 1)
+        more = [layer for _ in range(3) for layer in (nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 1))]
+        self.body = nn.Sequential(first, *more)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = (self.short(x), x) if len(self.short) else x.chunk(2, 1)
+        return torch.cat([a, self.body(b)], 1)
+
+
+def test_a_part_that_another_one_stands_for_is_made_where_it_is_needed() -> None:
+    module, x = trained(nn.Sequential(Halves(True), Halves(False), Halves(False))), torch.randn(2, 4, 8, 8)
+    spec = import_module(module, [x])
+    assert spec.text.count("block Halves") == 1 and "    if with_short:\n        short = " in spec.text
+    assert_same(spec, module, x)
+
+
 @pytest.mark.parametrize(
     ("module", "code", "part"),
     [
