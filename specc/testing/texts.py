@@ -64,18 +64,19 @@ def real_specs() -> tuple[str, ...]:
     """The specs of the zoo and of the standard library, short ones first.
 
     Each variant of the zoo stands for itself, so that one elaboration is one network; once as it is, and once with the
-    blocks of the library that it uses written into the file, so that a mutation can meet them too.
+    blocks of other files that it uses written into it, so that a mutation can meet them too.
     """
     found = [path.read_text(encoding="utf-8") for path in STANDARD.glob("*.specc")]
     for path in EXAMPLES.rglob("*.specc"):
-        tree = grammar.parse(path.read_text(encoding="utf-8"))
-        for each in _variants(tree):
-            found += map(grammar.print_file, dict.fromkeys((each, _closed(each))))
+        for each in _variants(grammar.parse(path.read_text(encoding="utf-8"))):
+            alone = [each] if all(use.module[0] == "std" for use in each.uses) else []
+            closed = [_closed(each, path.parent)] if each.uses else []
+            found += [grammar.print_file(tree) for tree in (*alone, *closed) if tree is not None]
     return tuple(sorted(found, key=lambda text: (len(text), text)))
 
 
 def _variants(tree: s.File) -> Iterator[s.File]:
-    """The file with each of its variants alone, and with the checks that speak of it."""
+    """The file with each of its variants alone, with its network and the checks that speak of it."""
     tables = [item for item in tree.items if isinstance(item, s.Variants)]
     if not tables:
         yield tree
@@ -86,27 +87,30 @@ def _variants(tree: s.File) -> Iterator[s.File]:
                 for item in tree.items
                 if (item is table or not isinstance(item, s.Variants))
                 and not (isinstance(item, s.Check) and item.variant.name != variant.name)
+                and not (isinstance(item, s.Definition) and item.kind == "network" and item.name != table.network.name)
             ]
             yield replace(tree, items=tuple(kept))
 
 
-def _closed(tree: s.File) -> s.File:
-    """The file with the definitions of what it uses in it; as it is where two of them have one name."""
-    modules: dict[tuple[str, ...], s.File] = {}
-    pending = [use.module for use in tree.uses]
+def _closed(tree: s.File, folder: Path) -> s.File | None:
+    """The file with the blocks of what it uses in it; None where two of them have one name."""
+    modules: dict[Path, s.File] = {}
+    pending = [(folder, use.module) for use in tree.uses]
     while pending:
-        module = pending.pop()
-        if module not in modules:
-            modules[module] = _library(module)
-            pending += [use.module for use in modules[module].uses]
-    library = [definition for module in modules.values() for definition in module.definitions]
+        beside, module = pending.pop()
+        place = STANDARD.joinpath(*module[1:]) if module[0] == "std" else beside.joinpath(*module)
+        path = place.with_suffix(".specc")
+        if path not in modules:
+            modules[path] = _library(path)
+            pending += [(path.parent, use.module) for use in modules[path].uses]
+    library = [d for module in modules.values() for d in module.definitions if d.kind == "block"]
     names = [definition.name for definition in (*library, *tree.definitions)]
-    return tree if len(set(names)) < len(names) else replace(tree, uses=(), items=(*library, *tree.items))
+    return None if len(set(names)) < len(names) else replace(tree, uses=(), items=(*library, *tree.items))
 
 
 @cache
-def _library(module: tuple[str, ...]) -> s.File:
-    return grammar.parse(STANDARD.joinpath(*module[1:]).with_suffix(".specc").read_text(encoding="utf-8"))
+def _library(path: Path) -> s.File:
+    return grammar.parse(path.read_text(encoding="utf-8"))
 
 
 # ---- mutations
