@@ -520,6 +520,13 @@ MOVES: dict[str, Case] = {
         "max_pool2d",
     ),
     "a pool of single elements": ("x: 2, 3, 4, 5", "a = max_pool2d(x) {k=(1, 1); stride=(1, 1)}: 2, 3, 4, 5", ""),
+    "convolutions of sequences, as pictures of height 1": (
+        "x: 2, 4, 9; w: param 6, 2, 3; b: param 6; v: param 6, 6, 2",
+        """a = conv1d(x, w, b) {stride=(2,); padding=(3, 1); dilation=(2,); groups=2}: 2, 6, 5
+        r = relu(a): 2, 6, 5
+        c = conv1d(r, v): 2, 6, 4""",
+        "reshape conv2d relu conv2d reshape",
+    ),
     "a negation is a factor": ("x: 2, 3", "a = neg(x): 2, 3", "mul"),
     "a matrix of weights": ("x: 2, 3, 4; w: param 4, 5", "a = matmul(x, w): 2, 3, 5", "linear"),
     "a matrix of weights in front stays": ("x: 4, 5; w: param 3, 4", "a = matmul(w, x): 3, 5", "matmul"),
