@@ -28,6 +28,10 @@ class Layout(PostLex):
         self.inside = False
         """Whether the text stands inside brackets from the start, as the expressions in messages do."""
 
+    def __reduce__(self) -> tuple[type[Layout], tuple[()]]:
+        """A new one beside the tables of a parser that is kept: what this one holds is about a text."""
+        return Layout, ()
+
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
         """Yields the tokens with indentation made explicit; raises S0102, S0103 where it is wrong."""
         levels = [0]

@@ -7,15 +7,19 @@ rule.
 from __future__ import annotations
 
 import re
+import sys
 from functools import cache
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import lark
 from lark import Lark, Token, Transformer, Tree, UnexpectedInput
 from lark.exceptions import VisitError
 from lark.tree import Meta
 
+from specc.cache import kept
 from specc.diagnostics import Diagnostic, Label, Span, SpeccError, error
 from specc.grammar import syntax as s
 from specc.grammar.layout import Layout
@@ -63,11 +67,21 @@ def parse_expression(text: str, file: str = "<text>") -> s.Expression:
 
 @cache
 def _parser() -> tuple[Lark, Layout]:
-    layout = Layout()
+    """The parser; its tables are kept, as they take longer to make than a file takes to read."""
     grammar = Path(__file__).with_name("specc.lark").read_text(encoding="utf-8")
+    origin = "\n".join((lark.__version__, sys.version, grammar))
+    parser = Lark.load(BytesIO(kept("table", "specc", origin, lambda: _tables(grammar))))
+    layout = parser.options.postlex
+    assert isinstance(layout, Layout)
+    return parser, layout
+
+
+def _tables(grammar: str) -> bytes:
     starts = ["start", "expression"]
-    lark = Lark(grammar, parser="lalr", start=starts, postlex=layout, propagate_positions=True, maybe_placeholders=True)
-    return lark, layout
+    options = {"postlex": Layout(), "propagate_positions": True, "maybe_placeholders": True}
+    tables = BytesIO()
+    Lark(grammar, parser="lalr", start=starts, **options).save(tables)
+    return tables.getvalue()
 
 
 def _tree(text: str, file: str, start: str) -> Any:
@@ -91,10 +105,10 @@ def _mistakes(text: str, file: str) -> tuple[Diagnostic, ...]:
 
 
 def _read(text: str, file: str, start: str) -> Any:
-    lark, layout = _parser()
+    parser, layout = _parser()
     layout.file, layout.inside = file, start == "expression"
     try:
-        tree = lark.parse(text, start=start)
+        tree = parser.parse(text, start=start)
         _bound_depth(tree, file)
         return Build(file).transform(tree)
     except UnexpectedInput as problem:

@@ -7,15 +7,10 @@
 For the target `c`, the library is the file of C that `source` writes.
 
 Kernels are compiled by threads: TVM gives up Python's lock for as long as LLVM works.
-
-The cache is the folder `SPECC_CACHE_DIR` (default: ~/.cache/specc). A file's name is the digest of the kernel's text,
-the target and TVM's version; it holds the object behind the object's digest, so that a damaged one is made anew. Files
-appear whole or not at all, so that several compilers can share the folder. It may be deleted at any time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -23,7 +18,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,8 +27,8 @@ import tvm
 from specc.backends.tvm.driver import SOURCES, header
 from specc.backends.tvm.lowering import Lowered
 from specc.backends.tvm.source import source
-from specc.diagnostics import SpeccError, error
-from specc.files import replacing
+from specc.cache import kept
+from specc.diagnostics import error
 from specc.targets import Target
 
 Progress = Callable[[int, int], None]
@@ -97,46 +91,18 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None, st
 
 
 def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Path:
-    """The object file of a kernel in `folder`: from the cache where it is there and whole, else made and put there."""
+    """The object file of a kernel in `folder`; objects are kept by the kernel's text, the target and TVM's version."""
+    made = folder / f"{name}.o"
+
+    def compile() -> bytes:
+        with tvm.transform.PassContext(config=PASS_OPTIONS):
+            module = tvm.tirx.build(tvm.IRModule({name: function}), target=tvm_target(target))
+        module.write_to_file(str(made))
+        return made.read_bytes()
+
     text = "\n".join((version("apache-tvm"), str(tvm_target(target)), repr(PASS_OPTIONS), function.script()))
-    cache, made = cache_folder(), folder / f"{name}.o"
-    kept = cache and cache / f"{name}-{_digest(text.encode()).hex()}.kernel"
-    if kept and (found := _whole(kept)) is not None:
-        made.write_bytes(found)
-        return made
-    with tvm.transform.PassContext(config=PASS_OPTIONS):
-        module = tvm.tirx.build(tvm.IRModule({name: function}), target=tvm_target(target))
-    module.write_to_file(str(made))
-    if kept:
-        content = made.read_bytes()
-        with suppress(SpeccError), replacing(kept) as file:  # a cache that takes no more is no reason to fail
-            file.write(_digest(content) + content)
+    made.write_bytes(kept("kernel", name, text, compile))
     return made
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _whole(path: Path) -> bytes | None:
-    """The object in a file of the cache, behind its digest; None where there is none, or a damaged one."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    return content[16:] if _digest(content[16:]) == content[:16] else None
-
-
-def cache_folder() -> Path | None:
-    """The folder of compiled kernels; None where it cannot be made."""
-    given = os.environ.get("SPECC_CACHE_DIR")
-    root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specc"
-    folder = root / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
 
 
 def _link(lowered: Lowered, objects: list[Path], target: Target, folder: Path, static: bool) -> bytes:
