@@ -16,7 +16,7 @@ from specc.grammar.expressions import Evaluator
 from specc.grammar.modules import Module
 from specc.grammar.parameters import declare
 from specc.grammar.printer import print_expression, print_type
-from specc.grammar.scope import Place, Scope
+from specc.grammar.scope import NoSlot, Place, Scope
 from specc.grammar.session import DEEPEST_CALLS, Learned, Session
 from specc.grammar.shapes import bind_dimensions, check_dimensions, check_form, check_result
 from specc.grammar.suggest import suggest
@@ -263,7 +263,7 @@ class Elaborator(Evaluator):
             slot = ".".join([*([] if target.name == ITSELF and indices else [target.name]), *map(str, indices)])
             self._store(target, indices, self.evaluate(statement.value, scope, slot), scope)
             return
-        value = self.evaluate(statement.value, scope)
+        value = self.evaluate(statement.value, scope, NoSlot(statement))
         items = value.listed() if isinstance(value, Family) else value
         if not isinstance(items, tuple) or len(items) != len(statement.targets):
             has = f"{len(items)} values" if isinstance(items, tuple) else f"one value, {show(items)}"

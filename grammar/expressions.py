@@ -8,7 +8,7 @@ The *slot* is the name that an expression's outermost call gets: `conv1 = ConvBN
     y = x + Mlp(x)               y for Mlp: it is the only call outside other calls
     return ConvBN(x, c)          slot "", the block's own scope
 
-Operands of a call have no slot (None): a nested call may not bring weights.
+Operands of a call have no slot (`NoSlot`): a nested call may not bring weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from specc.grammar import builtins, composites, operators, scans
 from specc.grammar import syntax as s
 from specc.grammar.arithmetic import binary, bounded, known_int, truth, unary
 from specc.grammar.printer import print_expression
-from specc.grammar.scope import Place, Scope, join
+from specc.grammar.scope import NoSlot, Place, Scope, join
 from specc.grammar.session import Session
 from specc.grammar.values import (
     Argument,
@@ -44,6 +44,8 @@ from specc.ops.record import Operator
 
 CALLABLE = (Block, Operator, Builtin, Partial)
 
+UNNAMED = NoSlot()
+
 WORDS = {"True": "true", "False": "false", "None": "none"}
 
 
@@ -59,7 +61,7 @@ class Evaluator(ABC):
     ) -> Value:
         """The value of a call of a block."""
 
-    def evaluate(self, expression: s.Expression, scope: Scope, slot: str | None = None) -> Value:
+    def evaluate(self, expression: s.Expression, scope: Scope, slot: str | NoSlot = UNNAMED) -> Value:
         """The value of `expression`; raises `SpeccError`, or `Poisoned` where the cause is reported already."""
         self.session.step(expression.span)
         try:
@@ -70,7 +72,7 @@ class Evaluator(ABC):
             raise Poisoned
         return value
 
-    def _evaluate(self, expression: s.Expression, scope: Scope, slot: str | None) -> Value:
+    def _evaluate(self, expression: s.Expression, scope: Scope, slot: str | NoSlot) -> Value:
         match expression:
             case s.Name():
                 return self.lookup(expression, scope)
@@ -185,7 +187,7 @@ class Evaluator(ABC):
             message = f"`{name}` is a dimension of `{scope.definition.name}` and cannot be given another meaning"
             raise self.session.problem("S0204", message, *labels, notes=["rename the dimension or this name"])
 
-    def _comprehension(self, expression: s.Comprehension, scope: Scope, slot: str | None) -> Value:
+    def _comprehension(self, expression: s.Comprehension, scope: Scope, slot: str | NoSlot) -> Value:
         saved = dict(scope.names)
         result: list[Value] = []
 
@@ -221,7 +223,7 @@ class Evaluator(ABC):
         note = ["`slice(x, axis=1, stop=8)` takes part of a tensor"] if isinstance(value, Tensor) else []
         raise self.session.problem("S0402", f"{kind(value)} has no elements to index", Label(span), notes=note)
 
-    def _slice(self, expression: s.Slice, scope: Scope, slot: str | None) -> Value:
+    def _slice(self, expression: s.Slice, scope: Scope, slot: str | NoSlot) -> Value:
         values = self.evaluate(expression.value, scope, slot)
         values = values.listed() if isinstance(values, Family) else values
         if not isinstance(values, tuple):
@@ -238,28 +240,28 @@ class Evaluator(ABC):
 
     # ---- tensors
 
-    def _unary(self, symbol: str, operand: s.Expression, span: Span, scope: Scope, slot: str | None) -> Value:
+    def _unary(self, symbol: str, operand: s.Expression, span: Span, scope: Scope, slot: str | NoSlot) -> Value:
         value = self.evaluate(operand, scope, slot)
         if symbol == "-" and isinstance(value, Tensor):
             place = scope.place if _calls(operand) else scope.place.inside(slot, span)
             return operators.apply(self.session, "neg", [Argument(value, operand.span)], {}, scope, place, span)
         return unary(symbol, value)
 
-    def _binary(self, expression: s.Binary, scope: Scope, slot: str | None) -> Value:
+    def _binary(self, expression: s.Binary, scope: Scope, slot: str | NoSlot) -> Value:
         sides = [expression.left, expression.right]
         calling = [_calls(side) for side in sides]
-        slots = [slot if calls and sum(calling) == 1 else None for calls in calling]
+        slots = [slot if calls and sum(calling) == 1 else UNNAMED for calls in calling]
         left, right = (self.evaluate(side, scope, s_) for side, s_ in zip(sides, slots, strict=True))
         if expression.operator in ("==", "!=") and (left is None or right is None):
             return (left is right) == (expression.operator == "==")  # whether an optional tensor is there
         if isinstance(left, Tensor) or isinstance(right, Tensor):
             arguments = [Argument(left, sides[0].span), Argument(right, sides[1].span)]
-            place = scope.place if any(slots) else scope.place.inside(slot, expression.span)
+            place = scope.place if sum(calling) == 1 else scope.place.inside(slot, expression.span)
             return operators.arithmetic(self.session, expression.operator, arguments, scope, place, expression.span)
         return binary(expression.operator, left, right)
 
-    def _pipe(self, pipe: s.Pipe, scope: Scope, slot: str | None) -> Value:
-        value, span = self.evaluate(pipe.source, scope), pipe.source.span
+    def _pipe(self, pipe: s.Pipe, scope: Scope, slot: str | NoSlot) -> Value:
+        value, span = self.evaluate(pipe.source, scope, NoSlot(pipe)), pipe.source.span
         for i, stage in enumerate(pipe.stages):
             call = stage if isinstance(stage, s.Call) else s.Call(stage, (), span=stage.span)
             value = self._call(call, scope, _member(slot, i), first=Argument(value, span))
@@ -268,7 +270,7 @@ class Evaluator(ABC):
             span = stage.span
         return value
 
-    def _call(self, call: s.Call, scope: Scope, slot: str | None, first: Argument | None = None) -> Value:
+    def _call(self, call: s.Call, scope: Scope, slot: str | NoSlot, first: Argument | None = None) -> Value:
         function = self._function(call.callee, scope)
         positional = list(self._positional(call, scope))
         if first is not None:  # what a pipe brings takes the first place that is open, or stands in front
@@ -399,8 +401,8 @@ class Evaluator(ABC):
         return self.session.attempt(lambda: builtins.call(name, tuple(values), given), span)
 
 
-def _member(slot: str | None, index: int) -> str | None:
-    return None if slot is None else join(slot, str(index))
+def _member(slot: str | NoSlot, index: int) -> str | NoSlot:
+    return slot if isinstance(slot, NoSlot) else join(slot, str(index))
 
 
 def _counted(family: Family) -> bool:

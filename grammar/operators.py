@@ -11,6 +11,7 @@ from functools import cache
 
 from specc import ops
 from specc.diagnostics import Label, Span
+from specc.grammar.nameless import nameless
 from specc.grammar.scope import Place, Scope, join
 from specc.grammar.session import Session
 from specc.grammar.suggest import suggest
@@ -230,14 +231,7 @@ def _own(session: Session, record: Operator, roles: list[str], place: Place, spa
     if not roles and not record.training_state:
         return
     if place.nameless:
-        labels = [Label(place.nameless)]
-        if place.nameless != span:
-            labels.append(Label(span, f"the {_listed(roles or ['state'])} of this"))
-        notes = [
-            "the name on the left of `=` becomes the key in the state_dict; only the outermost call of a line gets it",
-            "give this call a line of its own: `name = ...`",
-        ]
-        raise session.problem("S0205", "this call has weights and no name", *labels, notes=notes)
+        raise nameless(session, place, span, f"the {_listed(roles or ['state'])} of this")
     for role in [*roles, *(weight.role for weight in record.training_state)]:
         own_key(session, join(place.path, role), span)
 

@@ -12,6 +12,7 @@ from specc.diagnostics import Label, did_you_mean
 from specc.grammar import operators
 from specc.grammar import syntax as s
 from specc.grammar.expressions import Evaluator
+from specc.grammar.nameless import nameless
 from specc.grammar.scope import Scope, join
 from specc.grammar.shapes import declared_extent
 from specc.grammar.values import Tensor, is_integer, kind, show
@@ -26,9 +27,7 @@ def declare(evaluator: Evaluator, scope: Scope, statement: s.Param, indices: lis
     session = evaluator.session
     slot = _slot(evaluator, scope, statement, indices)
     if scope.place.nameless:
-        labels = [Label(scope.place.nameless), Label(statement.span, "the parameter of this")]
-        notes = ["give this call a line of its own: `name = ...`"]
-        raise session.problem("S0205", "this call has weights and no name", *labels, notes=notes)
+        raise nameless(session, scope.place, statement.span, "the parameter of this")
     shape = tuple(_extent(evaluator, scope, dimension) for dimension in statement.type.dimensions)
     type_ = TensorType(shape, statement.type.dtype)
     if statement.kind == "param" and not type_.dtype.startswith("float"):

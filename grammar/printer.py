@@ -202,10 +202,10 @@ def _statement(statement: s.Statement, level: int, gap: Gap) -> Iterator[Line]:
 def _simple(statement: s.Assign | s.Param | s.Require | s.Ensure | s.EnsureMerge | s.Return) -> Iterator[str | Group]:
     match statement:
         case s.Assign(targets, value):
-            yield f"{', '.join(map(_target, targets))} = "
+            yield f"{', '.join(map(print_target, targets))} = "
             yield from _expression(value)
         case s.Param(word, target, type_, init, key):
-            yield f"{word} {_target(target)}{'' if key is None else f' as {_template(key)}'}: "
+            yield f"{word} {print_target(target)}{'' if key is None else f' as {_template(key)}'}: "
             yield from _tensor(type_)
             if init is not None:
                 yield f" init {init.name}"
@@ -222,7 +222,8 @@ def _simple(statement: s.Assign | s.Param | s.Require | s.Ensure | s.EnsureMerge
                 yield from _expression(value)
 
 
-def _target(target: s.Target) -> str:
+def print_target(target: s.Target) -> str:
+    """The name that is bound, as text."""
     return target.name + "".join(f"[{print_expression(index)}]" for index in target.indices)
 
 

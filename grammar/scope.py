@@ -12,16 +12,26 @@ from specc.ir.dims import Dim
 
 
 @dataclass(frozen=True)
+class NoSlot:
+    """In the place of a slot where no name reaches a call; `within` is what it stands in, where that is the reason."""
+
+    within: s.Assign | s.Pipe | None = None
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where in the state_dict a call stands. `nameless` is the call that lost its name, if one did."""
+    """Where in the state_dict a call stands. `nameless` is the call that lost its name, if one did, and `lost` how."""
 
     path: str
     nameless: Span | None = None
+    lost: NoSlot = NoSlot()
 
-    def inside(self, slot: str | None, call: Span) -> Place:
+    def inside(self, slot: str | NoSlot, call: Span) -> Place:
         """The place of a call in `slot` of this one."""
-        if self.nameless or slot is None:
-            return Place(self.path, self.nameless or call)
+        if self.nameless:
+            return self
+        if isinstance(slot, NoSlot):
+            return Place(self.path, call, slot)
         return Place(join(self.path, slot))
 
 
