@@ -86,7 +86,8 @@ class Scopes:
         while True:
             found: dict[str, Body] = {}
             try:
-                for scope in sorted(self.blocks, key=lambda scope: -scope.count(".")):
+                here = [scope for scope in self.members if scope in self.blocks]  # of the graph's order, as no set has
+                for scope in sorted(here, key=lambda scope: -scope.count(".")):
                     found[scope] = self._body(scope)
                 found[""] = self._body("")
                 return found

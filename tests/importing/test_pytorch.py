@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,8 +292,29 @@ class Halves(nn.Module):
 def test_a_part_that_another_one_stands_for_is_made_where_it_is_needed() -> None:
     module, x = trained(nn.Sequential(Halves(True), Halves(False), Halves(False))), torch.randn(2, 4, 8, 8)
     spec = import_module(module, [x])
-    assert spec.text.count("block Halves") == 1
+    assert spec.text.count("block Halves") == 1 and "    if with_short:\n        short = " in spec.text
     assert_same(spec, module, x)
+
+
+_WRITE = """
+import ast, sys
+import specc
+from specc.importing.structure import write_structured
+print(write_structured(specc.load(sys.argv[1]), ast.literal_eval(sys.argv[2]), "Halves."))
+"""
+
+
+def test_the_text_is_the_same_in_every_process(tmp_path: Path) -> None:
+    module = nn.Sequential(*map(Halves, (True, False, False)))
+    spec = import_module(module, [torch.randn(2, 4, 8, 8)])
+    (tmp_path / "halves.specc").write_text(spec.text)
+    classes = {name: type(part).__name__ for name, part in module.named_modules()}
+    command = [sys.executable, "-c", _WRITE, str(tmp_path / "halves.specc"), str(classes)]
+    texts = [
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
+        for seed in ("0", "2")
+    ]
+    assert "block Halves" in texts[0].stdout and len({done.stdout for done in texts}) == 1
 
 
 @pytest.mark.parametrize(
