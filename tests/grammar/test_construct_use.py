@@ -22,3 +22,7 @@ def test_every_construct_is_shown_by_the_language_page() -> None:
     blocks = re.findall(r"^```specc\n(.*?)^```$", (ROOT / "docs" / "language.md").read_text(), re.MULTILINE | re.DOTALL)
     texts = [body if body.startswith("specc") else f"specc 1\n{body}" for body in blocks]
     assert not sorted(everything() - set().union(*map(used, texts)))
+
+
+def test_the_seed_of_the_mutations_uses_every_construct() -> None:
+    assert not sorted(everything() - used((Path(__file__).parent / "everything.specc").read_text()))
