@@ -3,7 +3,7 @@
     split(x, [a, b], axis=1)                            slices of these extents, one behind the other
     chunk(x, 3, axis=-1)                                slices of one extent
     rearrange(x, "b (h d) l -> b h l d", h=8)           reshape, permute, reshape, as far as they are needed
-    einsum("b h q d, b h k d -> b h q k", q, k)         both operands as matrices, their product, and back
+    einsum("b h q d, b h k d -> b h q k", q, k)         two operands as matrices, their product, and so on
     full([4, 4], 0.5)                                   a number in every element: no operand at all
 
 A pattern names dimensions; brackets join several into one, `1` is a dimension of extent 1.
@@ -26,6 +26,9 @@ from specc.ir.dims import Dim, Symbolic, floordiv, product
 from specc.ir.types import TensorType
 
 Names = list[list[str]]
+
+_Term = tuple[list[str], Tensor]
+"""A tensor, and a name for each of its dimensions."""
 
 _TOKEN = re.compile(r"\s*(?:([A-Za-z_]\w*)|(1)|([()]))")
 
@@ -95,7 +98,7 @@ def call(
         given |= keywords
         operands = []
     missing = [key for key in declared if key not in given and key not in ("axis", "operands")]
-    if extra or missing or (name == "einsum" and not 1 <= len(operands) <= 2):
+    if extra or missing or (name == "einsum" and not operands):
         raise session.problem("S0403", f"`{name}` is called as {USAGE[name]}", Label(span))
     return form(at, given, operands)
 
@@ -253,14 +256,15 @@ def _einsum(at: _Call, given: dict[str, Argument], operands: list[Tensor]) -> Va
     stray = next((name for name in goal if name not in extents), None)
     if stray is not None:
         raise at.problem("S0307", f"`{stray}` of the result is in no operand", Label(pattern.span))
-    if len(operands) == 1:
-        (names,), (value,) = labels, operands
-    else:
-        names, value = _product(at, labels, operands, goal, extents)
-    summed = [i for i, name in enumerate(names) if name not in goal]
-    if summed:
-        value = at.node("sum", [value], axes=tuple(summed))
-        names = [name for name in names if name in goal]
+    result: _Term | None = None
+    for number, term in enumerate(zip(labels, operands, strict=True)):
+        needed = {*goal, *(name for names in labels[number + 1 :] for name in names)}
+        if result is None:
+            result = _summed(at, term, needed)
+        else:
+            result = _product(at, result, _summed(at, term, needed | {*result[0]}), needed, extents)
+    assert result is not None
+    names, value = result
     return at.permute(value, [names.index(name) for name in goal])
 
 
@@ -274,17 +278,22 @@ def _flat(at: _Call, text: str, span: Span) -> list[str]:
     return [group[0] for group in groups]
 
 
-def _product(
-    at: _Call, labels: list[list[str]], operands: list[Tensor], goal: list[str], extents: dict[str, Dim]
-) -> tuple[list[str], Tensor]:
-    """Both operands as [batch ..., rows, inner] and [batch ..., inner, columns]; the product with all its names."""
-    a, b = labels
-    batch = [name for name in a if name in b and name in goal]
-    inner = [name for name in a if name in b and name not in goal]
+def _summed(at: _Call, term: _Term, needed: set[str]) -> _Term:
+    """Summed over the dimensions that are not needed."""
+    names, x = term
+    axes = tuple(i for i, name in enumerate(names) if name not in needed)
+    return ([name for name in names if name in needed], at.node("sum", [x], axes=axes)) if axes else term
+
+
+def _product(at: _Call, left: _Term, right: _Term, needed: set[str], extents: dict[str, Dim]) -> _Term:
+    """Both as [batch ..., rows, inner] and [batch ..., inner, columns]; the product with the names that are needed."""
+    a, b = left[0], right[0]
+    batch = [name for name in a if name in b and name in needed]
+    inner = [name for name in a if name in b and name not in needed]
     rows = [name for name in a if name not in b]
     columns = [name for name in b if name not in a]
     matrices = []
-    for names, x, (first, second) in zip(labels, operands, ((rows, inner), (inner, columns)), strict=True):
+    for (names, x), (first, second) in zip((left, right), ((rows, inner), (inner, columns)), strict=True):
         moved = at.permute(x, [names.index(name) for name in (*batch, *first, *second)])
         ends = [product(extents[name] for name in side) for side in (first, second)]
         matrices.append(at.reshape(moved, [*(extents[name] for name in batch), *ends]))

@@ -39,6 +39,9 @@ EINSUMS = [
     ("a b c, d -> d b", [2, 3, 4], [5]),
     ("n c h w, n c -> n h w", [2, 3, 4, 5], [2, 3]),
     ("i j k -> k i", [2, 3, 4]),
+    ("a r, b r, c r -> a b c", [2, 4], [3, 4], [5, 4]),
+    ("n i, i o r, n r, z -> n o", [2, 3], [3, 4, 5], [2, 5], [3]),
+    ("i, i, i ->", [3], [3], [3]),
 ]
 
 
@@ -107,6 +110,7 @@ WRONG = [
     ("x0 + full(3, 1)", "S0401", "a list of integers of at least 1"),
     ("x0 + full([3], true)", "S0401", "the value is a number"),
     ('einsum("a b, b c -> a c", x0)', "S0307", "has 2 operands, and the call 1"),
+    ('einsum("a b c ->")', "S0403", "`einsum` is called as"),
     ('einsum("a b c -> d", x0)', "S0307", "`d` of the result is in no operand"),
     ('einsum("a b c, b -> a", x0, relu(x0))', "S0307", "1 dimensions, and the tensor 3"),
     ('einsum("a (b c) -> a", x0)', "S0307", "`rearrange` takes these"),
