@@ -67,7 +67,20 @@ def to_inference(graph: Graph, weights: Mapping[str, Any], dtype: Any = None) ->
 
 
 class Scope(torch.nn.Module):  # type: ignore[misc]
-    """A level of the checkpoint's keys: it holds parameters, buffers and further levels."""
+    """A level of the checkpoint's keys: it holds parameters, buffers and further levels.
+
+    Where it has the name of a method of the module around it (`half`, `train`), it is what that name gives, because
+    `torch.export` finds modules as attributes; and it can be called as the method, because PyTorch does so.
+    """
+
+    def shadow(self, module: torch.nn.Module, name: str) -> None:
+        """Makes `module.name` this level, and a call of it the method of that name."""
+        self.__dict__["_shadowed"] = (module, name)  # past __setattr__: the module around is no part of this one
+        module.__dict__[name] = self
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        module, name = self._shadowed
+        return getattr(type(module), name)(module, *given, **named)
 
 
 class GraphModule(torch.nn.Module):  # type: ignore[misc]
@@ -97,7 +110,12 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
         for scope in scopes:
             if scope in level._parameters or scope in level._buffers:
                 raise error("S0704", f"`{scope}` in the key `{key}` is a parameter itself")
-            level = level._modules.setdefault(scope, Scope())
+            if scope not in level._modules:
+                level._modules[scope] = Scope()
+                # `forward` of the network itself stays what it is: whoever follows the module reads its code.
+                if callable(getattr(type(level), scope, None)) and (level is not self or scope != "forward"):
+                    level._modules[scope].shadow(level, scope)
+            level = level._modules[scope]
         if role in level._modules or role in level._parameters or role in level._buffers:
             raise error("S0704", f"the parameter `{key}` has the name of another parameter or of a block")
         # Past register_parameter: it refuses the names of a module's methods, which a spec may use (`half`, `type`).

@@ -176,6 +176,23 @@ def test_names_that_a_module_uses_itself() -> None:
     assert module.double()(torch.ones(3, 2).double(), v1=torch.ones(3, 2).double()).dtype == torch.float64
 
 
+def test_a_module_whose_parts_are_named_as_its_methods_is_exported() -> None:
+    graph = Graph("Net")
+    x = graph.input("x", TensorType((n, 2)))
+    for path in ("half", "train", "modules.0", "type", "a.parameters", "a.forward", "state_dict", "_apply"):
+        x = graph.call("linear", [x], {"out": 2}, path)
+    graph.outputs = [x]
+    module, x = to_torch(graph).eval(), torch.randn(3, 2)
+    for same in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        program = torch.export.export(same, (x,))
+        assert program.state_dict.keys() == dict(same.named_parameters()).keys() == graph.checkpoint.keys()
+        torch.testing.assert_close(same(x), module(x), rtol=0, atol=0)
+    copied = copy.deepcopy(module)
+    assert copied.half().train().training and not module.training
+    assert all(tensor.dtype == torch.float16 for tensor in copied.parameters())
+    assert all(tensor.dtype == torch.float32 for tensor in module.parameters())
+
+
 def test_copies_and_pickles_are_modules_of_their_own() -> None:
     module = to_torch(network()).eval()
     x = torch.randn(1, 3, 8, 8)
