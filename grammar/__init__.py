@@ -14,7 +14,7 @@ from pathlib import Path
 
 from specc.diagnostics import Diagnostic, SpeccError
 from specc.grammar import syntax as s
-from specc.grammar.check import Expected, Report, evaluate_check
+from specc.grammar.check import Expected, Fixed, Report, evaluate_check
 from specc.grammar.contents import Choice, checked_choice, choices, choose
 from specc.grammar.format import format_text
 from specc.grammar.modules import Program, load_program
@@ -120,11 +120,12 @@ def _report(program: Program, choice: Choice) -> Report:
         graph = elaborate(program, choice)
     except SpeccError as problem:
         return Report(name, variant, None, (), problem.diagnostics, program.sources)
+    fixed = Fixed(graph)
     expected: list[Expected] = []
     failures: list[Diagnostic] = []
     for item in program.root.tree.items:
         if isinstance(item, s.Check) and checked_choice(program, item) == choice:
-            met, missed = evaluate_check(item, choice, graph)
+            met, missed = evaluate_check(item, choice, fixed)
             expected += met
             failures += missed
-    return Report(name, variant, graph, tuple(expected), tuple(failures), program.sources)
+    return Report(name, variant, graph, tuple(expected), tuple(failures), program.sources, fixed)

@@ -32,6 +32,21 @@ class Expected:
     span: Span
 
 
+class Fixed:
+    """A graph at one set of extents after the other, specialized once for each. The graphs are not to be changed."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._known: dict[frozenset[tuple[str, int]], Graph] = {}
+
+    def at(self, shapes: Mapping[str, int] | None = None) -> Graph:
+        """`specialize(graph, shapes)`."""
+        key = frozenset({**self.graph.defaults, **(shapes or {})}.items())
+        if key not in self._known:
+            self._known[key] = specialize(self.graph, shapes)
+        return self._known[key]
+
+
 @dataclass(frozen=True)
 class Report:
     """What `specc check` says of one network and variant. `graph` is None where it could not be built."""
@@ -42,6 +57,8 @@ class Report:
     expected: tuple[Expected, ...]
     failures: tuple[Diagnostic, ...]
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    fixed: Fixed | None = field(default=None, compare=False, repr=False)
+    """The graph with its dimensions fixed."""
 
     @property
     def holds(self) -> bool:
@@ -56,15 +73,16 @@ class Report:
 QUANTITIES: dict[str, Callable[[Graph], int]] = {"params": count_params, "macs": count_macs}
 
 
-def evaluate_check(check: s.Check, choice: Choice, graph: Graph) -> tuple[list[Expected], list[Diagnostic]]:
+def evaluate_check(check: s.Check, choice: Choice, at: Fixed) -> tuple[list[Expected], list[Diagnostic]]:
     """The expectations of one `check`, and what is wrong with them."""
+    graph = at.graph
     try:
         shapes = _shapes(check, choice, graph)
         missing = sorted(graph.symbols() - shapes.keys() - graph.defaults.keys())
         if missing:
             note = f"say `check {choice.short} with ... = [...]`, or give the dimension a default"
             raise _problem(f"the dimension `{missing[0]}` of `{choice.name}` has no value", check.span, note)
-        fixed = specialize(graph, shapes)
+        fixed = at.at(shapes)
     except SpeccError as problem:
         found = problem.diagnostics
         return [], [d if d.labels else Diagnostic(d.code, d.message, (Label(check.span),), d.notes) for d in found]

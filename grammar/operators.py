@@ -186,7 +186,7 @@ def _node(
             session.bound_size(weight.type, span)
         taken = _shared(session, record, spelling, shared or {})
         _own(session, record, [w.role for w in spelling.weights if w.role not in taken], place, span)
-        result = graph.call(name, values, arguments, place.path, span, taken)
+        result = graph.spelled(name, values, spelling, place.path, span, taken)
     except Illegal as illegal:
         reason = illegal.reason if illegal.reason.startswith(spoken) else f"{spoken}: {illegal.reason}"
         if illegal.argument in given:

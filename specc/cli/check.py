@@ -34,7 +34,6 @@ def check(spec: str, shapes: dict[str, int] | None, as_json: bool) -> int:
 
 def _checked(report: Any, shapes: dict[str, int] | None) -> tuple[dict[str, Any], list[Any]]:
     """What there is to say of a network, and the diagnostics."""
-    from specc.ir.graph import specialize
     from specc.optimize import check_merges
     from specc.report import blocks, signature
 
@@ -45,7 +44,7 @@ def _checked(report: Any, shapes: dict[str, int] | None) -> tuple[dict[str, Any]
         facts["inputs"], facts["outputs"] = signature(graph)
         facts["shapes"] = {**graph.defaults, **(shapes or {})}
         if shapes or graph.symbols() <= facts["shapes"].keys():
-            graph = specialize(graph, shapes)
+            graph = report.fixed.at(shapes)
             rows = blocks(graph, 0)
             facts["fixed_inputs"], facts["fixed_outputs"] = signature(graph)
             facts["params"], facts["macs"] = sum(r.params for r in rows), sum(r.macs for r in rows)

@@ -20,9 +20,9 @@ import networkx as nx
 from specc import ops
 from specc.diagnostics import Frame, Span, error
 from specc.ir.congruence import NOTHING, named
-from specc.ir.dims import Dim
+from specc.ir.dims import Dim, Symbolic, substitute
 from specc.ir.types import TensorType
-from specc.ops.record import Illegal, Operator
+from specc.ops.record import Illegal, Operator, Spelling
 
 MAX_ELEMENTS = 2**31 - 1
 """The elements of the largest tensor: kernels index with 32 bits."""
@@ -136,10 +136,23 @@ class Graph:
         `shared` are values that take the place of parameters, by role; their types are those that `spell` says.
         Raises `specc.Illegal` when the call is not legal; nothing is added to the graph then.
         """
-        record = ops.get(op)
         types = [self.type(operand) for operand in operands]
-        spelling = ops.spell(record, types, dict(arguments or {}))
-        ops.infer(record, [*types, *(w.type for w in spelling.weights)], ops.complete(record, dict(spelling.attrs)))
+        return self.spelled(op, operands, ops.spell(ops.get(op), types, dict(arguments or {})), path, span, shared)
+
+    def spelled(
+        self,
+        op: str,
+        operands: Sequence[Value],
+        spelling: Spelling,
+        path: str = "",
+        span: Span | None = None,
+        shared: Mapping[str, Value] | None = None,
+    ) -> Value:
+        """As `call`, for a call that comes to `spelling`."""
+        record = ops.get(op)
+        attrs = ops.complete(record, dict(spelling.attrs))
+        types = [*map(self.type, operands), *(weight.type for weight in spelling.weights)]
+        results = ops.infer(record, types, attrs)
         given = shared or {}
         weights = [
             given[w.role]
@@ -147,7 +160,7 @@ class Graph:
             else self.parameter(f"{path}.{w.role}" if path else w.role, w.type, w.init, w.trainable, span)
             for w in spelling.weights
         ]
-        return self.apply(op, [*operands, *weights], spelling.attrs, path, span)
+        return self._add(Node(op, attrs, results, path, span), [*operands, *weights])
 
     def _add(self, node: Node, operands: Sequence[Value]) -> Value:
         identity = self._next
@@ -426,21 +439,21 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
             if isinstance(type.elements, int) and type.elements > MAX_ELEMENTS:
                 message = f"a result of `{node.op}` is {type} and has {type.elements} elements, at most {MAX_ELEMENTS}"
                 raise error("S0707", message, *([Label(node.span)] if node.span else []))
-        result.update(identity, attrs=attrs, types=types)
+        if attrs != node.attrs or types != node.types:
+            result.update(identity, attrs=attrs, types=types)
     result.defaults = {}
     return result
 
 
 def bound(value: Any, bindings: Mapping[str, Dim]) -> Any:
     """An attribute with the symbols in `bindings` replaced; raises `Illegal` where a body's call is not legal then."""
-    from specc.ir.body import Body
-    from specc.ir.dims import Symbolic, substitute
-
-    if isinstance(value, (TensorType, Body)):
-        return value.substitute(bindings)
+    if value is None or isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, tuple):
         return tuple(bound(v, bindings) for v in value)
-    return substitute(value, bindings) if isinstance(value, Symbolic) else value
+    if isinstance(value, Symbolic):
+        return substitute(value, bindings)
+    return value.substitute(bindings) if hasattr(value, "substitute") else value  # a type or a body
 
 
 def describe(graph: Graph, values: Iterable[Value]) -> str:

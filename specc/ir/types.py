@@ -55,7 +55,8 @@ class TensorType:
 
     def substitute(self, bindings: Mapping[str, Dim]) -> TensorType:
         """The type with the symbols in `bindings` replaced."""
-        return replace(self, shape=tuple(substitute(dim, bindings) for dim in self.shape))
+        shape = tuple(substitute(dim, bindings) for dim in self.shape)
+        return self if shape == self.shape else replace(self, shape=shape)
 
     def __str__(self) -> str:
         layout = f"@{self.layout}" if self.layout else ""
