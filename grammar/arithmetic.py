@@ -183,11 +183,20 @@ def _difference(symbol: str, left: Value, right: Value) -> int | float:
         difference = left - right
         if isinstance(difference, int):
             return difference
-    notes = ["`require h % 8 == 0` makes known by what a dimension of the network is divided"] if symbol == "==" else []
+    if symbol != "==":
+        note = "no bounds of a dimension are known: give it a number in the input's type, or compare parameters"
+    elif _is_named(left) and _is_named(right):
+        note = f"dimensions that must be equal have one name in the inputs of the network: `[{left}, {left}]`"
+    else:
+        note = "`require h % 8 == 0` makes known by what a dimension of the network is divided"
     message = (
         f"whether `{left} {symbol} {right}` holds depends on sizes that are fixed only when the network is compiled"
     )
-    raise Unfit("S0405", message, *notes)
+    raise Unfit("S0405", message, note)
+
+
+def _is_named(value: int | float | Symbolic) -> bool:
+    return isinstance(value, Symbolic) and str(value).isidentifier()
 
 
 def _compare(symbol: str, left: Value, right: Value) -> bool:
