@@ -1,58 +1,26 @@
-"""Blocks --> definitions of the language: what differs between the bodies of a block becomes its parameters.
+"""Blocks --> definitions of the language: statements, pipes and loops, from what is known of a block's parameters.
 
-A number that is the same in all bodies is written; one that follows from the block's input in all of them is written so
-(`c`, `4 * c`); any other becomes a parameter, named as the argument that it is. A part that some bodies lack gets a
-condition: about shapes where these force it (`s == 1 and out == c`), else a flag.
+A call whose weights have a name is a line of that name; what has none stands in the call that reads it.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
 
 from specc import ops
 from specc.grammar import syntax as s
 from specc.grammar import writer
-from specc.grammar.literals import extents, literal
+from specc.grammar.literals import literal
 from specc.importing.blocks import ABSENT, Block, Shared, is_activation
+from specc.importing.loops import RULES, form, rule, unroll
+from specc.importing.parameters import DIMENSIONS, Callee, Emitted, Parameter, Parameters, same, written
 from specc.importing.scopes import Ref, Step
-from specc.ir.dims import Dim, symbol
 from specc.ir.graph import Graph
-from specc.ir.types import TensorType
 from specc.ops.record import REQUIRED
 
-DIMENSIONS = {5: "ncdhw", 4: "nchw", 3: "nlc", 2: "nc", 1: "n", 0: ""}
 _LONGEST = 3
 """Calls that stand in one another on a line, at most."""
-_FACTORS = (2, 3, 4, 6, 8)
-
-
-@dataclass(frozen=True)
-class Callee:
-    """An operator as the value of an argument."""
-
-    name: str
-
-
-@dataclass
-class Parameter:
-    """A compile-time parameter of a block: its values in the bodies, its type, and its default, if any."""
-
-    values: list[Any]
-    type: str
-    kind: str
-    default: Any = REQUIRED
-
-
-@dataclass
-class Emitted:
-    """A block as text: its definition, and its parameters in order."""
-
-    definition: s.Definition
-    parameters: dict[str, Parameter]
 
 
 def emit(
@@ -70,7 +38,7 @@ def emit(
     return _Emitter(block, name, callees, names, kind, graph).definition()
 
 
-class _Emitter:
+class _Emitter(Parameters):
     def __init__(
         self,
         block: Block,
@@ -80,22 +48,11 @@ class _Emitter:
         kind: str,
         graph: Graph | None,
     ) -> None:
-        self.block, self.name, self.callees, self.names, self.kind = block, name, callees, names, kind
-        self.graph = graph
-        self._unroll()
-        self.steps = block.steps
-        self.count = len(block.bodies)
-        heads = {shared.one.path.split(".")[0] for shared in self.steps if shared.one.owns}
-        self.taken = writer.Names(iter({*heads, "x", "y", "z", "i", *callees, name}))
-        self.heads = heads
-        self.parameters: dict[str, Parameter] = {}
-        self.inputs = self._input_names()
-        self.dims = self._dimensions()
-        self.conditions: dict[tuple[bool, ...], s.Expression] = {}
+        unroll(block, lambda shared: callees[names[shared.one.callee]].parameters)
+        super().__init__(block, name, callees, names, kind, graph)
         self.values: dict[int, s.Expression] = {}
         self.depth: dict[int, int] = {}
         self.uses = Counter(ref for ref in self._refs() if ref[0] == "step")
-        self.channels = self._result_channels()
 
     def _refs(self) -> Iterator[Ref]:
         for shared in self.steps:
@@ -105,209 +62,7 @@ class _Emitter:
                 yield shared.standin
         yield from self.block.results
 
-    # ---- loops that are few enough to be written one by one
-
-    def _unroll(self) -> None:
-        steps: list[Shared] = []
-        moved: dict[int, int] = {}
-
-        def here(ref: Ref) -> Ref:
-            return ("step", moved[ref[1]]) if ref[0] == "step" else ref
-
-        for number, shared in enumerate(self.block.steps):
-            shared = replace(
-                shared,
-                operands=[here(ref) for ref in shared.operands],
-                shared={role: here(ref) for role, ref in shared.shared.items()},
-                standin=here(shared.standin) if shared.standin else None,
-            )
-            if shared.one.kind != "loop" or self._is_loop(shared):
-                moved[number] = len(steps)
-                steps.append(shared)
-                continue
-            for turn in range(len(shared.one.turns)):
-                columns = [step and _turn(step, turn) for step in shared.steps]
-                source = shared.operands if turn == 0 else [("step", len(steps) - 1)]
-                steps.append(Shared(columns, list(source), {}, shared.standin))
-            moved[number] = len(steps) - 1
-        self.block.steps = steps
-        self.block.results = [here(ref) for ref in self.block.results]
-
-    def _is_loop(self, shared: Shared) -> bool:
-        counts = {len(step.turns) for step in shared.steps if step}
-        if len(counts) > 1:
-            return True
-        (count,) = counts
-        if count <= 3:
-            return False
-        irregular = [p for p in self.callees[self.names[shared.one.callee]].parameters if self._form(shared, p) is None]
-        return len(irregular) <= 2
-
-    # ---- names
-
-    def _input_names(self) -> list[str]:
-        if self.graph is not None:
-            return [self.graph.node(i).attrs["name"] for i in self.graph.inputs]
-        letters = [n for n in ("x", "y", "z", *(f"x{i}" for i in range(3, 99)))]
-        return letters[: len(self.block.inputs)]
-
-    def _dimensions(self) -> dict[str, list[Dim]]:
-        """The names of the inputs' dimensions, and what they are in each body."""
-        found: dict[str, list[Dim]] = {}
-        self.shapes: list[list[str]] = []
-        if self.graph is not None:
-            return {name: [symbol(name)] for name in sorted(self.graph.symbols())}
-        for number in range(len(self.block.inputs)):
-            letters = DIMENSIONS.get(self.block.inputs[number].rank) or [
-                f"d{i}" for i in range(self.block.inputs[number].rank)
-            ]
-            shape = []
-            for axis, letter in enumerate(letters):
-                extents = [body.inputs[number].shape[axis] for body in self.block.bodies]
-                same = next((n for n, known in found.items() if known == extents and n.startswith(letter)), None)
-                clash = letter == "c" and "c" in self.heads
-                name = same or self.taken.fresh("inputs" if clash else letter)
-                found[name] = extents
-                shape.append(name)
-            self.shapes.append(shape)
-        return found
-
-    def _result_channels(self) -> list[Any]:
-        kind, number = self.block.results[0]
-        shapes = [self._type((kind, number), j) for j in range(self.count)]
-        if any(t is None or t.rank < 2 for t in shapes):
-            return []
-        return [t.shape[1] if t.rank == 4 else t.shape[-1] for t in shapes if t is not None]
-
-    def _type(self, ref: Ref, body: int) -> TensorType | None:
-        kind, number = ref
-        if kind == "input":
-            return self.block.bodies[body].inputs[number]
-        if kind == "step":
-            step = self.steps[number].steps[body]
-            standin = self.steps[number].standin
-            return step.type if step else self._type(standin, body) if standin else None
-        return None
-
-    # ---- values
-
-    def solve(
-        self, values: Sequence[Any], hint: str, kind: str, default: Any = REQUIRED, owner: str = ""
-    ) -> s.Expression:
-        """The expression of an argument that has these values in the bodies (ABSENT where the call is not made).
-
-        `owner` is a word for the call, which tells its parameter from another of the same name.
-
-        kind is "extent" for what may follow from the shapes, "callee" for operators, else a kind of `Argument`.
-        """
-        known = [value for value in values if value is not ABSENT]
-        if kind == "ints":
-            ranks = {len(value) for value in known}
-            if len(ranks) == 1:
-                columns = [[v if v is ABSENT else v[i] for v in values] for i in range(ranks.pop())]
-                return s.ListOf(tuple(self.solve(column, hint, "extent") for column in columns))
-        if kind == "extent" and self.kind == "block":
-            derived = self._derived(values, known)
-            if derived is not None:
-                return derived
-        if all(_same(value, known[0]) for value in known):
-            if len(known) < len(values):  # a part that some lack: what varies with it says more than the number
-                varied = [
-                    n for n, p in self.parameters.items() if p.kind == kind and n == hint and _fits(p.values, values)
-                ]
-                if varied:
-                    return s.Name(varied[0])
-            return written(known[0], kind)
-        return s.Name(self._parameter(values, hint, kind, default, owner))
-
-    def _derived(self, values: Sequence[Any], known: Sequence[Any]) -> s.Expression | None:
-        """`c`, `4 * c`, `c // 2`, `out`: what holds in all bodies."""
-        varied = any(value != known[0] for value in known)
-        pairs = {name: list(extents) for name, extents in self.dims.items()}
-        pairs |= {name: p.values for name, p in self.parameters.items() if p.kind == "extent"}
-        fits: list[tuple[str, list[tuple[Any, Any]]]] = []
-        for name, column in pairs.items():
-            both = [(v, e) for v, e in zip(values, column, strict=True) if v is not ABSENT]
-            if any(e is ABSENT for _, e in both):
-                continue
-            fits.append((name, both))
-            if all(v == e for v, e in both) and (varied or not isinstance(known[0], int) or known[0] > 4):
-                return s.Name(name)
-        for factor in _FACTORS:
-            for name, both in fits:
-                if not all(isinstance(v, int) and isinstance(e, int) and e >= 8 for v, e in both):
-                    continue
-                if all(v == factor * e for v, e in both):
-                    return s.Binary("*", literal(factor), s.Name(name))
-                if varied and all(v * factor == e for v, e in both):
-                    return s.Binary("//", s.Name(name), literal(factor))
-        return None
-
-    def _parameter(self, values: Sequence[Any], hint: str, kind: str, default: Any, owner: str) -> str:
-        for name, parameter in self.parameters.items():
-            if parameter.kind == kind and _fits(parameter.values, values):
-                parameter.values = [a if b is ABSENT else b for a, b in zip(parameter.values, values)]
-                return name
-        if kind == "extent" and hint == "out" and not _fits(self.channels, values):
-            hint = "hidden"
-        if hint in self.parameters and owner:
-            hint = f"{owner}_{hint}"
-        name = self.taken.fresh(hint)
-        known = [value for value in values if value is not ABSENT]
-        if default is not REQUIRED and not any(_same(value, default) for value in known):
-            default = REQUIRED
-        self.parameters[name] = Parameter(list(values), _type_name(known), kind, default)
-        return name
-
-    def _arguments(self, shared: Shared) -> dict[str, s.Expression]:
-        """The arguments of the calls that a step makes in the bodies."""
-        if shared.one.kind == "block":
-            return self._block_arguments(
-                shared, {p: [step.args[p] if step else ABSENT for step in shared.steps] for p in self._of(shared)}
-            )
-        record = ops.get(shared.one.callee)
-        found: dict[str, s.Expression] = {}
-        for argument in record.signature:
-            if not any(step and argument.name in step.args for step in shared.steps):
-                continue
-            default = REQUIRED if argument.default is REQUIRED else ops.normal_form(argument, argument.default)
-            values = [ABSENT if step is None else step.args.get(argument.name, default) for step in shared.steps]
-            kind = argument.kind.removesuffix("?")
-            if kind in ("int", "dim") and argument.name not in ("axis", "step", "start"):
-                kind = "extent"
-            found[argument.name] = self.solve(values, argument.name, kind, default, _word(shared.one.path))
-        return found
-
-    def _of(self, shared: Shared) -> dict[str, Parameter]:
-        return self.callees[self.names[shared.one.callee]].parameters
-
-    def _block_arguments(self, shared: Shared, columns: dict[str, list[Any]]) -> dict[str, s.Expression]:
-        found: dict[str, s.Expression] = {}
-        for name, parameter in self._of(shared).items():
-            values = columns[name]
-            if parameter.default is not REQUIRED:
-                known = [value for value in values if value is not ABSENT]
-                if all(_same(value, parameter.default) for value in known):
-                    continue
-            owner = _word(shared.one.path) or _word(self.names[shared.one.callee])
-            found[name] = self.solve(values, name, parameter.kind, parameter.default, owner)
-        return found
-
     # ---- loops
-
-    def _form(self, shared: Shared, parameter: str) -> Any:
-        """What the values of a parameter in a loop's turns are: "same", "first" and others, or a rule of `_RULES`."""
-        rows = [[turn[parameter] for turn in step.turns] for step in shared.steps if step]
-        if all(all(_same(v, row[0]) for v in row) for row in rows):
-            return "same"
-        booleans = all(isinstance(v, bool) for row in rows for v in row)
-        if booleans:
-            for form, rule in _RULES.items():
-                if all(v == rule(i) for row in rows for i, v in enumerate(row)):
-                    return form
-        if all(all(_same(v, row[1]) for v in row[1:]) for row in rows if len(row) > 1):
-            return "first"
-        return None
 
     def _loop(self, number: int, shared: Shared) -> Iterator[s.Statement]:
         """`for i in range(depth): blocks[i] = Block(x, ...)`, and `x = blocks[i]`."""
@@ -315,16 +70,16 @@ class _Emitter:
         lists: dict[str, s.Expression] = {}
         found: dict[str, s.Expression] = {}
         for name, parameter in self._of(shared).items():
-            form = self._form(shared, name)
+            turned = form(shared, name)
             rows = [[turn[name] for turn in step.turns] if step else None for step in shared.steps]
-            if form in _RULES:
-                found[name] = _rule(form)
-            elif form in ("same", "first"):
+            if turned in RULES:
+                found[name] = rule(turned)
+            elif turned in ("same", "first"):
                 first = [row[0] if row else ABSENT for row in rows]
                 later = [row[1] if row and len(row) > 1 else ABSENT for row in rows]
-                if form == "same":
+                if turned == "same":
                     known = [value for value in first if value is not ABSENT]
-                    if parameter.default is not REQUIRED and all(_same(v, parameter.default) for v in known):
+                    if parameter.default is not REQUIRED and all(same(v, parameter.default) for v in known):
                         continue
                     found[name] = self.solve(first, name, parameter.kind, parameter.default)
                 else:
@@ -551,94 +306,6 @@ class _Emitter:
         kind = "param" if step.args["trainable"] else "buffer"
         return s.Param(kind, writer.target(step.path), s.Tensor(tuple(map(s.Dimension, shape.items))), init)
 
-    # ---- conditions
-
-    def _condition(self, shared: Shared) -> s.Expression:
-        mask = shared.mask
-        inverse = tuple(not there for there in mask)
-        if mask not in self.conditions and inverse in self.conditions:
-            self.conditions[mask] = s.Unary("not", self.conditions[inverse])
-        if mask not in self.conditions:
-            forced = shared.standin is not None and self._forced(shared)
-            condition = self._about_shapes(mask) if forced else None
-            if condition is None:
-                head = shared.one.path.split(".")[0] or shared.one.callee
-                name = self.taken.fresh(f"with_{head}" if not head.isdigit() else "whole")
-                self.parameters[name] = Parameter(list(mask), "bool", "bool")
-                condition = s.Name(name)
-            self.conditions[mask] = condition
-        return self.conditions[mask]
-
-    def _forced(self, shared: Shared) -> bool:
-        """Whether shapes decide: the part changes the shape of its stand-in, or it adds what could not be added."""
-        assert shared.standin is not None
-        changes, impossible = True, True
-        for j in range(self.count):
-            standin = self._type(shared.standin, j)
-            step = shared.steps[j]
-            if step is not None:
-                changes &= step.type != standin
-            else:
-                impossible &= len({self._type(ref, j) for ref in shared.operands}) > 1
-        return changes or impossible
-
-    def _about_shapes(self, mask: tuple[bool, ...]) -> s.Expression | None:
-        atoms: list[tuple[s.Expression, s.Expression, list[bool]]] = []
-        channels = [name for name in self.dims if name.startswith("c")]
-        if "out" in self.parameters and channels:
-            same = [a == b for a, b in zip(self.parameters["out"].values, self.dims[channels[0]])]
-            atoms.append((s.Name("out"), s.Name(channels[0]), same))
-        for name, parameter in self.parameters.items():
-            if name.startswith("s") and parameter.kind in ("pair", "int"):
-                still = [value in (1, (1, 1)) for value in parameter.values]
-                atoms.append((s.Name(name), literal(1), still))
-        for left, right, same in atoms:
-            if tuple(same) == mask:
-                return s.Binary("==", left, right)
-            if tuple(not b for b in same) == mask:
-                return s.Binary("!=", left, right)
-        if len(atoms) >= 2:
-            both = tuple(all(column) for column in zip(*(same for *_, same in atoms[:2])))
-            parts = [(left, right) for left, right, _ in reversed(atoms[:2])]
-            if both == mask:
-                equal = [s.Binary("==", *part) for part in parts]
-                return s.Binary("and", equal[0], equal[1])
-            if tuple(not b for b in both) == mask:
-                other = [s.Binary("!=", *part) for part in parts]
-                return s.Binary("or", other[0], other[1])
-        return None
-
-
-_RULES: dict[str, Callable[[int], bool]] = {
-    "even": lambda i: i % 2 == 0,
-    "odd": lambda i: i % 2 == 1,
-    "only first": lambda i: i == 0,
-    "only later": lambda i: i > 0,
-}
-
-
-def _rule(form: str) -> s.Expression:
-    index, remainder = s.Name("i"), s.Binary("%", s.Name("i"), literal(2))
-    match form:
-        case "even":
-            return s.Binary("==", remainder, literal(0))
-        case "odd":
-            return s.Binary("==", remainder, literal(1))
-        case "only first":
-            return s.Binary("==", index, literal(0))
-    return s.Binary(">", index, literal(0))
-
-
-def written(value: Any, kind: str) -> s.Expression:
-    """A value as an argument: an operator by its name, pairs and paddings in their shortest form."""
-    if isinstance(value, Callee):
-        return s.Name(value.name)
-    if kind in ("pair", "padding"):
-        return extents(value)
-    if kind.startswith("list "):
-        return s.ListOf(tuple(written(item, kind.removeprefix("list ")) for item in value))
-    return literal(value)
-
 
 def _inside(step: Step, prefix: str) -> bool:
     """Whether a name of the step is that of a member of the container `prefix`, or of a part of one."""
@@ -648,46 +315,6 @@ def _inside(step: Step, prefix: str) -> bool:
 def _rank(parameter: Parameter) -> int:
     """Extents that every call gives first, then what else it gives, then what has a default."""
     return 2 if parameter.default is not REQUIRED else int(parameter.kind != "extent")
-
-
-def _word(name: str) -> str:
-    """The word by which a call is known: `fc1` of `mlp.fc1`, `squeeze` of `SqueezeExcitation`."""
-    tail = name.rpartition(".")[2]
-    match = re.match(r"[A-Z]?[a-z0-9]+", tail)
-    return match[0].lower() if match and not tail.isdigit() else ""
-
-
-def _turn(step: Step, turn: int) -> Step:
-    path = f"{step.path}.{step.start + turn}"
-    return Step(path, "block", step.callee, [], step.type, step.turns[turn], {}, True)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and bool(a == b)
-
-
-def _fits(known: Sequence[Any], values: Sequence[Any]) -> bool:
-    """Whether two lists of values agree wherever both have one, and they do so somewhere."""
-    both = [(a, b) for a, b in zip(known, values) if a is not ABSENT and b is not ABSENT]
-    return bool(both) and all(_same(a, b) for a, b in both)
-
-
-def _type_name(values: Sequence[Any]) -> str:
-    value = values[0]
-    match value:
-        case Callee():
-            return "block"
-        case bool():
-            return "bool"
-        case float():
-            return "float"
-        case str():
-            return "str"
-        case tuple() if len(set(map(str, value))) > 1 or any(len(set(map(str, v))) > 1 for v in values):
-            return "list[int]"
-        case None:
-            return "int?"
-    return "int"
 
 
 def _type(name: str) -> s.Type:

@@ -16,7 +16,8 @@ from specc.grammar import syntax as s
 from specc.grammar import writer
 from specc.grammar.printer import print_file
 from specc.importing.blocks import blocks_of, with_loops
-from specc.importing.emit import Emitted, emit
+from specc.importing.emit import emit
+from specc.importing.parameters import Emitted
 from specc.importing.scopes import Body, Scopes, numbered
 from specc.ir.graph import Graph
 from specc.ir.text import print_graph
