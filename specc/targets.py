@@ -115,7 +115,8 @@ def native() -> Target:
     if not fitting:
         raise error(
             "S0802",
-            f"no target fits this machine, an {architecture} without the vector extensions of {', '.join(TARGETS)}",
+            f"no target fits this machine, an {architecture} without the vector extensions of "
+            + ", ".join(name for name, target in TARGETS.items() if target.requires),
             notes=("name the machine that the artifact is for with --target",),
         )
     widest = max(fitting, key=lambda t: t.vector_bits)
