@@ -257,7 +257,8 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], journal: Journal | None =
     """A copy of `graph` in which no rule fires any more; nodes that became useless are gone.
 
     Frozen nodes are left alone: they cost nothing at run time. Terminates when every rule makes some measure of the
-    graph smaller (its live nodes, or the depth at which scales and shifts stand), which each rule module argues for.
+    graph smaller (its live nodes, or the depth at which scales and shifts stand), which each rule module argues for;
+    rules that undo each other are an `AssertionError` after as many sweeps as the graph has nodes, and some more.
     """
     graph = graph.copy()
     graph.prune()  # a use in dead code is no use
@@ -268,7 +269,11 @@ def rewrite_graph(graph: Graph, rules: Sequence[Rule], journal: Journal | None =
             by_op.setdefault(op, []).append(rule)
     changed = True
     refusals: list[Event] = []
+    sweeps, most = 0, len(graph) + 100
     while changed:
+        sweeps += 1
+        latest = [event.rule for event in journal.events[-8:]]
+        assert sweeps < most, f"rules undo each other: {', '.join(dict.fromkeys(latest))}"
         changed, refusals = False, []  # a refusal counts if it still stands in the last sweep
         frozen = set(graph.frozen())
         for identity in graph.order():

@@ -7,7 +7,7 @@
 
 A view is any number of reshapes, permutations, and means over dimensions along which s does not vary. In the first two
 rules a scale moves towards the inputs, to an operator that absorbs it; in the last two towards the operator that does,
-past all views at once. So the rules end.
+past all views at once, and only where none in front of it would. So the rules end.
 """
 
 from __future__ import annotations
@@ -140,6 +140,44 @@ def _behind(op: str) -> Callable[[Match], Value | None]:
     return rewrite
 
 
+def _moves_forward(match: Match, value: Value, factor: Value) -> bool:
+    """Whether no operator in front takes in a factor of `value`.
+
+    One that someone else needs does not; but in this sweep that can be dead code, which the rules in front left. So it
+    counts who is needed in the end.
+    """
+    views, base = [], value
+    while match.graph.op(base) in VIEWS and not match.is_frozen(base):
+        views.append(base.node)
+        (base,) = match.graph.operands(base.node)
+    if match.graph.op(base) not in ("conv2d", "linear") or match.is_frozen(base):
+        return True
+    if not all(match.is_frozen(weight) for weight in match.graph.operands(base.node)[1:]):
+        return True
+    if sum(_is_live(match, user) for user, _ in match.graph.users(base)) > 1 or base in match.graph.outputs:
+        return True
+    pulled: Value | None = factor
+    for each in views:
+        pulled = _pulled(match, each, pulled) if pulled is not None else None
+    return pulled is None or not is_per_channel(match, pulled, base, channel_axis(match, base))
+
+
+def _is_live(match: Match, identity: int) -> bool:
+    """Whether an output needs the node."""
+    graph = match.graph
+    pending, seen = [identity], {identity}
+    while pending:
+        one = pending.pop()
+        if any(value.node == one for value in graph.outputs):
+            return True
+        new = {
+            user for result in range(len(graph.node(one).types)) for user, _ in graph.users(Value(one, result))
+        } - seen
+        seen |= new
+        pending += new
+    return False
+
+
 def _before(match: Match) -> Value | None:
     root = match.graph.node(match.root)
     operand = Value(match["view"])
@@ -154,6 +192,8 @@ def _before(match: Match) -> Value | None:
         return None
     if reason := sole_use(match, base):
         raise Refused(reason)
+    if not _moves_forward(match, x, factor):
+        return None
     if op == "add" and any(root.attrs.get("padding", ())):
         return None
     for view in reversed(views):

@@ -13,7 +13,7 @@ from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.passes.canonicalize import canonicalize
 from specc.passes.reparam import reparam
-from specc.passes.rewrite import Journal
+from specc.passes.rewrite import Journal, Op, Rule, Var, rewrite_graph
 from specc.testing import check_pass
 
 Build = Callable[[Graph, Value], Value]
@@ -718,3 +718,30 @@ def test_shared_weights_stay_shared() -> None:
     graph.outputs = [bn(graph, second, "b"), first]
     check_pass(reparam, graph)
     assert live_operators(reparam(graph)) == {"conv2d": 2, "relu": 1}
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_norm_between_a_convolution_and_a_matrix_goes_to_one_of_them(back: bool) -> None:
+    """Both could take it in, each behind views, and rules that move it to either would not end (CvT)."""
+
+    def build(graph: Graph, x: Value) -> Value:
+        made = conv(graph, x, 8, "c", k=3, groups=8)
+        tokens = graph.apply("permute", [graph.apply("reshape", [made], {"shape": (2, 8, 30)})], {"order": (0, 2, 1)})
+        if back:  # the norm stands behind the views, as canonicalize may leave it
+            shifted = graph.apply("add", [scale(graph, tokens, 8), graph.parameter("beta", TensorType((8,)), "zeros")])
+            return linear(graph, shifted, 4, "fc")
+        normed = bn(graph, made, "bn")
+        tokens = graph.apply("permute", [graph.apply("reshape", [normed], {"shape": (2, 8, 30)})], {"order": (0, 2, 1)})
+        return linear(graph, tokens, 4, "fc")
+
+    before = network(build, 2, 8, 5, 6)
+    check_pass(reparam, before)
+    assert live_operators(reparam(before)) == {"conv2d": 1, "reshape": 1, "permute": 1, "linear": 1}
+
+
+def test_rules_that_undo_each_other_end() -> None:
+    """As a mistake of ours, with their names."""
+    swap = Rule("a + b => b + a", Op("add", Var("a"), Var("b")), lambda m: m.apply("add", m["b"], m["a"]))
+    graph = network(lambda graph, x: total(graph, x, graph.apply("relu", [x])), 2, 3)
+    with pytest.raises(AssertionError, match=r"rules undo each other: a \+ b => b \+ a"):
+        rewrite_graph(graph, [swap])
