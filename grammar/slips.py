@@ -270,6 +270,16 @@ SLIPS = (
         "`conv2d(x, 64, k=3)`",
     ),
     Slip(
+        lambda p: p.text == "=" and p.behind(r"^\s*[\w\[\], ]+=\s*\w+(\[\w+\])?"),
+        "a line has one `=`",
+        "`y = relu(x)`, and `z = y` in the next line",
+    ),
+    Slip(
+        lambda p: p.found == "COMMA" and not p.bracket and p.begins(r"[\w\[\], ]+=[^=]") and not p.behind(r"[,=]"),
+        "the values of several names stand in brackets",
+        "`a, b = [x, relu(x)]`",
+    ),
+    Slip(
         lambda p: p.found == "COMMA" and p.behind(","),
         "there is a comma too many",
     ),
