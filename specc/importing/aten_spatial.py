@@ -8,7 +8,6 @@ from typing import Any
 from specc.importing.builder import Builder, Convert, Unsupported
 from specc.ir.dims import Dim
 from specc.ir.graph import Value
-from specc.ops.resample import MODES
 
 
 def each(value: Any, count: int) -> tuple[int, ...]:
@@ -126,26 +125,9 @@ def _resize(mode: str) -> Convert:
 
     def convert(b: Builder, x: Value, size: Any, *rest: Any) -> Value:
         *aligned, factors = rest
-        attrs: dict[str, Any] = {"mode": mode, "align_corners": bool(aligned and aligned[0])}
-        if size is None:
-            if len({*factors}) != 1 and any(f != int(f) for f in factors):
-                raise Unsupported(f"a resize by {factors}")
-            whole = all(f == int(f) for f in factors)
-            size = [_scaled(extent, factor) for extent, factor in zip(b.shape(x)[2:], factors)]
-            attrs["scale"] = None if whole else float(factors[0])
-        if mode not in MODES[len(b.shape(x))]:
-            raise Unsupported(f"a resize by `{mode}`")
-        return b.apply("resize", x, size=tuple(size), **attrs)
+        return b.resize(x, mode, size, factors, bool(aligned and aligned[0]))
 
     return convert
-
-
-def _scaled(extent: Dim, factor: float) -> Dim:
-    if factor == int(factor):
-        return extent * int(factor)
-    if not isinstance(extent, int):
-        raise Unsupported(f"a resize of a dimension that is not known by {factor}")
-    return int(extent * factor)
 
 
 def _pad(b: Builder, x: Value, pads: Sequence[int], mode: Any = "constant", value: float | None = 0.0) -> Value:

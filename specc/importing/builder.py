@@ -19,6 +19,7 @@ from specc.ir.dims import Dim, floordiv, product
 from specc.ir.graph import Graph, Value
 from specc.ops import calls
 from specc.ops.record import Illegal
+from specc.ops.resample import MODES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -132,16 +133,32 @@ class Builder:
 
     def window(self, x: Value, k: Sequence[int], s: Sequence[int], padding: Sequence[int], up: bool) -> dict[str, Any]:
         """The attributes of a pooling; `up` rounds the result's extents up, which more padding behind does, too."""
-        pads = list(padding)
+        pads, behind = list(padding), len(k)
         for axis, extent in enumerate(self.shape(x)[2:] if up else ()):
             if not isinstance(extent, int):
                 raise Unsupported("rounding the result's extent up takes a known extent")
-            inner = extent + pads[axis] + pads[axis + 2] - k[axis]
+            inner = extent + pads[axis] + pads[axis + behind] - k[axis]
             steps = -(-inner // s[axis])
             if steps * s[axis] >= extent + pads[axis]:
                 steps -= 1  # a window begins inside the operand or its padding in front
-            pads[axis + 2] += max(0, steps * s[axis] - inner)
+            pads[axis + behind] += max(0, steps * s[axis] - inner)
         return {"k": tuple(k), "stride": tuple(s), "padding": tuple(pads)}
+
+    def resize(
+        self, x: Value, mode: str, size: Sequence[Dim] | None, factors: Sequence[float] | None, aligned: bool
+    ) -> Value:
+        """Interpolation to the extents `size`, or by `factors` where that is None."""
+        attrs: dict[str, Any] = {"mode": mode, "align_corners": aligned}
+        if size is None:
+            factors = factors or ()
+            whole = all(f == int(f) for f in factors)
+            if len({*factors}) != 1 and not whole:
+                raise Unsupported(f"a resize by {factors}")
+            size = [_scaled(extent, factor) for extent, factor in zip(self.shape(x)[2:], factors)]
+            attrs["scale"] = None if whole else float(factors[0])
+        if mode not in MODES[len(self.shape(x))]:
+            raise Unsupported(f"a resize by `{mode}`")
+        return self.apply("resize", x, size=tuple(size), **attrs)
 
     def attention(self, q: Value, k: Value, v: Value, mask: Value | None, scale: float | None) -> Value:
         """softmax(q k^T scale + mask) v."""
@@ -156,6 +173,14 @@ class Builder:
         if mask is not None:
             scores = self.apply("add", scores, mask)
         return self.apply("matmul", self.apply("softmax", scores, axis=-1), v)
+
+
+def _scaled(extent: Dim, factor: float) -> Dim:
+    if factor == int(factor):
+        return extent * int(factor)
+    if not isinstance(extent, int):
+        raise Unsupported(f"a resize of a dimension that is not known by {factor}")
+    return int(extent * factor)
 
 
 Convert = Callable[..., Any]

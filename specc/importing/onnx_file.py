@@ -31,6 +31,8 @@ _ROLES = {
     "Add": ("bias", "bias"),
     "BatchNormalization": ("", "weight", "bias", "running_mean", "running_var"),
     "LayerNormalization": ("", "weight", "bias"),
+    "InstanceNormalization": ("", "weight", "bias"),
+    "ConvTranspose": ("", "weight", "bias"),
 }
 """What the inputs of an operation are called in a state_dict."""
 _TRANSPOSED = ("MatMul", "Gemm")

@@ -7,40 +7,14 @@ from it), or None where it is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from specc.importing.builder import Builder, Convert, Unsupported, whole
+from specc.importing.onnx_spatial import SPATIAL
 from specc.ir.dims import Dim, floordiv
 from specc.ir.graph import Value
-
-
-def _pads(a: dict[str, Any], spatial: int, strides: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
-    if a.get("auto_pad", "NOTSET") == "VALID":
-        return (0,) * 4
-    if a.get("auto_pad", "NOTSET") != "NOTSET":
-        if any(stride != 1 for stride in strides):
-            raise Unsupported("padding that depends on the extent")
-        odd = [(k - 1) // 2 for k in kernel], [k - 1 - (k - 1) // 2 for k in kernel]
-        return (*odd[0], *odd[1])
-    pads = tuple(a.get("pads", (0,) * (2 * spatial)))
-    if len(pads) != 4:
-        raise Unsupported(f"a window of {spatial} dimensions")
-    return pads
-
-
-def _conv(b: Builder, x: Value, weight: Value, bias: Value | None = None, **a: Any) -> Value:
-    kernel = [int(extent) for extent in b.shape(weight)[2:]]  # type: ignore[arg-type]
-    strides = tuple(a.get("strides", (1,) * len(kernel)))
-    attrs = {
-        "stride": strides,
-        "padding": _pads(a, len(kernel), strides, kernel),
-        "dilation": tuple(a.get("dilations", (1,) * len(kernel))),
-        "groups": a.get("group", 1),
-    }
-    return b.apply("conv2d", x, weight, *(() if bias is None else (bias,)), **attrs)
 
 
 def _batch_norm(b: Builder, x: Value, weight: Value, bias: Value, mean: Value, var: Value, **a: Any) -> Value:
@@ -170,21 +144,6 @@ def _hard_sigmoid(b: Builder, x: Value, **a: Any) -> Value:
     return b.apply("hard_sigmoid", x)
 
 
-def _pool(op: str) -> Convert:
-    def convert(b: Builder, x: Value, **a: Any) -> Value:
-        kernel = a["kernel_shape"]
-        strides = a.get("strides", (1,) * len(kernel))
-        if any(d != 1 for d in a.get("dilations", ())):
-            raise Unsupported("a pooling with dilation")
-        pads = _pads(a, len(kernel), strides, kernel)
-        window = b.window(x, kernel, strides, pads, bool(a.get("ceil_mode", 0)))
-        if op == "avg_pool2d":
-            return b.apply(op, x, **window, count_padding=bool(a.get("count_include_pad", 0)))
-        return b.apply(op, x, **window)
-
-    return convert
-
-
 def _reduce(op: str) -> Convert:
     def convert(b: Builder, x: Value, axes: Any = None, **a: Any) -> Value:
         rank = len(b.shape(x))
@@ -310,13 +269,13 @@ def _layer_norm(b: Builder, x: Value, weight: Value, bias: Value | None = None, 
     return b.apply("layer_norm", x, *weights, axis=-1, eps=_short(a.get("epsilon", 1e-5)))
 
 
-def _pow(b: Builder, x: Value, exponent: Any) -> Value:
+def _pow(b: Builder, x: Any, exponent: Any) -> Value:
     match _number(b, exponent):
         case 2:
             return b.apply("mul", x, x)
         case 0.5:
             return b.apply("sqrt", x)
-    raise Unsupported("a power other than 2 and 0.5")
+    return b.apply("pow", _operand(b, x, exponent), _operand(b, exponent, x))
 
 
 def _softmax(b: Builder, x: Value, **a: Any) -> Value:
@@ -325,8 +284,56 @@ def _softmax(b: Builder, x: Value, **a: Any) -> Value:
     return b.apply("softmax", x, axis=-1 if axis % rank == rank - 1 else axis)
 
 
-def _cast(b: Builder, x: Any, **_: Any) -> Any:
-    return x
+_DTYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 11: "float64"}
+"""Element types, by their numbers in `onnx.TensorProto`."""
+
+
+def _cast(b: Builder, x: Any, **a: Any) -> Any:
+    if not isinstance(x, Value):
+        return x
+    if a["to"] not in _DTYPES:
+        raise Unsupported(f"elements of the type {a['to']}")
+    dtype = _DTYPES[a["to"]]
+    return x if b.graph.type(x).dtype == dtype else b.apply("cast", x, dtype=dtype)
+
+
+def _where(b: Builder, condition: Value, x: Any, y: Any) -> Value:
+    if not isinstance(condition, Value):
+        raise Unsupported("a choice that is known beforehand")
+    like = next((v for v in (x, y) if isinstance(v, Value)), None)
+    return b.apply("where", condition, _operand(b, x, like), _operand(b, y, like))
+
+
+def _least(b: Builder, x: Value, axes: Any = None, **a: Any) -> Value:
+    return b.apply("neg", _reduce("amax")(b, b.apply("neg", x), axes, **a))
+
+
+def _place(op: str | None) -> Convert:
+    def convert(b: Builder, x: Value, **a: Any) -> Value:
+        if a.get("select_last_index", 0):
+            raise Unsupported("the last of equal elements")
+        axis = a.get("axis", 0) % len(b.shape(x))
+        return b.apply("argmax", b.apply(op, x) if op else x, axis=axis, keep=bool(a.get("keepdims", 1)))
+
+    return convert
+
+
+def _cumsum(b: Builder, x: Value, axis: Any, **a: Any) -> Value:
+    if a.get("exclusive", 0) or a.get("reverse", 0):
+        raise Unsupported("a running sum without its element, or from behind")
+    return b.apply("cumsum", x, axis=int(str(_tuple(axis)[0])) % len(b.shape(x)))
+
+
+def _prelu(b: Builder, x: Value, slope: Any) -> Value:
+    below = b.apply("minimum", x, b.constant(0, x))
+    return b.apply("add", b.apply("relu", x), b.apply("mul", below, _operand(b, slope, x)))
+
+
+def _instance_norm(b: Builder, x: Value, weight: Value, bias: Value, **a: Any) -> Value:
+    groups = b.shape(x)[1]
+    if not isinstance(groups, int):
+        raise Unsupported("a norm of channels that are not known")
+    return b.apply("group_norm", x, weight, bias, groups=groups, eps=_short(a.get("epsilon", 1e-5)))
 
 
 def _unary(op: str) -> Convert:
@@ -344,9 +351,10 @@ def _several(op: str) -> Convert:
 
 
 TABLE: dict[str, Convert] = {
-    "Conv": _conv,
+    **SPATIAL,
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
+    "InstanceNormalization": _instance_norm,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Relu": _unary("relu"),
@@ -360,6 +368,21 @@ TABLE: dict[str, Convert] = {
     "Erf": _unary("erf"),
     "Exp": _unary("exp"),
     "Sqrt": _unary("sqrt"),
+    "Log": _unary("log"),
+    "Sin": _unary("sin"),
+    "Cos": _unary("cos"),
+    "Floor": _unary("floor"),
+    "Ceil": _unary("ceil"),
+    "Round": _unary("round"),
+    "Sign": _unary("sign"),
+    "Not": _unary("logical_not"),
+    "Mish": _unary("mish"),
+    "Softplus": _unary("softplus"),
+    "Softsign": _unary("softsign"),
+    "Elu": lambda b, x, **a: b.apply("elu", x, alpha=_short(a.get("alpha", 1.0))),
+    "Celu": lambda b, x, **a: b.apply("celu", x, alpha=_short(a.get("alpha", 1.0))),
+    "PRelu": _prelu,
+    "Reciprocal": lambda b, x: b.apply("div", b.constant(1, x), x),
     "Abs": _unary("abs"),
     "Neg": _unary("neg"),
     "Pow": _pow,
@@ -371,12 +394,22 @@ TABLE: dict[str, Convert] = {
     "Max": _several("maximum"),
     "Min": _several("minimum"),
     "Sum": _several("add"),
-    "MaxPool": _pool("max_pool2d"),
-    "AveragePool": _pool("avg_pool2d"),
-    "GlobalAveragePool": lambda b, x: b.mean(x, range(2, len(b.shape(x))), True),
     "ReduceMean": _reduce("mean"),
     "ReduceSum": _reduce("sum"),
     "ReduceMax": _reduce("amax"),
+    "ReduceMin": _least,
+    "ArgMax": _place(None),
+    "ArgMin": _place("neg"),
+    "CumSum": _cumsum,
+    "GatherElements": lambda b, x, places, **a: b.apply("gather", x, places, axis=a.get("axis", 0) % len(b.shape(x))),
+    "Where": _where,
+    "Greater": _binary("greater"),
+    "GreaterOrEqual": _binary("greater_equal"),
+    "Less": _binary("less"),
+    "LessOrEqual": _binary("less_equal"),
+    "Equal": _binary("equal"),
+    "And": _binary("logical_and"),
+    "Or": _binary("logical_or"),
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Transpose": lambda b, x, **a: b.permute(x, a.get("perm", range(len(b.shape(x)))[::-1])),
@@ -390,7 +423,7 @@ TABLE: dict[str, Convert] = {
     "Pad": _pad,
     "Shape": lambda b, x, **a: tuple(b.shape(x))[slice(a.get("start"), a.get("end"))],
     "Cast": _cast,
-    "Identity": _cast,
+    "Identity": lambda b, x: x,
     "Dropout": lambda b, x, *_, **a: x,
 }
 """Every operation that is understood, by its type in the domain of ONNX itself."""
