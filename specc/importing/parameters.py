@@ -135,7 +135,7 @@ class Parameters:
         kind is "extent" for what may follow from the shapes, "callee" for operators, else a kind of `Argument`.
         """
         known = [value for value in values if value is not ABSENT]
-        if kind == "ints":
+        if kind in ("ints", "axes"):
             ranks = {len(value) for value in known}
             if len(ranks) == 1:
                 columns = [[v if v is ABSENT else v[i] for v in values] for i in range(ranks.pop())]

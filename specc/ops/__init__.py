@@ -146,6 +146,8 @@ def normal_form(argument: Argument, value: Any) -> Any:
             return value
         case "ints" if sequence and all(_is_int(v) or isinstance(v, Symbolic) for v in value):
             return tuple(value)
+        case "axes" if sequence and all(map(_is_int, value)):
+            return tuple(value)
         case "single" | "pair" | "triple" if _is_int(value):
             return (value,) * _COUNTS[kind]
         case "single" | "pair" | "triple" if sequence and len(value) == _COUNTS[kind] and all(map(_is_int, value)):
@@ -155,7 +157,14 @@ def normal_form(argument: Argument, value: Any) -> Any:
         case "padding1" | "padding" | "padding3" if sequence and all(map(_is_int, value)):
             if len(value) in (_COUNTS[kind], 2 * _COUNTS[kind]):
                 return tuple(value) * (2 * _COUNTS[kind] // len(value))
-    raise Illegal(f"`{argument.name}` is {KINDS[kind]}, not {value!r}", argument=argument.name)
+    raise Illegal(f"`{argument.name}` is {KINDS[kind]}, not {_shown(value)}", argument=argument.name)
+
+
+def _shown(value: Any) -> str:
+    """A value as a spec has it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_shown, value))}]"
+    return str(value) if isinstance(value, Symbolic) else repr(value)
 
 
 def _is_int(value: Any) -> bool:
@@ -178,6 +187,7 @@ KINDS = {
     "dim": "a dimension",
     "pair": "an integer, or a list of two (height, width)",
     "ints": "a list of dimensions",
+    "axes": "a list of integers",
     "single": "an integer, or a list of one",
     "triple": "an integer, or a list of three (depth, height, width)",
     "padding1": "an integer, or a list of two (before, after)",

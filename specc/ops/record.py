@@ -37,7 +37,8 @@ class Illegal(Exception):
 class Argument:
     """An argument of a call in the language, or an attribute of a node.
 
-    `kind` is one of "int", "float", "bool", "str", "dim", "ints" (a list of dimensions), "pair" (one int, or two for
+    `kind` is one of "int", "float", "bool", "str", "dim", "ints" (a list of dimensions), "axes" (a list of
+    integers), "pair" (one int, or two for
     height and width; in a node always two), "padding" (one int, two for height and width, or four for top, left, bottom
     and right; in a node always four), "type" and "graph" (a `specc.ir.body.Body`). "single" and "padding1" are "pair"
     and "padding" for one dimension, "triple" and "padding3" for three (depth, height, width; all in front, then all

@@ -154,7 +154,7 @@ def _softmax_example(rng: random.Random) -> tuple[list[TensorType], dict[str, An
 
 
 _KEEP = Argument("keep", "bool", False)
-_ATTRIBUTES = (Argument("axes", "ints"), _KEEP)
+_ATTRIBUTES = (Argument("axes", "axes"), _KEEP)
 
 RECORDS = (
     Operator(

@@ -299,7 +299,7 @@ RECORDS = (
         _permute_infer,
         lambda x, order: x.permute(order),
         _permute_example,
-        attributes=(Argument("order", "ints"),),
+        attributes=(Argument("order", "axes"),),
         compute=_permute_compute,
         elements="any",
         traits=frozenset({"blocks", "movement"}),

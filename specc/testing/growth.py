@@ -367,7 +367,7 @@ def _argument(rng: random.Random, argument: Argument, channels: Sequence[int]) -
             return rng.random() < 0.5
         case "float":
             return argument.default if argument.default is not REQUIRED else rng.choice((0.1, 0.5))
-        case "ints":
+        case "ints" | "axes":
             return tuple(rng.choice((1, 2, 3)) for _ in range(rng.randint(1, 4)))
     return None if argument.default is REQUIRED else argument.default
 
