@@ -76,6 +76,7 @@ class Machine:
 class Manifest:
     """What an artifact says of itself.
 
+    `library` says what its library is: "shared", to be loaded; "static", to be linked with; or "source", C to compile.
     `facts` are for people and programs to read,
     nothing is decided by them: digests of the spec and the checkpoint, what each pass did, the kernels, tuning records.
     """
@@ -86,6 +87,7 @@ class Manifest:
     machine: Machine
     specc: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    library: str = "shared"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -345,7 +347,14 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
         ),
         specc=_text(value["specc"]),
         facts=facts,
+        library=_library(value["library"]),
     )
+
+
+def _library(value: Any) -> str:
+    if value not in ("shared", "static", "source"):
+        raise ValueError(f"{value!r} is no kind of library")
+    return str(value)
 
 
 def _spec(value: Mapping[str, Any]) -> TensorSpec:

@@ -150,9 +150,9 @@ def compile(
         outputs=outputs,
         machine=Machine(machine.name, machine.architecture, machine.requires),
         specc=__version__,
+        library="source" if not machine.vectors else "static" if static else "shared",
         facts={
             "level": level,
-            "library": "source" if not machine.vectors else "static" if static else "shared",
             "spec": {"graph": print_graph(spec), "files": digests(sources or {})},
             "weights": origin,
             "passes": [step.to_json() for step in steps],

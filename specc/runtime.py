@@ -167,9 +167,8 @@ def aligned_empty(shape: Sequence[int], dtype: Any) -> Array:
 
 def _check_machine(manifest: Manifest) -> None:
     machine = manifest.machine
-    kind = manifest.facts.get("library")
-    if kind in ("source", "static"):
-        what = "C to compile" if kind == "source" else "an archive to link with"
+    if manifest.library != "shared":
+        what = "C to compile" if manifest.library == "source" else "an archive to link with"
         message = f"`{manifest.network}` cannot be run as it is: its library is {what}"
         raise error("S0904", message, notes=("`specc unpack` writes it to a folder", "nothing in it was executed"))
     missing = missing_features(machine.architecture, machine.requires)

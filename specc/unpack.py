@@ -46,7 +46,7 @@ def _library(manifest: Manifest) -> str:
     if manifest.machine.architecture == "wasm32":
         return "network.wasm"
     kinds = {"source": "network.c", "static": "libnetwork.a", "shared": "libnetwork.so"}
-    return kinds[manifest.facts["library"]]
+    return kinds[manifest.library]
 
 
 def _bytes(array: Array) -> bytes:

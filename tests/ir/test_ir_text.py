@@ -67,7 +67,7 @@ WRONG = [
     (TEXT.replace("[n, 3, h, 8]", "[n, 3, h /, 8]"), "S0702", "`h /` is not a dimension"),
     (TEXT.replace("stride=(2, 2)", "stride=(0, 2)"), "S0301", "`stride` is at least 1"),
     (TEXT.replace("stride", "strides"), "S0301", "there is no argument `strides`"),
-    (TEXT.replace("{axes=(-1,)}", "{axes=__import__}"), "S0301", "`axes` is a list of dimensions"),
+    (TEXT.replace("{axes=(-1,)}", "{axes=__import__}"), "S0301", "`axes` is a list of integers"),
     (TEXT + "hello\n", "S0702", "it is none of"),
     (TEXT.replace("return %3, %1", "return %3.1"), "S0702", "does not exist"),
     (TEXT.replace("%2: ", "%1: "), "S0702", "`%1` stands twice"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -118,6 +119,6 @@ def test_the_relations_are_asked_of_a_pass_of_another_package(tmp_path: Path) ->
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     run = subprocess.run([*command, str(relations)], env={**os.environ, "PYTHONPATH": paths}, capture_output=True)
     said = run.stdout.decode()
-    results = {line.split("[")[-1]: line.split()[0] for line in said.splitlines() if line.endswith("]")}
-    assert results["theirs-right]"] == "PASSED" and results["theirs-wrong]"] == "FAILED", said
+    results = {name: outcome for outcome, name in re.findall(r"^(PASSED|FAILED) \S+\[([\w-]+)\]", said, re.MULTILINE)}
+    assert results["theirs-right"] == "PASSED" and results["theirs-wrong"] == "FAILED", said
     assert "output 0 differs" in said

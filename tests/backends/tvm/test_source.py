@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from tvm import tirx
 
 import specc
@@ -20,7 +21,6 @@ from specc.ir.types import TensorType
 from specc.runtime import Artifact
 from specc.testing.growth import grow
 from specc.unpack import unpack
-from tests import tiny
 
 STRICT = ("-std=c11", "-O1", "-Wall", "-Wextra", "-Werror")
 
