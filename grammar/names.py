@@ -13,7 +13,7 @@ from specc.grammar import syntax as s
 from specc.grammar.expressions import WORDS
 from specc.grammar.modules import Module, Program
 from specc.grammar.values import PLAIN_TYPES
-from specc.ir.types import DTYPES
+from specc.ir.dtypes import DTYPES
 
 
 def unresolved(program: Program) -> list[Diagnostic]:

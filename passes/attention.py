@@ -10,8 +10,8 @@ kernel they are index arithmetic. A permute of v stays outside where it would le
 from __future__ import annotations
 
 from specc.ir.cost import nominal
+from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Value
-from specc.ir.types import DTYPES
 from specc.passes.rewrite import Event, Journal, Refused
 
 _BEHIND = ("permute", "reshape")

@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from specc.ir.cost import macs_of, nominal
+from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
-from specc.ir.types import DTYPES
 from specc.passes.attention import attentions
 from specc.passes.rewrite import Event, Journal
 

@@ -23,8 +23,9 @@ import networkx as nx
 
 from specc import ops
 from specc.ir.cost import nominal
+from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
-from specc.ir.types import DTYPES, TensorType
+from specc.ir.types import TensorType
 from specc.ops.record import Illegal
 
 BLOCKED, PLAIN = "blocked", "plain"

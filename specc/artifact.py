@@ -33,8 +33,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from specc.diagnostics import SpeccError, error
-from specc.files import replacing
-from specc.ir.types import DTYPES
+from specc.ir.dtypes import DTYPES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAGIC = b"\x89specc\r\n"  # no text file begins so, and a transfer that changes line ends breaks it
@@ -129,6 +128,8 @@ def write(path: str | Path, contents: Contents, sign: Sign | None = None) -> int
 
     Without `sign` it has no seal, whatever `contents` was read from.
     """
+    from specc.files import replacing
+
     payloads: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
         "library": ([], [contents.library]),
         "weights": _pack(contents.weights),

@@ -18,7 +18,6 @@ ours and raises `KeyError`.
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -129,6 +128,8 @@ def error(
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
     """A note with the nearest of `candidates`, or no note: made to be passed as `notes`."""
+    import difflib
+
     near = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.6)
     return (f"did you mean {' or '.join(f'`{n}`' for n in near)}?",) if near else ()
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import os
-import tempfile
 import threading
 from collections.abc import Sequence
 from functools import cache
@@ -309,6 +308,8 @@ def _together(arrays: Sequence[Array]) -> tuple[int, int, list[Array]]:
 
 def _load_library(library: bytes) -> Any:
     """The shared library of these bytes; raises S0905."""
+    import tempfile
+
     _load_openmp()
     # dlopen takes a name. The folder is this user's alone and is gone before anything in the library runs.
     with tempfile.TemporaryDirectory(prefix="specc-") as folder:

@@ -16,7 +16,6 @@ from typing import Any
 from specc import artifact
 from specc.artifact import Check, Seal, Sign
 from specc.diagnostics import error
-from specc.files import check_writable
 
 _PURPOSE = b"specc artifact\0"
 
@@ -63,6 +62,8 @@ def sign(path: str | Path, key: str | Path, output: str | Path | None = None) ->
 
     A seal that is there already is replaced. Raises what `artifact.read` and `signing` raise, and S0002.
     """
+    from specc.files import check_writable
+
     check_writable(output or path, key)
     seal = signing(key)
     artifact.write(output or path, artifact.read(path), seal)

@@ -216,3 +216,14 @@ def test_it_runs_where_torch_and_the_compiler_cannot_be_imported(path: Path) -> 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "differs by" in done.stdout
+
+
+def test_importing_it_brings_little_along() -> None:
+    """It is imported at the start of programs: no compiler, and nothing that only compiling needs."""
+    program = "import sys, specc.runtime; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    heavy = ["torch", "tvm", "tvm_ffi", "networkx", "lark", "sympy", "safetensors", "cryptography", "click", "rich"]
+    assert not {name.partition(".")[0] for name in found} & set(heavy)
+    ours = {name for name in found if name.startswith("specc.")}
+    needed = ["artifact", "codes", "compare", "diagnostics", "ir", "ir.dtypes", "runtime", "signature", "targets"]
+    assert ours == {f"specc.{name}" for name in needed}

@@ -8,8 +8,9 @@ from importlib.resources import files
 
 from specc.backends.tvm.memory import Place, Plan
 from specc.backends.tvm.program import Program, offsets
+from specc.ir.dtypes import DTYPES
 from specc.ir.placement import size
-from specc.ir.types import DTYPES, TensorType
+from specc.ir.types import TensorType
 from specc.targets import Target
 
 SOURCES = files("specc.backends.tvm") / "c"

@@ -21,8 +21,9 @@ from specc.diagnostics import SpeccError, error
 from specc.importing.aten import ASSERTIONS, TABLE
 from specc.importing.builder import Array, Builder, Imported, Unsupported, settle, unsupported
 from specc.ir.dims import Dim, floordiv, symbol
+from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Value
-from specc.ir.types import DTYPES, TensorType
+from specc.ir.types import TensorType
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specc.ir.types import DTYPES, TensorType, block_of
+from specc.ir.dtypes import DTYPES
+from specc.ir.types import TensorType, block_of
 
 ALIGNMENT = 64
 

@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 from specc import ops
 from specc.diagnostics import Label, Span, SpeccError, error
 from specc.ir.dims import Symbolic, parse_dim
+from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
-from specc.ir.types import DTYPES, TensorType, block_of
+from specc.ir.types import TensorType, block_of
 from specc.ops.record import REQUIRED, Illegal
 
 if TYPE_CHECKING:

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 
 from specc.ir.dims import Dim, product, substitute, symbols
 
-DTYPES: dict[str, int] = {"float64": 8, "float32": 4, "int64": 8, "int32": 4, "bool": 1}
-"""Element types and their size in bytes."""
-
 _BLOCKED = re.compile(r"NCHW(\d+)c")
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from specc.ir.types import DTYPES, TensorType
+from specc.ir.dtypes import DTYPES
+from specc.ir.types import TensorType
 from specc.ops.elementwise import binary, draw_pair, draw_shape, infer, torch_function
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
 

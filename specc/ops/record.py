@@ -15,7 +15,8 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from specc.ir.dims import Dim
-from specc.ir.types import DTYPES, TensorType
+from specc.ir.dtypes import DTYPES
+from specc.ir.types import TensorType
 
 Attributes = Mapping[str, Any]
 Types = Sequence[TensorType]

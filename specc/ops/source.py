@@ -6,7 +6,8 @@ import random
 from typing import Any
 
 from specc.ir.dims import floordiv
-from specc.ir.types import DTYPES, TensorType
+from specc.ir.dtypes import DTYPES
+from specc.ir.types import TensorType
 from specc.ops.record import ELEMENTS, Argument, Attributes, Illegal, Operator, Types
 
 

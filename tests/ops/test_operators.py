@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from specc import ops
 from specc.ir.body import Body
 from specc.ir.dims import Symbolic, substitute, symbol
+from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph
 from specc.ir.text import parse_graph, print_graph
-from specc.ir.types import DTYPES, TensorType
+from specc.ir.types import TensorType
 from specc.ir.verify import verify
 from specc.ops.record import REQUIRED, TRAITS, Illegal, Operator
 from specc.testing import operator_calls
