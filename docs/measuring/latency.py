@@ -1,0 +1,97 @@
+"""The latency of nine networks beside their peers, for each number of threads, and the time to compile them.
+
+Each network is compiled for this machine and measured by `specc bench` in a process of its own for each number of
+threads. With networks named, only these are measured, and the others' rows stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from typing import Any
+
+from measuring.results import NETWORKS, compile_fresh, machine, say, specc, table
+
+TITLE = "Latency"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this section."""
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="these alone", default=[])
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each contender")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--against", default="inductor,onnxruntime,openvino")
+
+
+def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, Any]:
+    """Each network's `compile_seconds`, and under `timings` what `specc bench` says for each number of threads."""
+    found: dict[str, Any] = {}
+    kept = {"seconds": options.seconds, "threads": options.threads, "against": options.against}
+    if options.networks and known and (known["options"], known["machine"]) == (kept, machine()):
+        found = known["results"]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.networks or NETWORKS:
+            artifact = f"{folder}/{name}.specc-artifact"
+            row: dict[str, Any] = {"compile_seconds": compile_fresh(f"examples/{NETWORKS[name]}", artifact, folder)}
+            row["timings"] = {}
+            for threads in options.threads.split(","):
+                words = ["--against", options.against, "--threads", threads, "--seconds", str(options.seconds)]
+                row["timings"][threads] = json.loads(specc("bench", artifact, *words, "--json"))["timings"]
+                say(f"{name}, {threads} threads: " + ", ".join(map(_line, row["timings"][threads])))
+            found[name] = row
+    return {name: found[name] for name in NETWORKS if name in found}
+
+
+def write(results: dict[str, Any]) -> list[str]:
+    """The section of the page."""
+    text = [
+        "Batch 1, 224x224, float32, weights drawn from seed 0, no tuning. Milliseconds: the median, and the 10th and",
+        "the 90th percentile; the contenders take turns in one process (`specc/bench.py`). The ratio is that of specc",
+        "to the best peer; below 1, specc is ahead. `specc bench examples/SPEC` makes a row again.",
+        "",
+    ]
+    threads = list(next(iter(results.values()))["timings"])
+    for count in threads:
+        rows, ratios = [], []
+        for name, row in results.items():
+            timings = row["timings"][count]
+            ratios.append(timings[0]["median_ms"] / min(timing["median_ms"] for timing in timings[1:]))
+            rows.append([name, *map(_cell, timings), f"{ratios[-1]:.2f}"])
+        contenders = [timing["name"] for timing in next(iter(results.values()))["timings"][count]]
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        text += [f"### {count} thread{'s' * (count != '1')}", "", *table(["network", *contenders, "ratio"], rows), ""]
+        text += [f"Geometric mean of the ratios: {mean:.2f}; the greatest: {max(ratios):.2f}.", ""]
+    text += _forms(results)
+    compiled = [[n, f"`{NETWORKS[n]}`", f"{row['compile_seconds']:.0f} s"] for n, row in results.items()]
+    text += ["### Compilation, with an empty cache of kernels", "", *table(["network", "spec", "time"], compiled)]
+    return text
+
+
+def _forms(results: dict[str, Any]) -> list[str]:
+    """What exactly each peer ran: a form, and the networks that ran in it where there are several."""
+    forms: dict[str, dict[str, list[str]]] = {}
+    for name, row in results.items():
+        for count, timings in row["timings"].items():
+            for timing in timings:
+                if timing.get("form"):
+                    where = f"{name} ({count})"
+                    forms.setdefault(timing["name"], {}).setdefault(timing["form"], []).append(where)
+    if not forms:
+        return []
+    rows = []
+    for contender, found in forms.items():
+        most = max(found, key=lambda form: len(found[form]))
+        rest = "all" if len(found) == 1 else "the others"
+        rows += [[contender, form, rest if form == most else ", ".join(where)] for form, where in found.items()]
+    head = ["contender", "form", "networks (threads)"]
+    return ["### What ran", "", *table(head, rows), ""]
+
+
+def _cell(timing: dict[str, Any]) -> str:
+    return f"{timing['median_ms']:.1f} ({timing['p10_ms']:.1f} to {timing['p90_ms']:.1f})"
+
+
+def _line(timing: dict[str, Any]) -> str:
+    return f"{timing['name']} {timing['median_ms']:.1f}"

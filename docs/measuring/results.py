@@ -1,0 +1,89 @@
+"""Results of a section <-> `docs/measured/SECTION.json`, with the machine and the command that made them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "performance.md"
+NETWORKS = {
+    "repvit_m1_1": "reparam/repvit.specc:m1_1",
+    "resnet50": "cnn/resnet.specc:resnet50",
+    "mobilenetv3_large_100": "cnn/mobilenetv3.specc:large_100",
+    "efficientnet_b0": "cnn/efficientnet.specc:b0",
+    "convnext_tiny": "cnn/convnext.specc:tiny",
+    "fastvit_t8": "reparam/fastvit.specc:t8",
+    "repvgg_a0": "reparam/repvgg.specc:a0",
+    "vit_small_patch16_224": "vit/vit.specc:small",
+    "swin_tiny_patch4_window7_224": "vit/swin.specc:tiny",
+}
+"""The networks that are measured, and where the spec of each stands under `examples/`."""
+_LOAD = os.getloadavg()[0]
+
+
+def load(section: str) -> dict[str, Any] | None:
+    """What was measured last, or nothing: `command`, `options`, `machine`, `load` and `results`."""
+    path = _path(section)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def save(section: str, options: dict[str, Any], results: Any) -> None:
+    """Keeps the results, with what made them."""
+    options = {name: value for name, value in options.items() if name not in ("section", "networks")}
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
+    found = {
+        "command": " ".join(["python docs/measure.py", section, *words]),
+        "options": options,
+        "machine": machine(),
+        "load": round(_LOAD, 2),
+        "results": results,
+    }
+    _path(section).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _path(section: str) -> Path:
+    return ROOT / "docs" / "measured" / f"{section}.json"
+
+
+def machine() -> str:
+    """The processor, the cores that this process may use, and the cache."""
+    facts: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    model = f"family {facts.get('cpu family')}, model {facts.get('model')}, stepping {facts.get('stepping')}"
+    return (
+        f"{facts.get('model name')} ({model}), {len(os.sched_getaffinity(0))} virtual cores, {facts.get('cache size')}"
+    )
+
+
+def specc(*words: str, **environment: str) -> str:
+    """What the command `specc` with these words writes; its messages are shown, and a failure ends the program."""
+    command = [sys.executable, "-m", "specc", *words]
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, env=os.environ | environment)
+    if done.returncode:
+        raise SystemExit(f"specc {' '.join(words)} fails")
+    return done.stdout
+
+
+def compile_fresh(spec: str, artifact: str, folder: str) -> float:
+    """Compiles with an empty cache of kernels; the seconds that it takes."""
+    start = time.perf_counter()
+    specc("compile", spec, "-o", artifact, SPECC_CACHE_DIR=f"{folder}/{time.monotonic_ns()}")
+    return time.perf_counter() - start
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A table in Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def say(text: str) -> None:
+    """How far the measurement is, on stderr."""
+    print(text, file=sys.stderr, flush=True)
