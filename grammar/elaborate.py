@@ -59,6 +59,8 @@ class Elaborator(Evaluator):
         scope = Scope(self.modules[block.module], block.definition, place)
         try:
             self._enter(scope, given, span, slot)
+            if slot:
+                self.session.graph.blocks.setdefault(place.path, (block.name, span))
             return _made_at(self._run(scope), span)
         finally:
             self.active.pop()

@@ -91,6 +91,7 @@ class _Builder:
     def build(self) -> None:
         self.elaborator.active.append(self.block)
         self.session.stack.append(Frame(self.definition.name))
+        self.session.graph.blocks[""] = (self.definition.name, self.definition.name_span)
         self._bind_variant()
         self._symbols()
         self.elaborator.bind_defaults(self.scope)

@@ -24,7 +24,7 @@ import numpy as np
 
 from specc import __version__, sample, targets
 from specc.artifact import Array, Contents, Machine, Manifest, TensorSpec
-from specc.diagnostics import Label, error
+from specc.diagnostics import Label, Span, error
 from specc.ir.domains import domains
 from specc.ir.graph import Graph, Node, Value, specialize
 from specc.ir.text import print_graph
@@ -141,6 +141,7 @@ def compile(
         raise error("S1001", message, notes=(note,))
     library = backend.build(lowered, machine, lambda done, total: told(Progress("kernels", done, total)), static)
     told(Progress("sample"))
+    place = _places(spec)
     inputs, outputs = interface(spec)
     given = sample.draw(inputs)
     expected = reference(spec, values, {i.name: array for i, array in zip(inputs, given)})
@@ -153,10 +154,14 @@ def compile(
         library="source" if not machine.vectors else "static" if static else "shared",
         facts={
             "level": level,
-            "spec": {"graph": print_graph(spec), "files": digests(sources or {})},
+            "spec": {
+                "graph": print_graph(spec),
+                "files": digests(sources or {}),
+                "blocks": {path: [block, place(span)] for path, (block, span) in spec.blocks.items()},
+            },
             "weights": origin,
             "passes": [step.to_json() for step in steps],
-            "kernels": lowered.program.describe(),
+            "kernels": lowered.program.describe(lowered.kernels, place),
             "memory": {"arena": lowered.plan.arena, "least": lowered.plan.least, "parts": len(lowered.program.parts)},
             "tuning": [],
         },
@@ -242,6 +247,20 @@ def spec_sources(path: str | Path) -> dict[str, str]:
         os.path.relpath(file, STANDARD.parent if file.is_relative_to(STANDARD) else folder): file.read_text("utf-8")
         for file in grammar.spec_closure(path)
     }
+
+
+def _places(graph: Graph) -> Callable[[Span], str]:
+    """How a place is named in the manifest: file:line, the file as seen from the folder of the network's own."""
+    folder = Path(graph.blocks[""][1].file).parent if "" in graph.blocks else None
+
+    def place(span: Span) -> str:
+        if span.file.startswith("std/"):
+            file = span.file
+        else:
+            file = os.path.relpath(span.file, folder) if folder else Path(span.file).name
+        return f"{file}:{span.line}"
+
+    return place
 
 
 def digests(sources: Mapping[str, str]) -> dict[str, str]:

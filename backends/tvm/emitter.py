@@ -28,10 +28,15 @@ Leaf = Callable[[int, Index], Scalar]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A group in TIR: `function(*inputs, *results)`, and how each input is stored (frozen ones as they are packed)."""
+    """A group in TIR: `function(*inputs, *results)`, and how each input is stored (frozen ones as they are packed).
+
+    For reports: `template` names the module that wrote it, `parallel` the iterations of each loop that threads share.
+    """
 
     function: Any
     packings: tuple[Packing, ...]
+    template: str = ""
+    parallel: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ def kernel_of(group: Group, template: Template, vectors: bool = True) -> Kernel:
         try:
             with writing(c=not vectors), emitter.open():
                 template.write(emitter)
-            return Kernel(emitter.function, emitter.packings)
+            name = template.write.__module__.rpartition(".")[2]
+            return Kernel(emitter.function, emitter.packings, name, tuple(emitter.shared))
         except Again:
             continue
 
@@ -115,6 +121,7 @@ class Emitter:
         self._analyzer = tvm.sym.Analyzer()
         self.buffers: list[Any] = []
         self.outputs: list[Any] = []
+        self.shared: list[int] = []
         self.threads = True
         """Whether loops may be shared out to threads: not inside of one that is, nor at every step of a short one."""
         self.function: Any = None
@@ -158,6 +165,8 @@ class Emitter:
 
     def parallel(self, extent: int) -> Any:
         """A loop whose iterations are dealt out to the threads in contiguous runs."""
+        if self.threads and extent > 1:
+            self.shared.append(extent)
         return self._loop(T.parallel if self.threads else T.serial, extent)
 
     def lanes(self, extent: int) -> Any:

@@ -12,6 +12,7 @@ in whatever form suits the kernel (`packing`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ import networkx as nx
 
 from specc import ops
 from specc.ir.body import Body
+from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.ops.record import Operator
@@ -65,6 +67,11 @@ class Step:
     def moves(self) -> bool:
         """Whether an element is one of the operand's, at another index."""
         return "movement" in self.record.traits
+
+    @property
+    def picks(self) -> bool:
+        """Whether an element of the result takes at most one of each operand."""
+        return bool(self.record.traits & {"movement", "choice"}) or self.op == "embedding"
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,14 @@ class Group:
         (anchor,) = self.anchors
         before = [s for s in self.steps[: self._places[anchor - len(self.inputs)][0]] if s.op != "constant"]
         return None if before else anchor
+
+    def read(self, number: int) -> int | None:
+        """The most bytes of an input that are read, where that may be a part: of a table, the rows that are picked."""
+        users = [step for step in self.steps if number in step.operands]
+        if any(not step.picks for step in users):
+            return None
+        elements = sum(step.operands.count(number) * math.prod(step.type.physical) for step in users)
+        return elements * DTYPES[self.inputs[number].type.dtype]
 
     @property
     def title(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -112,8 +112,21 @@ class _Lowering:
             and operands.count(operands[number]) == 1
         )
         macs = {identity: fixed(macs_of(self.graph, identity)) for identity in piece}
-        path = self.graph.node(max(piece, key=lambda identity: macs[identity])).path
-        return Call(name, operands, results, overwrites, joins, begins, path, group.title, sum(macs.values()))
+        chief = self.graph.node(max(piece, key=lambda identity: macs[identity]))
+        return Call(
+            name,
+            operands,
+            results,
+            overwrites,
+            joins,
+            begins,
+            chief.path,
+            group.title,
+            sum(macs.values()),
+            chief.span,
+            tuple(operand.type for operand in group.inputs),
+            tuple(group.read(number) for number in range(len(operands))),
+        )
 
     def _moves(self, piece: list[int]) -> tuple[tuple[int, ...] | None, int | None]:
         """`joins` and `begins` of the call that a piece becomes; such a call takes its operands as their types say."""
@@ -140,7 +153,7 @@ class _Lowering:
         """The kernel called `name`."""
         if name not in self.kernels:
             kernel = kernel_of(self.groups[name], select.lower(self.groups[name], self.target), self.target.vectors)
-            self.kernels[name] = Kernel(kernel.function.with_attr("global_symbol", name), kernel.packings)
+            self.kernels[name] = replace(kernel, function=kernel.function.with_attr("global_symbol", name))
         return self.kernels[name]
 
     def _operand(self, value: Value, packing: Packing) -> Storage:

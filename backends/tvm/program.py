@@ -8,12 +8,16 @@ of a concatenation is written where the whole is read (`sharing`). `memory.plan`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from specc.diagnostics import Span
 from specc.ir.placement import aligned, size
 from specc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from specc.backends.tvm.emitter import Kernel
 
 Space = Literal["input", "weight", "buffer"]
 
@@ -40,7 +44,9 @@ class Call:
     by the kernel at no other element than the one that it is about to write. `joins` says of a call that only puts its
     operands one behind the other at which bytes of its result each begins, `begins` of one that copies a part of its
     operand at which byte that begins; None for any other call. For reports: `path` is where in the
-    network the call comes from, `title` the operators that it computes, `macs` its multiply-accumulate operations.
+    network the call comes from, `title` the operators that it computes, `macs` its multiply-accumulate operations,
+    `span` the place in the spec of that operator which does most of them, `types` the operands' types, and `reads` the
+    most bytes of each operand that are read (None, or nothing at all: all of them).
     """
 
     kernel: str
@@ -52,6 +58,9 @@ class Call:
     path: str = ""
     title: str = ""
     macs: int = 0
+    span: Span | None = None
+    types: tuple[TensorType, ...] = ()
+    reads: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,18 +96,52 @@ class Program:
             return self.weights[storage.number]
         return size((self.inputs if storage.space == "input" else self.buffers)[storage.number])
 
-    def describe(self) -> list[dict[str, Any]]:
-        """The calls for the manifest: kernel, operators, path, macs, and the bytes of all operands and results."""
-        return [
-            {
-                "kernel": call.kernel,
-                "operators": call.title,
-                "path": call.path,
-                "macs": call.macs,
-                "bytes": sum(map(self.size, (*call.operands, *call.results))),
-            }
-            for call in self.calls
-        ]
+    def traffic(self, call: Call) -> tuple[int, int]:
+        """The bytes that a call has to move, and how many of these are weights: each is read or written once."""
+        reads = call.reads or (None,) * len(call.operands)
+        seen: dict[Storage, list[tuple[int, int]]] = {}
+        for storage, most in zip(call.operands, reads, strict=True):
+            host, begin = self.root(storage)
+            whole = self.size(storage)
+            seen.setdefault(host, []).append((begin, begin + (whole if most is None else min(whole, most))))
+        read = {host: _covered(runs) for host, runs in seen.items()}
+        weights = sum(count for host, count in read.items() if host.space == "weight")
+        return sum(read.values()) + sum(map(self.size, call.results)), weights
+
+    def describe(self, kernels: Mapping[str, Kernel], place: Callable[[Span], str]) -> list[dict[str, Any]]:
+        """The calls for the manifest: kernel, operators, and what they work on; `place` says a place in the spec.
+
+        `bytes` have to be moved, `weights` of them weights. Threads share the iterations of each loop in `parallel`.
+        """
+        rows = []
+        for call in self.calls:
+            moved, weights = self.traffic(call)
+            kernel = kernels[call.kernel]
+            rows.append(
+                {
+                    "kernel": call.kernel,
+                    "operators": call.title,
+                    "path": call.path,
+                    "place": place(call.span) if call.span else None,
+                    "macs": call.macs,
+                    "bytes": moved,
+                    "weights": weights,
+                    "operands": [str(type) for type in call.types],
+                    "results": [str(self.buffers[storage.number]) for storage in call.results],
+                    "template": kernel.template,
+                    "parallel": list(kernel.parallel),
+                }
+            )
+        return rows
+
+
+def _covered(runs: list[tuple[int, int]]) -> int:
+    """How many bytes lie in one of the runs (first, behind the last), or in several."""
+    count = end = 0
+    for first, last in sorted(runs):
+        count += max(0, last - max(first, end))
+        end = max(end, last)
+    return count
 
 
 def offsets(sizes: Sequence[int]) -> tuple[list[int], int]:

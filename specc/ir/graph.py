@@ -75,6 +75,7 @@ class Graph:
     """A network. `defaults` gives symbolic dimensions the value that they have where the caller names none.
 
     `renames` are the spec's rules from the names of a checkpoint to the network's own; see `specc.weights.rename`.
+    `blocks` says for the path of each call of a block which block that is, and where it is called.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Graph:
     _order: tuple[tuple[Value, ...], list[int]] | None = field(default=None, repr=False, compare=False)
     _frozen: set[int] | None = field(default=None, repr=False, compare=False)
     renames: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)
+    blocks: dict[str, tuple[str, Span]] = field(default_factory=dict, compare=False, kw_only=True)
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -190,6 +192,7 @@ class Graph:
             self._order,
             None if self._frozen is None else set(self._frozen),
             renames=self.renames,
+            blocks=dict(self.blocks),
         )
 
     # ---- looking --------------------------------------------------------------------------------------------------
