@@ -16,6 +16,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.choices import Choice, Value
 from specc.backends.tvm.expression import Math, Scalar, writing, writing_c
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing, of_type
@@ -43,11 +44,17 @@ class Kernel:
 class Template:
     """How a group is to be computed: `write` puts the statements into a function whose inputs lie as `packings` say.
 
-    An input that is not in `packings` lies as its type says.
+    An input that is not in `packings` lies as its type says. `space` is what was chosen for it, and from what.
     """
 
     write: Callable[[Emitter], None]
     packings: Mapping[int, Packing] = field(default_factory=dict)
+    space: tuple[Choice, ...] = ()
+
+    @property
+    def configuration(self) -> dict[str, Value]:
+        """All choices by name: with this configuration, the template is the same one."""
+        return {choice.name: choice.taken for choice in self.space}
 
 
 class Again(Exception):

@@ -23,6 +23,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Registers, Template
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group, Step
@@ -33,10 +34,10 @@ from specc.ops.shape import moved
 from specc.targets import Target
 
 _VECTORS = 2
-"""Vectors of queries in a piece."""
+"""Vectors of queries in a piece, unless it is chosen otherwise."""
 
 _ACCUMULATORS = 24
-"""Accumulators of a tile of scores."""
+"""Accumulators of a tile of scores, likewise."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class _Parts:
     mixed: int
 
 
-def lower(group: Group, target: Target) -> Template | None:
+def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group that is attention; None for another group."""
     parts = _parts(group)
     if parts is None:
@@ -61,7 +62,10 @@ def lower(group: Group, target: Target) -> Template | None:
         if operand < len(group.inputs) and group.inputs[operand].frozen
         if group.type(operand).concrete[-2:] == (queries, keys) and queries > 1
     }
-    return Template(lambda emitter: _Attention(emitter, parts, target).emit(), packings)
+    most = -(-queries // target.lanes)
+    vectors = choices.near("vectors", range(1, min(most, 4) + 1), min(_VECTORS, most))
+    accumulators = choices.near("accumulators", (4, 8, 12, 16, 20, 28), _ACCUMULATORS)
+    return Template(lambda emitter: _Attention(emitter, parts, vectors, accumulators, target).emit(), packings)
 
 
 def _parts(group: Group) -> _Parts | None:
@@ -119,8 +123,9 @@ def _keeps_rows(group: Group, step: Step) -> bool:
 class _Attention:
     """Writes the kernel."""
 
-    def __init__(self, emitter: Emitter, parts: _Parts, target: Target) -> None:
+    def __init__(self, emitter: Emitter, parts: _Parts, vectors: int, accumulators: int, target: Target) -> None:
         self.emitter, self.group, self.parts, self.target = emitter, emitter.group, parts, target
+        self.vectors, self.accumulators = vectors, accumulators
         self.lanes = target.lanes
         self.query, self.key = self.group.step(parts.scores).operands
         self.weights, self.value = self.group.step(parts.mixed).operands
@@ -130,7 +135,7 @@ class _Attention:
 
     def emit(self) -> None:
         """The pieces: all heads, with the blocks of their queries."""
-        emitter, size = self.emitter, min(_VECTORS, -(-self.queries // self.lanes)) * self.lanes
+        emitter, size = self.emitter, self.vectors * self.lanes
         full, rest = divmod(self.queries, size)
         with emitter.parallel(prod(self.lead) * (full + (rest > 0))) as work:
             head, block = emitter.divmod(work, full + (rest > 0))
@@ -159,7 +164,7 @@ class _Attention:
         weights = T.alloc_buffer((self.keys, padded), "float32")
         scale = T.alloc_buffer((padded,), "float32")
         self._transpose(scores_lead, first, rows, padded, query)
-        runs = _runs(self.keys, max(1, _ACCUMULATORS // vectors))
+        runs = _runs(self.keys, max(1, self.accumulators // vectors))
         accumulators = Registers(runs[0][2] * vectors, self.lanes, "float32")
         top, total = (Registers(vectors, self.lanes, "float32") for _ in range(2))
         with self.emitter.lanes(self.lanes) as lane:

@@ -25,12 +25,12 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Template
-from specc.backends.tvm.expression import writing_c
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, flattens, operand_packings
-from specc.backends.tvm.kernels.rows import row_taps, share, strips_first
+from specc.backends.tvm.kernels.rows import row_taps, share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
 from specc.targets import Target
@@ -58,7 +58,21 @@ class _Geometry:
     flat: bool
 
 
-def lower(group: Group, target: Target, tile: tiles.Tile | None = None) -> Template | None:
+@dataclass(frozen=True)
+class _Schedule:
+    """How a convolution is computed. The outer loop runs over strips of rows or over groups of output blocks.
+
+    `unroll` steps of the reduction are written out; `ahead`: the weights of the next group are asked for.
+    """
+
+    tile: tiles.Tile
+    strips_first: bool
+    strips: int
+    unroll: int
+    ahead: bool
+
+
+def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group whose anchor is a dense convolution; None for another group."""
     anchor = group.anchor
     if anchor is None or group.step(anchor).op != "conv2d" or group.result.dtype != "float32":
@@ -75,26 +89,39 @@ def lower(group: Group, target: Target, tile: tiles.Tile | None = None) -> Templ
     inner = block_of(x.layout) or 1
     packings[weight] = Packing("convolution", lanes, inner)
     packings |= {value: Packing("padded", lanes) for value in bias}
-    geometry = _geometry(group, anchor, target)
-    blocks = -(-geometry.out_channels // lanes)
-    tile = tile or tiles.choose(geometry.columns, blocks, target)
-    return Template(lambda emitter: _Convolution(emitter, anchor, geometry, tile, inner, target).emit(blocks), packings)
+    geometry = _geometry(group, anchor, target, choices)
+    schedule = _schedule(geometry, inner, target, choices)
+    return Template(lambda emitter: _Convolution(emitter, anchor, geometry, schedule, inner, target).emit(), packings)
 
 
-def _geometry(group: Group, anchor: int, target: Target) -> _Geometry:
+def _schedule(g: _Geometry, inner: int, target: Target, choices: Choices) -> _Schedule:
+    blocks = -(-g.out_channels // target.lanes)
+    tile = tiles.take(choices, g.columns, blocks, target)
+    groups = -(-blocks // tile.blocks)
+    weight_bytes = 4 * blocks * target.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
+    read = g.in_height * g.in_width // (g.stride[1] if g.kernel == (1, 1) else 1)
+    wanted = take_order(choices, weight_bytes, 4 * g.in_channels * read, groups, target)
+    default = share(g.rows, g.batch, wanted) if wanted else share(g.rows, g.batch * groups)
+    strips = take_strips(choices, g.rows, default)
+    unroll = choices.take("unroll", [u for u in (2, 1, 4) if inner % u == 0], _UNROLL if inner % _UNROLL == 0 else 1)
+    ahead = not wanted and strips == 1 and target.vectors and choices.take("ahead", (True, False), True)
+    return _Schedule(tile, bool(wanted), strips, unroll, ahead)
+
+
+def _geometry(group: Group, anchor: int, target: Target, choices: Choices) -> _Geometry:
     step = group.step(anchor)
     n, c, h, w = group.type(step.operands[0]).concrete
     _, o, oh, ow = step.type.concrete
     kernel = group.type(step.operands[1]).concrete[2:]
     stride, dilation, padding = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"]
     if kernel == (1, 1) == stride and not any(padding) and flattens(group):
-        columns = _factor(h * w, target)
+        columns = _factor(h * w, target, choices)
         rows = h * w // columns
         return _Geometry(n, c, rows, columns, o, rows, columns, (1, 1), (1, 1), (1, 1), (0, 0), True)
     return _Geometry(n, c, h, w, o, oh, ow, (kernel[0], kernel[1]), stride, dilation, padding[:2], False)
 
 
-def _factor(pixels: int, target: Target) -> int:
+def _factor(pixels: int, target: Target, choices: Choices) -> int:
     """How many pixels of a flattened image make a row: a divisor of all that tiles well.
 
     Rows are shared out among threads, so up to 64 pixels a row are as good as any; but nothing is lost by long rows
@@ -105,43 +132,39 @@ def _factor(pixels: int, target: Target) -> int:
         return tiles.row_cost(columns, 2, tiles.choose(columns, 2, target), target) / columns
 
     divisors = [d for d in range(1, pixels + 1) if pixels % d == 0 and (d <= 256 or d == pixels)]
-    return min(divisors, key=lambda d: (round(cost(d), 2), d > 64, d))
+    costs = {d: cost(d) for d in divisors}
+    ranked = sorted(divisors, key=lambda d: (round(costs[d], 2), d > 64, d))
+    return choices.take("columns", [d for d in ranked if costs[d] <= tiles.WORSE * costs[ranked[0]]], ranked[0])
 
 
 class _Convolution:
     """Writes the loops of one convolution."""
 
     def __init__(
-        self, emitter: Emitter, anchor: int, geometry: _Geometry, tile: tiles.Tile, inner: int, target: Target
+        self, emitter: Emitter, anchor: int, geometry: _Geometry, schedule: _Schedule, inner: int, target: Target
     ) -> None:
-        self.emitter, self.geometry, self.tile, self.inner = emitter, geometry, tile, inner
-        self.lanes, self.target = target.lanes, target
-        self.ahead = False
+        self.emitter, self.geometry, self.schedule, self.inner = emitter, geometry, schedule, inner
+        self.tile, self.lanes = schedule.tile, target.lanes
         step = emitter.group.step(anchor)
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
         self.epilogue = Epilogue(emitter, anchor, self.lanes)
         g = geometry
         self.spans = tiles.spans(
-            g.columns, tile.pixels, g.kernel[1], g.stride[1], g.dilation[1], g.padding[1], g.in_width
+            g.columns, self.tile.pixels, g.kernel[1], g.stride[1], g.dilation[1], g.padding[1], g.in_width
         )
 
-    def emit(self, blocks: int) -> None:
-        """All loops. `blocks` output blocks are dealt with in groups of the tile's."""
-        g, emitter = self.geometry, self.emitter
+    def emit(self) -> None:
+        """All loops. The output blocks are dealt with in groups of the tile's."""
+        g, emitter, strips = self.geometry, self.emitter, self.schedule.strips
+        blocks = -(-g.out_channels // self.lanes)
         groups = -(-blocks // self.tile.blocks)
-        weight_bytes = 4 * blocks * self.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
-        read = g.in_height * g.in_width // (g.stride[1] if g.kernel == (1, 1) else 1)
-        wanted = strips_first(weight_bytes, 4 * g.in_channels * read, groups, self.target)
-        if wanted:
-            strips = share(g.rows, g.batch, wanted)
+        if self.schedule.strips_first:
             with emitter.parallel(g.batch * strips) as work:
                 n, strip = emitter.divmod(work, strips)
                 with emitter.serial(groups) as group:
                     self._group(n, group, blocks, strips, strip)
         else:
-            strips = share(g.rows, g.batch * groups)
-            self.ahead = strips == 1
             with emitter.parallel(g.batch * groups * strips) as work:
                 outer, strip = emitter.divmod(work, strips)
                 n, group = emitter.divmod(outer, groups)
@@ -168,7 +191,7 @@ class _Convolution:
             for number, span in enumerate(self.spans):
                 with emitter.serial(span.count) as i:
                     x = span.first + i * span.pixels
-                    first = self.ahead and number == 0 and emitter.math.all(y == 0, i == 0)
+                    first = self.schedule.ahead and number == 0 and emitter.math.all(y == 0, i == 0)
                     if isinstance(first, bool):
                         self._tile(n, blocks, y, x, span, first)
                         continue
@@ -216,7 +239,7 @@ class _Convolution:
         """One tap of all channels of one input block, for a range of the pixels of the tile at `place`."""
         emitter, g, count = self.emitter, self.geometry, len(blocks)
         (y, x), (r, s) = place, tap
-        unroll = _UNROLL if self.inner % _UNROLL == 0 else 1
+        unroll = self.schedule.unroll
         with emitter.serial(self.inner // unroll) as outer:
             for q in range(unroll):
                 i_lane = outer * unroll + q
@@ -237,7 +260,5 @@ class _Convolution:
 
     def _prefetch(self, *index: Any) -> None:
         """Asks for a vector of weights to come to the second-level cache; past the last one nothing comes of it."""
-        if writing_c():  # C has no word for it
-            return
         address = tirx.address_of(self.weight[(*index, 0)])
         T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, 0, 2, 1))

@@ -21,17 +21,18 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Registers, Template, on_stack
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
-from specc.backends.tvm.kernels.rows import row_taps, share
+from specc.backends.tvm.kernels.rows import row_taps, share, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
 from specc.targets import Target
 
 
-def lower(group: Group, target: Target) -> Template | None:
+def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a depthwise convolution with its epilogue; None for another group."""
     anchor = group.anchor
     if anchor is None or group.step(anchor).op != "conv2d" or group.result.dtype != "float32":
@@ -48,10 +49,13 @@ def lower(group: Group, target: Target) -> Template | None:
     if not all(group.inputs[v].frozen for v in (weight, *bias)) or block_of(x.layout) != target.lanes:
         return None
     packings |= {value: Packing("depthwise", target.lanes, multiplier) for value in (weight, *bias)}
-    return Template(lambda emitter: _emit(emitter, anchor, target), packings)
+    batch, _, rows, columns = step.type.concrete
+    pixels = _pixels(columns, group.type(weight).concrete[3], target, choices)
+    strips = take_strips(choices, rows, share(rows, batch * -(-channels // target.lanes)))
+    return Template(lambda emitter: _emit(emitter, anchor, pixels, strips, target), packings)
 
 
-def _emit(emitter: Emitter, anchor: int, target: Target) -> None:
+def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Target) -> None:
     step = emitter.group.step(anchor)
     data, weight, *bias = (emitter.buffers[v] for v in step.operands)
     _, _, height, width = emitter.group.type(step.operands[0]).concrete
@@ -61,8 +65,6 @@ def _emit(emitter: Emitter, anchor: int, target: Target) -> None:
     (sy, sx), (dy, dx), (top, left) = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"][:2]
     lanes, multiplier, blocks = target.lanes, filters // channels, -(-channels // target.lanes)
     epilogue = Epilogue(emitter, anchor, lanes)
-    pixels = _pixels(columns, kw, target)
-    strips = share(rows, batch * blocks)
 
     def accumulate(acc: Registers, place: tuple[Any, Any, Any, Any], span: tiles.Span, number: Any, lane: Any) -> None:
         """The sums of a tile for filter block `number`; in the vector loop."""
@@ -117,6 +119,8 @@ def _emit(emitter: Emitter, anchor: int, target: Target) -> None:
                     tile.flush(n, y, x)
 
 
-def _pixels(columns: int, taps: int, target: Target) -> int:
+def _pixels(columns: int, taps: int, target: Target, choices: Choices) -> int:
     """The tile: balanced along the row, and with it the row's inputs and one row of weights in registers."""
-    return tiles.balanced(columns, max(1, min(14, target.vector_registers - 3 - taps)))[0]
+    default = tiles.balanced(columns, max(1, min(14, target.vector_registers - 3 - taps)))[0]
+    sizes = (tiles.balanced(columns, pixels)[0] for pixels in range(1, target.vector_registers - 2))
+    return choices.near("pixels", sizes, default)

@@ -19,6 +19,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Again, Emitter, Index, Leaf, Registers, Template, Tensor
 from specc.backends.tvm.expression import Math, Scalar
 from specc.backends.tvm.group import Group
@@ -27,6 +28,9 @@ from specc.targets import Target
 
 _PARALLEL = 4096
 """Elements (times the terms of their reductions) from which threads share a loop; below, starting them costs more."""
+
+_PIECES = 8
+"""Into how many pieces at least such a loop is cut where it can be, unless it is chosen otherwise; 1: no threads."""
 
 
 @dataclass
@@ -41,10 +45,11 @@ class _Plan:
     """How many reductions each loop nest holds."""
 
 
-def lower(group: Group, target: Target) -> Template:
+def lower(group: Group, target: Target, choices: Choices) -> Template:
     """The template of any group."""
     plan = _Plan()
-    return Template(lambda emitter: _General(emitter, plan, target).emit())
+    pieces = choices.near("pieces", (1, 2, 4, 16, 32, 64), _PIECES)
+    return Template(lambda emitter: _General(emitter, plan, pieces, target).emit())
 
 
 @dataclass
@@ -85,8 +90,8 @@ class _StageMath(Math):
 class _General:
     """Writes one kernel after a plan."""
 
-    def __init__(self, emitter: Emitter, plan: _Plan, target: Target) -> None:
-        self.emitter, self.plan, self.lanes = emitter, plan, target.lanes
+    def __init__(self, emitter: Emitter, plan: _Plan, pieces: int, target: Target) -> None:
+        self.emitter, self.plan, self.pieces, self.lanes = emitter, plan, pieces, target.lanes
         emitter.math = _StageMath(self)
         self.stages = 0
         self.nests = 0
@@ -239,7 +244,7 @@ class _General:
         vectors = number not in self.plan.scalar
         shared = 0
         if prod(outer) * lanes * self._weight(number) >= _PARALLEL:
-            while shared < len(outer) and prod(outer[:shared]) < 8:
+            while shared < len(outer) and prod(outer[:shared]) < self.pieces:
                 shared += 1
         with emitter.parallel(prod(outer[:shared])) as work, self._nested(outer[shared:]) as inner:
             index: list[Any] = []

@@ -10,18 +10,20 @@ share out strips of rows or groups of output blocks, whichever order reads less 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import gcd, prod
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, on_stack
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY
-from specc.backends.tvm.kernels.rows import share, strips_first
+from specc.backends.tvm.kernels.rows import share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.targets import Target
 
@@ -29,7 +31,7 @@ _WAYS, _LINE = 8, 64
 """Lines in a set of the first-level cache, bytes in a line: alike on all targets of the table."""
 
 
-def lower(group: Group, target: Target) -> Template | None:
+def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group whose anchor is a linear layer with frozen weights; None for another group."""
     anchor = group.anchor
     if anchor is None or group.step(anchor).op != "linear" or group.result.dtype != "float32":
@@ -51,22 +53,46 @@ def lower(group: Group, target: Target) -> Template | None:
             packings[number] = Packing("padded", target.lanes)
         elif prod(own) != 1 and own != shape and prod(own) != own[-1]:
             return None
-    return Template(lambda emitter: _Linear(emitter, anchor, target).emit(), packings)
+    schedule = _schedule(prod(shape[:-1]), shape[-1], group.type(step.operands[0]).concrete[-1], target, choices)
+    return Template(lambda emitter: _Linear(emitter, anchor, schedule, target).emit(), packings)
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """How a linear layer is computed. The outer loop runs over strips of rows or over groups of output blocks; `unroll`
+    steps of the reduction are written out."""
+
+    tile: tiles.Tile
+    strips_first: bool
+    strips: int
+    unroll: int
+
+
+def _schedule(rows: int, outputs: int, inputs: int, target: Target, choices: Choices) -> _Schedule:
+    blocks = -(-outputs // target.lanes)
+    tile = _tile(rows, blocks, inputs, target, choices)
+    groups, count = -(-blocks // tile.blocks), -(-rows // tile.pixels)
+    wanted = 0
+    if count > 1:
+        wanted = take_order(choices, 4 * blocks * target.lanes * inputs, 4 * rows * inputs, groups, target)
+    strips = take_strips(choices, count, min(wanted, count) if wanted else share(count, groups))
+    fitting = [u for u in (2, 1, 4) if inputs % u == 0]
+    unroll = 4 if inputs % 4 == 0 and tile.pixels * tile.blocks <= 8 else fitting[0]
+    return _Schedule(tile, bool(wanted), strips, choices.take("unroll", fitting, unroll))
 
 
 class _Linear:
     """Writes the loops of one linear layer."""
 
-    def __init__(self, emitter: Emitter, anchor: int, target: Target) -> None:
+    def __init__(self, emitter: Emitter, anchor: int, schedule: _Schedule, target: Target) -> None:
         self.emitter, self.anchor, self.lanes = emitter, anchor, target.lanes
+        self.schedule, self.tile = schedule, schedule.tile
         step = emitter.group.step(anchor)
         *lead, self.inputs = emitter.group.type(step.operands[0]).concrete
         self.rows, self.outputs = prod(lead), step.type.concrete[-1]
         self.rank = len(lead) + 1
         self.axis = max((i for i, extent in enumerate(lead) if extent > 1), default=0)
         self.blocks = -(-self.outputs // self.lanes)
-        self.target = target
-        self.tile = _tile(self.rows, self.blocks, self.inputs, target)
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
         self.value = emitter.group.last
@@ -74,16 +100,12 @@ class _Linear:
 
     def emit(self) -> None:
         """The tiles, in the better one of two orders."""
-        emitter, size = self.emitter, self.tile.pixels
-        groups, count = -(-self.blocks // self.tile.blocks), -(-self.rows // size)
-        weight_bytes = 4 * self.blocks * self.lanes * self.inputs
-        wanted = strips_first(weight_bytes, 4 * self.rows * self.inputs, groups, self.target) if count > 1 else 0
-        if wanted:
-            strips = min(wanted, count)
+        emitter, strips = self.emitter, self.schedule.strips
+        groups, count = -(-self.blocks // self.tile.blocks), -(-self.rows // self.tile.pixels)
+        if self.schedule.strips_first:
             with emitter.parallel(strips) as strip, emitter.serial(groups) as group:
                 self._strip(group, count, strips, strip)
         else:
-            strips = share(count, groups)
             with emitter.parallel(groups * strips) as work:
                 group, strip = emitter.divmod(work, strips)
                 self._strip(group, count, strips, strip)
@@ -111,7 +133,7 @@ class _Linear:
                         self.bias[block * self.lanes + lane] if self.bias is not None else tirx.const(0.0, "float32")
                     )
                     emitter.store(acc, start, [i * width + j, lane])
-            unroll = 4 if self.inputs % 4 == 0 and rows * width <= 8 else 2 if self.inputs % 2 == 0 else 1
+            unroll = self.schedule.unroll
             with emitter.serial(self.inputs // unroll) as outer:
                 for q in range(unroll):
                     k = outer * unroll + q
@@ -183,7 +205,7 @@ class _Linear:
                     copy(rest)
 
 
-def _tile(rows: int, blocks: int, inputs: int, target: Target) -> tiles.Tile:
+def _tile(rows: int, blocks: int, inputs: int, target: Target, choices: Choices) -> tiles.Tile:
     """The tile that takes the fewest cycles for all rows, the last tile as long as the others.
 
     The rows of a tile are read side by side. Where they lie a multiple of a large power of two apart, they share a few
@@ -206,4 +228,6 @@ def _tile(rows: int, blocks: int, inputs: int, target: Target) -> tiles.Tile:
         for pixels in range(1, most + 1)
         if tiles.fits(pixels, wide, target)
     ]
-    return min(candidates, key=lambda tile: (round(cost(tile), 6), -tile.pixels))
+    ranked = sorted(candidates, key=lambda tile: (round(cost(tile), 6), -tile.pixels))
+    found = {str(tile): tile for tile in ranked if cost(tile) <= tiles.WORSE * cost(ranked[0])}
+    return found[choices.take("tile", found, str(ranked[0]))]

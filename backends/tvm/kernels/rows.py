@@ -8,6 +8,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.choices import Choices
 from specc.targets import Target
 
 
@@ -50,3 +51,17 @@ def strips_first(weights: int, inputs: int, groups: int, target: Target) -> int:
     if by_strips >= by_groups:
         return 0
     return max(8, strips) if weights <= half else -(-strips // 2) * 2
+
+
+def take_order(choices: Choices, weights: int, inputs: int, groups: int, target: Target) -> int:
+    """What `strips_first` says, unless the choice `order` has been made otherwise; then 8 strips, or 0."""
+    wanted = strips_first(weights, inputs, groups, target)
+    order = choices.take("order", ("strips", "blocks"), "strips" if wanted else "blocks")
+    return (wanted or 8) if order == "strips" else 0
+
+
+def take_strips(choices: Choices, rows: int, default: int) -> int:
+    """Into how many strips `rows` are cut: `default`, or another number, one for each size of a strip."""
+    sizes = dict.fromkeys(-(-rows // strips) for strips in range(1, rows + 1))
+    counts = [-(-rows // size) for size in sizes]
+    return choices.near("strips", (n for n in counts if default <= 8 * n and n <= 8 * default), default)

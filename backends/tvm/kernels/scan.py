@@ -14,12 +14,13 @@ the cache; weights are packed as the templates want them. What no step changes i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Template, Tensor
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group, extract, pieces
@@ -30,7 +31,7 @@ from specc.ir.graph import Value
 from specc.ir.types import TensorType
 from specc.targets import Target
 
-Select = Callable[[Group, Target], Template]
+Select = Callable[[Group, Target, Choices], Template]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class _Piece:
     """Whether it runs at every step, and not once in front of the loop."""
 
 
-def lower(group: Group, target: Target, select: Select) -> Template | None:
+def lower(group: Group, target: Target, choices: Choices, select: Select) -> Template | None:
     """The template of a group that is a scan; None for another group. `select` chooses those of the body's pieces."""
     steps = [step for step in group.steps if step.op != "constant"]
     if len(steps) != 1 or "body" not in steps[0].record.traits:
@@ -58,7 +59,7 @@ def lower(group: Group, target: Target, select: Select) -> Template | None:
         for source, operand in zip(body.sources, scan.operands, strict=True)
         if operand < len(group.inputs) and group.inputs[operand].frozen and source.node in body.parameters.values()
     }
-    parts = _parts(body, changing, frozenset(frozen), target, select)
+    parts = _parts(body, changing, frozenset(frozen), target, choices, select)
     packings: dict[int, Packing] = {}
     for part in parts:
         for number, packing in part.template.packings.items():
@@ -66,7 +67,9 @@ def lower(group: Group, target: Target, select: Select) -> Template | None:
     return Template(lambda emitter: _Scan(emitter, body, scan.operands, scan.attrs, parts).emit(), packings)
 
 
-def _parts(body: Body, changing: int, frozen: frozenset[int], target: Target, select: Select) -> list[_Piece]:
+def _parts(
+    body: Body, changing: int, frozen: frozenset[int], target: Target, choices: Choices, select: Select
+) -> list[_Piece]:
     """The pieces of the body in an order in which they can run, those that run once first.
 
     A weight can be packed in one way alone: where two pieces want it in different forms, both read it as it is.
@@ -79,12 +82,13 @@ def _parts(body: Body, changing: int, frozen: frozenset[int], target: Target, se
         for i in graph.order()
         if graph.node(i).op not in ("input", "param") and (graph.node(i).op != "constant" or i in outputs)
     ]
-    found = []
+    found: list[_Piece] = []
     for members in pieces(graph, nodes):
         group, operands, results = extract(graph, members, frozen)
         if results:
             repeated = any(member in varying for member in members)
-            found.append(_Piece(group, operands, results, select(group, target), repeated))
+            template = select(group, target, choices.part(f"piece{len(found)}"))
+            found.append(_Piece(group, operands, results, template, repeated))
     plain: set[int] = set()
     while True:
         forms: dict[Value, set[Packing | None]] = {}
@@ -97,7 +101,7 @@ def _parts(body: Body, changing: int, frozen: frozenset[int], target: Target, se
             return sorted(found, key=lambda part: part.repeated)
         plain |= worse
         found = [
-            _Piece(p.group, p.operands, p.results, general.lower(p.group, target), p.repeated) if n in worse else p
+            replace(p, template=general.lower(p.group, target, choices.part(f"piece{n}"))) if n in worse else p
             for n, p in enumerate(found)
         ]
 

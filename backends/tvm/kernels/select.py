@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from specc.backends.tvm.choices import NOTHING, Choices, Configuration
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import attention, convolution, depthwise, general, linear, scan, squeeze
 from specc.targets import Target
 
 TEMPLATES = (convolution.lower, depthwise.lower, linear.lower, squeeze.lower, attention.lower)
-"""Each takes a group of a single result and a target, and gives a template, or None for a group not of its class."""
+"""Each takes a group of a single result, a target, and what answers its choices (`choices`), and gives a template, or
+None for a group not of its class."""
 
 
-def lower(group: Group, target: Target) -> Template:
-    """The template that computes `group` on `target`."""
-    for template in TEMPLATES if group.single else ():
-        found = template(group, target)
+def lower(group: Group, target: Target, configuration: Configuration = NOTHING) -> Template:
+    """The template that computes `group` on `target`; `configuration` overrules its cost model."""
+    choices = Choices(configuration)
+    return replace(template(group, target, choices), space=choices.space)
+
+
+def template(group: Group, target: Target, choices: Choices) -> Template:
+    """The template that computes `group` on `target`, as `choices` says."""
+    for lower in TEMPLATES if group.single else ():
+        found = lower(group, target, choices)
         if found is not None:
             return found
-    looped = scan.lower(group, target, lower)
+    looped = scan.lower(group, target, choices, template)
     if looped is not None:
         return looped
-    return general.lower(group, target)
+    return general.lower(group, target, choices)

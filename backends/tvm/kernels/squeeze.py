@@ -11,12 +11,15 @@ gather the weights, 0.159 ms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, Tensor
 from specc.backends.tvm.expression import Scalar, constant
 from specc.backends.tvm.group import Group, Step
@@ -28,7 +31,17 @@ _CHAINS = 4
 """Partial sums side by side: an addition starts every cycle and takes four."""
 
 
-def lower(group: Group, target: Target) -> Template | None:
+@dataclass(frozen=True)
+class _Schedule:
+    """How one product is computed: `width` output blocks side by side, each in `chains` partial sums."""
+
+    width: int
+    chains: int
+    shared: bool
+    """Whether threads share it out."""
+
+
+def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group that is a mean over the image followed by 1x1 convolutions; None for another group."""
     lanes, anchors = target.lanes, group.anchors
     if len(anchors) < 2 or not _is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
@@ -50,7 +63,22 @@ def lower(group: Group, target: Target) -> Template | None:
     last = group.last
     if _sources(group, last) - {reached}:
         return None
-    return Template(lambda emitter: _Squeeze(emitter, target).emit(), packings)
+    pixels = prod(group.type(source).concrete[2:])
+    fitting = [n for n in (4, 1, 2, 8) if pixels % n == 0]
+    chains = choices.take("chains", fitting, fitting[0])
+    schedules = [_schedule(group, number, target, choices.part(f"product{i}")) for i, number in enumerate(anchors[1:])]
+    return Template(lambda emitter: _Squeeze(emitter, chains, schedules, target).emit(), packings)
+
+
+def _schedule(group: Group, anchor: int, target: Target, choices: Choices) -> _Schedule:
+    """Several blocks side by side hide the latency; for a single one, several partial sums do."""
+    blocks, lanes = -(-group.type(anchor).concrete[1] // target.lanes), target.lanes
+    widths = [w for w in (4, 3, 2, 1, 6, 8) if blocks % w == 0]
+    width = choices.take("width", widths, widths[0])
+    default = _CHAINS if width == 1 else 2 if width < 4 else 1
+    chains = choices.near("chains", (n for n in (1, 2, 4, 8) if lanes % n == 0 and n * width <= 16), default)
+    large = 4 * prod(group.type(group.step(anchor).operands[1]).concrete) * 4 > target.l2_bytes
+    return _Schedule(width, chains, choices.take("shared", (False, True), large))
 
 
 def _is_mean(step: Step) -> bool:
@@ -81,8 +109,9 @@ def _sources(group: Group, value: int) -> set[int]:
 class _Squeeze:
     """Writes the kernel."""
 
-    def __init__(self, emitter: Emitter, target: Target) -> None:
+    def __init__(self, emitter: Emitter, chains: int, schedules: Sequence[_Schedule], target: Target) -> None:
         self.emitter, self.lanes, self.target = emitter, target.lanes, target
+        self.chains, self.schedules = chains, schedules
 
     def emit(self) -> None:
         group = self.emitter.group
@@ -90,12 +119,12 @@ class _Squeeze:
         # What is stored after each anchor: the operand of the next one, at the end the result.
         values = [group.step(number).operands[0] for number in anchors[1:]] + [group.last]
         stored: Tensor | None = None
-        for anchor, value in zip(anchors, values, strict=True):
+        for number, (anchor, value) in enumerate(zip(anchors, values, strict=True)):
             goal = self._goal(value)
             if stored is None:
                 self._mean(anchor, value, goal)
             else:
-                self._product(anchor, value, stored, goal)
+                self._product(anchor, value, stored, goal, self.schedules[number - 1])
             stored = goal
 
     def _goal(self, value: int) -> Tensor:
@@ -109,10 +138,10 @@ class _Squeeze:
         emitter, source = self.emitter, self.emitter.group.step(anchor).operands[0]
         n, blocks, height, width, lanes = emitter.group.type(source).physical
         pixels, data = height * width, emitter.buffers[source]
-        chains = _CHAINS if pixels % _CHAINS == 0 else 1
+        chains = self.chains
         with emitter.parallel(n * blocks) as work:
             batch, block = emitter.divmod(work, blocks)
-            acc = Registers(_CHAINS, lanes, "float32")
+            acc = Registers(chains, lanes, "float32")
             with emitter.lanes(lanes) as lane:
                 for i in range(chains):
                     emitter.store(acc, tirx.const(0.0, "float32"), [i, lane])
@@ -123,16 +152,13 @@ class _Squeeze:
                 mean = Scalar(total * constant(1.0 / pixels, "float32"))
                 self._store(anchor, value, goal, mean, batch, block, lane)
 
-    def _product(self, anchor: int, value: int, source: Tensor, goal: Tensor) -> None:
+    def _product(self, anchor: int, value: int, source: Tensor, goal: Tensor, schedule: _Schedule) -> None:
         emitter, step = self.emitter, self.emitter.group.step(anchor)
         weight, *bias = (emitter.buffers[v] for v in step.operands[1:])
         n, blocks, _, _, lanes = goal.type.physical
         inputs = source.type.physical[1]
-        # Several blocks side by side hide the latency; for a single one, several partial sums do.
-        width = next(w for w in (4, 3, 2, 1) if blocks % w == 0)
-        chains = _CHAINS if width == 1 else 2 if width < 4 else 1
-        shared = 4 * prod(emitter.group.type(step.operands[1]).concrete) * 4 > self.target.l2_bytes
-        loop: Any = emitter.parallel if shared else emitter.serial
+        width, chains = schedule.width, schedule.chains
+        loop: Any = emitter.parallel if schedule.shared else emitter.serial
         with loop(n * (blocks // width)) as work:
             batch, group = emitter.divmod(work, blocks // width)
             acc = Registers(width * chains, lanes, "float32")

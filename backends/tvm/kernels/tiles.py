@@ -16,7 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from specc.backends.tvm.choices import Choices
 from specc.targets import Target
+
+WORSE = 1.6
+"""By what factor the cost of a tile may be above the least one for the tile to be worth a measurement."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class Tile:
 
     pixels: int
     blocks: int
+
+    def __str__(self) -> str:
+        return f"{self.pixels}x{self.blocks}"
 
 
 @dataclass(frozen=True)
@@ -91,13 +98,26 @@ def choose(length: int, blocks: int, target: Target, widest: int = 4) -> Tile:
     Measured on Cascade Lake, one core, 3x3 convolutions of 64 to 256 channels: 13 x 2, 9 x 2, 8 x 3 and 6 x 4 reach 130
     to 145 GFLOP/s, 14 x 2 reaches 85 to 98 at 28 columns, 14 x 1 and 5 x 4 100 to 130.
     """
-    candidates = [
+    return _ranked(length, blocks, target, widest)[0]
+
+
+def take(choices: Choices, length: int, blocks: int, target: Target) -> Tile:
+    """The tile for a row: what `choose` chooses, unless the choice `tile` has been made otherwise."""
+    ranked, default = _ranked(length, blocks, target), choose(length, blocks, target)
+    most = WORSE * row_cost(length, blocks, ranked[0], target)
+    tiles = {str(tile): tile for tile in ranked if row_cost(length, blocks, tile, target) <= most}
+    return {**tiles, str(default): default}[choices.take("tile", tiles, str(default))]
+
+
+def _ranked(length: int, blocks: int, target: Target, widest: int = 4) -> list[Tile]:
+    """All tiles that the registers hold, the one that takes the fewest cycles first."""
+    candidates = dict.fromkeys(
         Tile(balanced(length, pixels)[0], wide)
         for wide in range(1, min(blocks, widest) + 1)
         for pixels in range(1, length + 1)
         if fits(pixels, wide, target)
-    ]
-    return min(candidates, key=lambda tile: (round(row_cost(length, blocks, tile, target), 6), -tile.pixels))
+    )
+    return sorted(candidates, key=lambda tile: (round(row_cost(length, blocks, tile, target), 6), -tile.pixels))
 
 
 def fits(pixels: int, blocks: int, target: Target) -> bool:

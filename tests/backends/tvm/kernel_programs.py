@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from specc import ops, targets
+from specc.backends.tvm.choices import NOTHING, Choices, Configuration
 from specc.backends.tvm.emitter import Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group, Input, Step
 from specc.backends.tvm.kernels import select
@@ -19,7 +20,7 @@ NATIVE = targets.native()
 TARGETS = [t for t in targets.TARGETS.values() if not targets.missing_features(t.architecture, t.requires)]
 """The targets whose code this machine runs: more than one width of vectors on most."""
 
-Lowering = Callable[[Group, Target], Template | None]
+Lowering = Callable[[Group, Target, Choices], Template | None]
 
 
 def tensor(*shape: int, layout: str = "") -> Input:
@@ -136,13 +137,14 @@ def _guarded(shape: tuple[int, ...], dtype: str) -> tuple[np.ndarray[Any, Any], 
 
 def check(
     group: Group,
-    lowering: Lowering = select.lower,
+    lowering: Lowering = select.template,
     target: Target = NATIVE,
     tolerance: float = 2e-6,
     positive: bool = False,
+    configuration: Configuration = NOTHING,
 ) -> None:
     """The kernel that `lowering` makes of `group` equals PyTorch in float64, norm-wise."""
-    template = lowering(group, target)
+    template = lowering(group, target, Choices(configuration))
     assert template is not None, "the template does not take the group"
     arrays = draw(group, positive)
     for result, expected in zip(

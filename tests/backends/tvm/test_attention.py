@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import attention
 from specc.targets import Target
@@ -108,5 +109,5 @@ def test_windows_with_masks_of_their_own() -> None:
 )
 def test_what_is_no_attention_is_refused(steps: Any) -> None:
     group = program([tensor(2, 9, 4), tensor(2, 4, 9), tensor(2, 9, 5)], *steps)
-    assert attention.lower(group, NATIVE) is None
+    assert attention.lower(group, NATIVE, Choices()) is None
     check(group)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.group import Group, Input
 from specc.backends.tvm.kernels import convolution, general
 from specc.targets import Target
@@ -125,5 +126,5 @@ def test_other_groups_are_refused() -> None:
     )
     unfrozen = program([tensor(1, 16, 5, 5, layout=BLOCKED), tensor(16, 16, 3, 3)], ("conv2d", (0, 1), {}))
     for group in (grouped, unfrozen):
-        assert convolution.lower(group, NATIVE) is None
+        assert convolution.lower(group, NATIVE, Choices()) is None
         check(group, general.lower)

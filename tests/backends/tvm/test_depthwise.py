@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from kernel_programs import TARGETS, check, program, tensor, weight
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.kernels import depthwise
 from specc.targets import Target
 
@@ -43,4 +44,4 @@ def test_several_filters_a_channel(target: Target, channels: int, filters: int) 
 def test_several_filters_of_channels_that_fill_no_block_are_refused() -> None:
     inputs = [tensor(1, 20, 5, 5, layout=TARGETS[0].blocked_layout), weight(40, 1, 3, 3)]
     group = program(inputs, ("conv2d", (0, 1), {"groups": 20}))
-    assert depthwise.lower(group, TARGETS[0]) is None
+    assert depthwise.lower(group, TARGETS[0], Choices()) is None

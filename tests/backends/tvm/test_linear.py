@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.group import Input
 from specc.backends.tvm.kernels import linear
 from specc.targets import Target
@@ -35,5 +36,5 @@ def test_leading_dimensions_of_one(lead: tuple[int, ...]) -> None:
 def test_operand_of_rows_is_refused() -> None:
     operands = [tensor(2, 9, 12), weight(20, 12), tensor(9, 1)]
     group = program(operands, ("linear", (0, 1), {}), ("add", (3, 2), {}))
-    assert linear.lower(group, NATIVE) is None
+    assert linear.lower(group, NATIVE, Choices()) is None
     check(group)

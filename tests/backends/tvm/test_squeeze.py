@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
+from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.kernels import general, squeeze
 from specc.targets import Target
 
@@ -38,5 +39,5 @@ def test_a_product_that_skips_back_is_refused() -> None:
         ("add", (2, 3), {}),
         ("conv2d", (4, 1), {}),
     )
-    assert squeeze.lower(group, NATIVE) is None
+    assert squeeze.lower(group, NATIVE, Choices()) is None
     check(group, general.lower)
