@@ -12,13 +12,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import digits
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits, load_sample_image
+from sklearn.datasets import load_sample_image
 
 import specc
 from specc.bench import bench, ours, peers
@@ -31,51 +32,29 @@ THREADS = 2
 console = Console(highlight=False)
 
 
-def train(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int = 15) -> None:
-    """Trains in place: AdamW, one learning-rate cycle, batches of 64."""
-    torch.set_num_threads(1)  # a batch of 8 x 8 images is too little work to share
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
-    batches = -(-len(images) // 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=epochs * batches)
-    model.train()
-    for _ in track(range(epochs), "training", console=console, transient=True):
-        for batch in torch.randperm(len(images)).split(64):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
-            optimizer.step()
-            schedule.step()
-    model.eval()
-    torch.set_num_threads(THREADS)
-
-
 def convolutions(artifact: specc.Artifact) -> str:
     """What re-parameterization did with the convolutions, as the artifact's pass log tells it."""
     summaries = [step["summary"] for step in artifact.manifest.facts["passes"] if step["pass"] == "reparam"]
     return next(part for summary in summaries for part in summary.split(", ") if "convolutions" in part)
 
 
-def digits() -> None:
+def train_and_deploy() -> None:
     """Trained in PyTorch, deployed without it."""
     console.rule("[bold]examples/digits.specc[/]: trained here, on scikit-learn's digits")
     torch.manual_seed(0)
-    data = load_digits()
-    images = torch.tensor(data.images[:, None] / 16, dtype=torch.float32)
-    labels = torch.tensor(data.target)
-    order = torch.randperm(len(images))
-    seen, held_out = order[:1437], order[1437:]
-
-    net = specc.load(EXAMPLES / "digits.specc")
-    model = specc.to_torch(net)
-    train(model, images[seen], labels[seen])
+    data = digits.data()
+    images, labels = data.held_out_images, data.held_out_labels
+    model = digits.trained(data, track=lambda epochs: track(epochs, "training", console=console, transient=True))
+    torch.set_num_threads(THREADS)
     save_file(model.state_dict(), BUILD / "digits.safetensors")
 
-    specc.compile(net, weights=BUILD / "digits.safetensors").save(BUILD / "digits.specc-artifact")
+    specc.compile(specc.load(digits.SPEC), weights=BUILD / "digits.safetensors").save(BUILD / "digits.specc-artifact")
     artifact = specc.open(BUILD / "digits.specc-artifact")
     with torch.inference_mode():
-        expected = model(images[held_out]).numpy()
-    answers = np.concatenate([artifact(images[i : i + 1].numpy())[0] for i in held_out])
+        expected = model(images).numpy()
+    answers = np.concatenate([artifact(image[None].numpy())[0] for image in images])
 
-    truth = labels[held_out].numpy()
+    truth = labels.numpy()
     table = Table(box=None, show_header=False)
     table.add_row("accuracy of PyTorch", f"{np.mean(expected.argmax(1) == truth):.2%} of {len(truth)} held-out digits")
     table.add_row("accuracy of the artifact", f"{np.mean(answers.argmax(1) == truth):.2%}")
@@ -141,5 +120,5 @@ def repvit() -> None:
 
 if __name__ == "__main__":
     BUILD.mkdir(parents=True, exist_ok=True)
-    digits()
+    train_and_deploy()
     repvit()
