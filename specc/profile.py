@@ -4,93 +4,124 @@ The artifact's driver reads the clock between its calls (`specc_profile` of its 
 the threads are those of the run. The least of many runs is taken for each call: it is the one that nothing else on the
 machine disturbed.
 
-A call's operations are the multiply-adds of the spec's operators (`Operator.macs`, two operations each), its bytes
-those of its operands and its result, each counted once. The share of the roofline is the least time that these take on
-this machine (`backends/tvm/roofline.py`) as a part of the measured time.
+A call's operations are the multiply-adds of the spec's operators (`Operator.macs`, two operations each), whatever
+algorithm the kernel uses; its bytes those of its operands and its results, each counted once. Ideal is the least time
+that these take on this machine (`backends/tvm/roofline.py`), the gap what the call takes beyond it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specc.artifact import Array
 from specc.runtime import Artifact
 from specc.targets import TARGETS
+
+if TYPE_CHECKING:
+    from specc.backends.tvm.roofline import Roofs
 
 WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class KernelTime:
-    """One call of a kernel: where in the spec it comes from, and what it took. `share` is that of the roofline."""
+    """One call of a kernel: where in the spec it comes from, what it has to do, and what it took.
+
+    `microseconds` were measured, `ideal` microseconds are the least for `operations` and `bytes` (`weights` of them
+    weights). `about` is what else the manifest says of the call: operators, operands, results, template, parallel.
+    """
 
     kernel: str
     path: str
     microseconds: float
     operations: int
     bytes: int
-    share: float
+    ideal: float
+    weights: int
+    about: Mapping[str, Any]
+
+    @property
+    def share(self) -> float:
+        """That of the roofline: above 1 where a kernel does with fewer operations or bytes than are counted."""
+        return self.ideal / self.microseconds
+
+    @property
+    def gap(self) -> float:
+        """The microseconds beyond the ideal ones."""
+        return max(0.0, self.microseconds - self.ideal)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for `--json`."""
         return {
+            **self.about,
             "kernel": self.kernel,
             "path": self.path,
             "us": self.microseconds,
+            "ideal_us": self.ideal,
+            "gap_us": self.gap,
             "operations": self.operations,
             "bytes": self.bytes,
+            "weights": self.weights,
             "share": self.share,
         }
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The calls of a run in order, the least time of a whole run undisturbed by the telling, and the machine's roofs:
-    operations and bytes in a second."""
+    """The calls of a run in order, the least time of a whole run undisturbed by the telling, how many threads took
+    part, and what the machine can do with so many."""
 
     calls: tuple[KernelTime, ...]
     microseconds: float
-    operations_per_second: float
-    bytes_per_second: float
+    threads: int
+    roofs: Roofs
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for `--json`."""
         return {
             "us": self.microseconds,
-            "operations_per_second": self.operations_per_second,
-            "bytes_per_second": self.bytes_per_second,
+            "threads": self.threads,
+            "operations_per_second": self.roofs.operations,
+            "bytes_per_second": self.roofs.bytes,
+            "cached_bytes_per_second": [{"bytes": size, "rate": rate} for size, rate in self.roofs.cached],
             "calls": [call.to_json() for call in self.calls],
         }
 
 
 def profile(artifact: Artifact, inputs: Sequence[Array], seconds: float = 3.0) -> Profile:
-    """Runs `artifact` for about `seconds` in all, every second run watched call by call."""
+    """Runs `artifact` for about `seconds` in all, every second run watched call by call, and measures the roofs between
+    runs, so that both are of the same moments."""
     from specc.backends.tvm import roofline
 
-    described = artifact.manifest.facts["kernels"]
+    facts = artifact.manifest.facts
+    described = facts["kernels"]
+    network = sum(array.nbytes for array in artifact.contents.weights) + facts["memory"]["arena"]
     for _ in range(WARM_UP):
         artifact(*inputs)
-    roofs = roofline.measure(TARGETS[artifact.manifest.machine.target])
+    meter = roofline.Meter(TARGETS[artifact.manifest.machine.target], artifact.threads)
+    roofs = meter.measure()
     least = [float("inf")] * len(described)
     whole = float("inf")
     begin = time.perf_counter()
+    quarter = 1
     while whole == float("inf") or time.perf_counter() - begin < seconds:
         start = time.perf_counter()
         artifact(*inputs)
         whole = min(whole, time.perf_counter() - start)
         least = list(map(min, least, artifact.profile(*inputs)))
-    calls = [
-        KernelTime(
-            call["kernel"],
-            call["path"],
-            1e6 * taken,
-            2 * call["macs"],
-            call["bytes"],
-            roofs.seconds(2 * call["macs"], call["bytes"]) / taken,
-        )
-        for call, taken in zip(described, least, strict=True)
-    ]
-    return Profile(tuple(calls), 1e6 * whole, roofs.operations, roofs.bytes)
+        if time.perf_counter() - begin >= quarter * seconds / 4:
+            roofs = roofs.best(meter.measure())
+            quarter += 1
+    calls = [_call(call, 1e6 * taken, roofs, network) for call, taken in zip(described, least, strict=True)]
+    return Profile(tuple(calls), 1e6 * whole, artifact.threads, roofs)
+
+
+def _call(described: Mapping[str, Any], microseconds: float, roofs: Roofs, network: int) -> KernelTime:
+    about = dict(described)
+    kernel, path = about.pop("kernel"), about.pop("path")
+    operations, moved, weights = 2 * about.pop("macs"), about.pop("bytes"), about.pop("weights")
+    ideal = 1e6 * roofs.seconds(operations, moved, weights, network)
+    return KernelTime(kernel, path, microseconds, operations, moved, ideal, weights, about)

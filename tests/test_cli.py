@@ -291,13 +291,17 @@ def test_profile_tells_of_every_call(capsys: pytest.CaptureFixture[str], artifac
     assert all(call["us"] > 0 and call["bytes"] > 0 and call["share"] > 0 for call in calls)
     assert any(call["operations"] > 0 and call["path"] for call in calls)
     assert found["operations_per_second"] > found["bytes_per_second"] / 8 > 1e8  # type: ignore[operator]
+    sizes = [roof["bytes"] for roof in found["cached_bytes_per_second"]]  # type: ignore[union-attr,index]
+    assert len(sizes) > 1 and sizes == sorted(sizes)
+    assert all(call["gap_us"] == max(0, call["us"] - call["ideal_us"]) for call in calls)
 
 
 def test_profile_shows_a_row_for_each_kernel_or_call(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
     calls = tiny.artifact().manifest.facts["kernels"]
     table = Ran(capsys, "profile", artifact, "--seconds", "0").out.splitlines()
-    assert len(table) == len({call["kernel"] for call in calls}) + 2
-    assert len(Ran(capsys, "profile", artifact, "--seconds", "0", "--by-call").out.splitlines()) == len(calls) + 2
+    assert len(table) == len({call["kernel"] for call in calls}) + 3
+    assert table[-1].startswith(("Look first at ", "No kernel takes longer"))
+    assert len(Ran(capsys, "profile", artifact, "--seconds", "0", "--by-call").out.splitlines()) == len(calls) + 3
 
 
 def test_bench_compares_results_for_equal_weights_alone(

@@ -1,17 +1,22 @@
-"""The two roofs over every kernel on this machine, measured: multiply-adds from registers, and reads from memory.
+"""The roofs over every kernel on this machine, measured: multiply-adds from registers, and reads from its memories.
 
     multiplications   vectors that never leave the registers, enough of them to hide the latency of a multiply-add
-    traffic           the sum of an array that no cache holds
+    traffic           the sum of an array, read again and again: of a small one from a cache, of a large one from memory
 
 A kernel that does F operations and moves B bytes takes at least max(F / operations, B / bytes) seconds (Williams,
-Waterman and Patterson, "Roofline", CACM 52:4, 2009).
+Waterman and Patterson, "Roofline", CACM 52:4, 2009). What a cache holds is read faster than memory can give it, so
+there is a roof for each size of what is read again (Ilic, Pratas and Sousa, "Cache-aware roofline model", IEEE Computer
+Architecture Letters 13:1, 2014).
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -24,42 +29,100 @@ from specc.backends.tvm.emitter import Emitter, Registers
 from specc.backends.tvm.library import PASS_OPTIONS, tvm_target
 from specc.targets import Target
 
-_STEPS, _PIECES, _VECTORS = 1 << 15, 8, 12
-_ARRAY = 1 << 25
-"""float32 in the array that is read: 128 MB."""
+_STEPS, _VECTORS = 1 << 20, 12
+_ARRAY = 1 << 24
+"""float32 in the array that a thread reads: 64 MB, which no cache holds."""
 
-_RUNS = 15
+_WINDOWS = (1 << 16, 1 << 18, 1 << 20)
+"""float32 in what a thread reads again and again: 256 kB, 1 MB, 4 MB. Most processors have a second-level cache of 256
+kB to 2 MB, and a third-level one of some MB a core."""
+
+_CHAINS = 8
+"""Sums side by side: an addition has to wait for the one before it in the same sum."""
+
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class Roofs:
-    """Operations (a multiply-add is two) and bytes in a second."""
+    """What all threads do in a second: operations (a multiply-add is two), and bytes that they read from memory.
+
+    `cached` are the bytes that they read in a second where they read so many, all of them together, again and again.
+    """
 
     operations: float
     bytes: float
+    cached: tuple[tuple[int, float], ...] = ()
 
-    def seconds(self, operations: float, moved: float) -> float:
-        """The least time for so many operations and bytes."""
-        return max(operations / self.operations, moved / self.bytes)
+    def rate(self, again: int) -> float:
+        """The bytes in a second from a set of `again` bytes: that of the largest set measured that is no larger.
+
+        So no cache is taken to be slower than it is. Sets that are larger than all of them come from memory where they
+        are twice as large, as caches are measured in powers of two.
+        """
+        if not self.cached or again >= 4 * self.cached[-1][0]:
+            return self.bytes
+        return next((rate for size, rate in reversed(self.cached) if size <= again), self.cached[0][1])
+
+    def seconds(self, operations: float, moved: int, weights: int = 0, network: int = 0) -> float:
+        """The least time for a call of a kernel that does so many operations and moves so many bytes.
+
+        `weights` of them are weights, which were read a whole run of the network ago: they come from where all data of
+        the network, `network` bytes, fit. What else it reads or writes can be where its own bytes fit.
+        """
+        traffic = (moved - weights) / self.rate(moved) + weights / self.rate(max(network, moved))
+        return max(operations / self.operations, traffic)
+
+    def best(self, other: Roofs) -> Roofs:
+        """The higher one of each roof: what disturbs a measurement makes it lower."""
+        cached = tuple((size, max(a, b)) for (size, a), (_, b) in zip(self.cached, other.cached, strict=True))
+        return Roofs(max(self.operations, other.operations), max(self.bytes, other.bytes), cached)
 
 
-def measure(target: Target) -> Roofs:
-    """The roofs of this machine with the threads of the calling thread's pool; takes about a second."""
-    multiply, read = _compiled(target, _multiply(target)), _compiled(target, _read(target))
-    result = tvm.runtime.tensor(np.zeros((_PIECES, target.lanes), np.float32))
-    array = tvm.runtime.tensor(np.zeros(_ARRAY, np.float32))
-    operations = 2 * _STEPS * _PIECES * _VECTORS * target.lanes
-    return Roofs(operations / _least(lambda: multiply(result)), 4 * _ARRAY / _least(lambda: read(array, result)))
+class Meter:
+    """Measures the roofs of `threads` threads, each on a core of its own, as often as it is asked."""
 
+    def __init__(self, target: Target, threads: int) -> None:
+        self.threads = threads
+        result = np.zeros((threads, target.lanes), np.float32)
+        arrays = [tvm.runtime.tensor(np.zeros(_ARRAY, np.float32)) for _ in range(threads)]
+        results = [tvm.runtime.tensor(row) for row in result]
+        multiply = _compiled(target, _multiply(target))
+        self._multiply = [lambda r=r: multiply(r) for r in results]
+        self._reads = []
+        for window in (*_WINDOWS, _ARRAY):
+            read = _compiled(target, _read(target, window))
+            self._reads.append([lambda a=a, r=r, read=read: read(a, r) for a, r in zip(arrays, results)])
+        self._operations = 2 * _STEPS * _VECTORS * target.lanes
 
-def _least(call: Callable[[], Any]) -> float:
-    """The least of some runs, in seconds."""
-    times = []
-    for _ in range(_RUNS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    def measure(self) -> Roofs:
+        """The roofs now; takes about a fifth of a second."""
+        cores = sorted(os.sched_getaffinity(0))[: self.threads]
+        with ThreadPoolExecutor(self.threads) as pool:
+            barrier = Barrier(self.threads)
+            list(pool.map(lambda core: self._settle(core, barrier), cores))
+            operations = self._rate(pool, barrier, self._multiply, self._operations)
+            rates = [self._rate(pool, barrier, read, 4 * _ARRAY) for read in self._reads]
+        sizes = [4 * window * self.threads for window in _WINDOWS]
+        return Roofs(operations, rates[-1], tuple(zip(sizes, rates)))
+
+    @staticmethod
+    def _settle(core: int, barrier: Barrier) -> None:
+        """Binds this thread to a core; the barrier sees to it that every thread of the pool comes here once."""
+        os.sched_setaffinity(0, {core})
+        barrier.wait()
+
+    @staticmethod
+    def _rate(pool: ThreadPoolExecutor, barrier: Barrier, work: Sequence[Callable[[], Any]], amount: int) -> float:
+        """What all threads do in a second that each do `amount`: in the best of some rounds, begun together."""
+
+        def timed(call: Callable[[], Any]) -> float:
+            barrier.wait()
+            begin = time.perf_counter()
+            call()
+            return time.perf_counter() - begin
+
+        return max(sum(amount / seconds for seconds in pool.map(timed, work)) for _ in range(_ROUNDS))
 
 
 def _compiled(target: Target, function: Any) -> Any:
@@ -68,42 +131,39 @@ def _compiled(target: Target, function: Any) -> Any:
 
 
 def _multiply(target: Target) -> Any:
-    """(result): every piece multiplies and adds in its registers for a while and stores their sum."""
+    """(result): multiplies and adds in registers for a while and stores their sum."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("kernel")
         T.func_attr({"tirx.noalias": True})
-        result = T.arg("result", T.buffer((_PIECES, target.lanes), "float32"))
-        with T.parallel(0, _PIECES) as piece:
-            registers = Registers(_VECTORS, target.lanes, "float32")
-            with T.vectorized(0, target.lanes) as lane:
-                factor = T.Bind(result[piece, lane])
+        result = T.arg("result", T.buffer((target.lanes,), "float32"))
+        registers = Registers(_VECTORS, target.lanes, "float32")
+        with T.vectorized(0, target.lanes) as lane:
+            factor = T.Bind(result[lane])
+            for i in range(_VECTORS):
+                Emitter.store(registers, tirx.const(float(i), "float32"), (i, lane))
+            with T.serial(0, _STEPS):
                 for i in range(_VECTORS):
-                    Emitter.store(registers, tirx.const(float(i), "float32"), (i, lane))
-                with T.serial(0, _STEPS):
-                    for i in range(_VECTORS):
-                        Emitter.store(registers, registers[i, lane] * factor + factor, (i, lane))
-                total = sum((registers[i, lane] for i in range(1, _VECTORS)), registers[0, lane])
-                Emitter.store(result, total, (piece, lane))
+                    Emitter.store(registers, registers[i, lane] * factor + factor, (i, lane))
+            total = sum((registers[i, lane] for i in range(1, _VECTORS)), registers[0, lane])
+            Emitter.store(result, total, (lane,))
     return builder.get()
 
 
-def _read(target: Target) -> Any:
-    """(array, result): every piece stores the sum of its part of the array."""
-    vectors = _ARRAY // (_PIECES * target.lanes)
+def _read(target: Target, window: int) -> Any:
+    """(array, result): the sum of the first `window` elements, so often that `_ARRAY` are read."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("kernel")
         T.func_attr({"tirx.noalias": True})
         array = T.arg("array", T.buffer((_ARRAY,), "float32"))
-        result = T.arg("result", T.buffer((_PIECES, target.lanes), "float32"))
-        with T.parallel(0, _PIECES) as piece:
-            registers = Registers(4, target.lanes, "float32")
-            with T.vectorized(0, target.lanes) as lane:
-                for i in range(4):
-                    Emitter.store(registers, tirx.const(0.0, "float32"), (i, lane))
-                with T.serial(0, vectors // 4) as step:
-                    for i in range(4):
-                        at = ((piece * (vectors // 4) + step) * 4 + i) * target.lanes + lane
-                        Emitter.store(registers, registers[i, lane] + array[at], (i, lane))
-                total = sum((registers[i, lane] for i in range(1, 4)), registers[0, lane])
-                Emitter.store(result, total, (piece, lane))
+        result = T.arg("result", T.buffer((target.lanes,), "float32"))
+        registers = Registers(_CHAINS, target.lanes, "float32")
+        with T.vectorized(0, target.lanes) as lane:
+            for i in range(_CHAINS):
+                Emitter.store(registers, tirx.const(0.0, "float32"), (i, lane))
+            with T.serial(0, _ARRAY // window), T.serial(0, window // (_CHAINS * target.lanes)) as step:
+                for i in range(_CHAINS):
+                    at = (step * _CHAINS + i) * target.lanes + lane
+                    Emitter.store(registers, registers[i, lane] + array[at], (i, lane))
+            total = sum((registers[i, lane] for i in range(1, _CHAINS)), registers[0, lane])
+            Emitter.store(result, total, (lane,))
     return builder.get()

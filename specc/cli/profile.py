@@ -23,14 +23,13 @@ def profile(path: str, by_call: bool, seconds: float, threads: int | None, as_js
     """Time every kernel of an artifact where it stands in the run, and compare it with this machine's roofline."""
     from specc import profile as stopwatch
     from specc import report, runtime, sample
+    from specc.waterline import gaps
 
     artifact = runtime.open(path, threads)
     found = stopwatch.profile(artifact, sample.draw(artifact.manifest.inputs), seconds)
     memory = artifact.manifest.facts["memory"]
     if as_json:
-        print_json(
-            {"network": artifact.manifest.network, "threads": artifact.threads, "memory": memory, **found.to_json()}
-        )
+        print_json({"network": artifact.manifest.network, "memory": memory, **found.to_json()})
         return
     total = sum(call.microseconds for call in found.calls)
     if by_call:
@@ -43,7 +42,7 @@ def profile(path: str, by_call: bool, seconds: float, threads: int | None, as_js
     rows = []
     for calls in groups:
         spent = sum(call.microseconds for call in calls)
-        least = sum(call.microseconds * call.share for call in calls)
+        least = sum(call.ideal for call in calls)
         rows.append(
             {
                 "us": f"{spent:.0f}",
@@ -60,6 +59,10 @@ def profile(path: str, by_call: bool, seconds: float, threads: int | None, as_js
         click.echo(report.table(rows, right=("us", "part", "calls", "GFLOP/s", "GB/s", "of roof")))
     click.echo(
         f"{artifact.manifest.network}, {artifact.threads} threads: {total:.0f} us in {len(found.calls)} kernels, "
-        f"{found.microseconds:.0f} us in all; roofs {found.operations_per_second / 1e9:.0f} GFLOP/s "
-        f"and {found.bytes_per_second / 1e9:.1f} GB/s; {memory['arena'] / 1e6:.2f} MB for the tensors between kernels"
+        f"{found.microseconds:.0f} us in all; roofs {found.roofs.operations / 1e9:.0f} GFLOP/s, "
+        f"{found.roofs.bytes / 1e9:.1f} GB/s from memory and up to {found.roofs.rate(0) / 1e9:.0f} from a cache; "
+        f"{memory['arena'] / 1e6:.2f} MB for the tensors between kernels"
     )
+    verdict = gaps.verdict(found, artifact.manifest.facts["spec"]["blocks"])
+    if verdict:
+        click.echo(verdict)
