@@ -34,7 +34,7 @@ console = Console(highlight=False)
 
 def convolutions(artifact: specc.Artifact) -> str:
     """What re-parameterization did with the convolutions, as the artifact's pass log tells it."""
-    summaries = [step["summary"] for step in artifact.manifest.facts["passes"] if step["pass"] == "reparam"]
+    summaries = [step["summary"] for step in artifact.manifest.sizes[0].facts["passes"] if step["pass"] == "reparam"]
     return next(part for summary in summaries for part in summary.split(", ") if "convolutions" in part)
 
 

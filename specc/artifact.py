@@ -5,11 +5,12 @@
     manifest  JSON in one canonical form; says of each member where it lies and what its digest is
     library   a shared library: kernels, and the program that calls them
     weights   the packed parameters, in the order in which the program takes them
-    sample    inputs, and the outputs that the reference computed for them
+    sample    for each size, inputs, and the outputs that the reference computed for them
     seal      of a signed artifact, 128 bytes: public key (32), signature of the header (64), digest (32) of the two
 
 Members, and the tensors within them, begin at multiples of 64 bytes, so that a memory-mapped weight is as aligned as
-the kernels' vectors need it. Gaps are zero. No byte is without cover: the header's digest covers header and manifest,
+the kernels' vectors need it. Gaps are zero. A network at several sizes (batches, resolutions) has one library and one
+run of weights for all of them. No byte is without cover: the header's digest covers header and manifest,
 the manifest's digests cover the members, gaps and the length are compared. Digests are BLAKE2b of 32 bytes; they show
 damage, not forgery: an artifact is a program, and is run only if its origin is trusted. `specc.signature` makes seals
 and holds them to a key; here, a seal is only compared with its digest.
@@ -27,6 +28,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -37,7 +39,7 @@ from specc.ir.dtypes import DTYPES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAGIC = b"\x89specc\r\n"  # no text file begins so, and a transfer that changes line ends breaks it
-VERSION = 2
+VERSION = 3
 ALIGNMENT = 64
 MEMBERS = ("library", "weights", "sample")
 KEY_BYTES, SIGNATURE_BYTES, DIGEST_BYTES = 32, 64, 32
@@ -72,21 +74,57 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """The network with all dimensions fixed: `dimensions` are the extents, by name, of those that the spec leaves open.
+
+    `facts` are what is to be said of this size alone: what each pass did, the kernels, the memory.
+    """
+
+    dimensions: tuple[tuple[str, int], ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={extent}" for name, extent in self.dimensions)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What an artifact says of itself.
 
+    Inputs and outputs have the same names and element types at all sizes; no two sizes take the same shapes.
     `library` says what its library is: "shared", to be loaded; "static", to be linked with; or "source", C to compile.
     `facts` are for people and programs to read,
-    nothing is decided by them: digests of the spec and the checkpoint, what each pass did, the kernels, tuning records.
+    nothing is decided by them: digests of the spec and the checkpoint, tuning records.
     """
 
     network: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    sizes: tuple[Size, ...]
     machine: Machine
     specc: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     library: str = "shared"
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs at the first size."""
+        return self.sizes[0].inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs at the first size."""
+        return self.sizes[0].outputs
+
+    def find(self, dimensions: Mapping[str, int] | None = None) -> int:
+        """The number of the first size whose dimensions have these extents (None: the first); raises S1006."""
+        wanted = (dimensions or {}).items()
+        for number, size in enumerate(self.sizes):
+            if wanted <= dict(size.dimensions).items():
+                return number
+        asked = ",".join(f"{name}={extent}" for name, extent in wanted)
+        sizes = " and ".join(str(size) for size in self.sizes if size.dimensions) or "one size"
+        raise error("S1006", f"`{self.network}` is compiled for {sizes}, not for {asked}")
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -108,14 +146,21 @@ Check = Callable[[str, bytes, Seal | None], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """Inputs at one size, and the outputs that the reference computed for them."""
+
+    inputs: Sequence[Array]
+    outputs: Sequence[Array]
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
-    """Everything in an artifact."""
+    """Everything in an artifact; `samples` has one for each size."""
 
     manifest: Manifest
     library: bytes
     weights: Sequence[Array]
-    sample_inputs: Sequence[Array]
-    sample_outputs: Sequence[Array]
+    samples: Sequence[Sample]
     signed_by: bytes = b""
     """The public key in the seal, which nobody has checked unless `read` was told to; empty where there is no seal."""
 
@@ -133,7 +178,7 @@ def write(path: str | Path, contents: Contents, sign: Sign | None = None) -> int
     payloads: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
         "library": ([], [contents.library]),
         "weights": _pack(contents.weights),
-        "sample": _pack([*contents.sample_inputs, *contents.sample_outputs]),
+        "sample": _pack(array for sample in contents.samples for array in (*sample.inputs, *sample.outputs)),
     }
     described = {
         name: {
@@ -269,16 +314,13 @@ class _Reader:
             spans, manifest = self._spans(members, end), _manifest(value)
             library = bytes(self._member("library", members, spans))
             weights = list(self._tensors(members, spans, "weights"))
-            sample = list(self._tensors(members, spans, "sample"))
+            sampled = list(self._tensors(members, spans, "sample"))
         except SpeccError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as problem:
             # The digest holds, so the writer wrote it so: no damage that happens, but it is refused all the same.
             self.damaged(f"its manifest is malformed: {type(problem).__name__}: {problem}")
-        count = len(manifest.inputs)
-        self._interface(manifest.inputs, sample[:count])
-        self._interface(manifest.outputs, sample[count:])
-        return Contents(manifest, library, weights, sample[:count], sample[count:], seal.key if seal else b"")
+        return Contents(manifest, library, weights, self._samples(manifest, sampled), seal.key if seal else b"")
 
     def _seal(self) -> Seal | None:
         if not self.seal_length:
@@ -323,33 +365,50 @@ class _Reader:
         if position != len(member):
             raise ValueError(f"its {name} has {len(member) - position} bytes too many")
 
-    def _interface(self, specs: Sequence[TensorSpec], tensors: Sequence[Array]) -> None:
-        found = [(tuple(t.shape), t.dtype.name) for t in tensors]
-        if found != [(s.shape, s.dtype) for s in specs]:
+    def _samples(self, manifest: Manifest, tensors: Sequence[Array]) -> list[Sample]:
+        specs = [spec for size in manifest.sizes for spec in (*size.inputs, *size.outputs)]
+        if [(t.shape, t.dtype.name) for t in tensors] != [(s.shape, s.dtype) for s in specs]:
             self.damaged("its sample does not fit its interface")
+        samples, rest = [], iter(tensors)
+        for size in manifest.sizes:
+            inputs = list(islice(rest, len(size.inputs)))
+            samples.append(Sample(inputs, list(islice(rest, len(size.outputs)))))
+        return samples
 
 
 def _manifest(value: Mapping[str, Any]) -> Manifest:
     """The manifest from JSON; raises `ValueError`, `TypeError` or `KeyError` for anything else."""
     machine = value["machine"]
-    facts = value["facts"]
-    if not isinstance(facts, dict):
-        raise ValueError("its facts are no object")
-    inputs, outputs = (tuple(map(_spec, value[key])) for key in ("inputs", "outputs"))
-    for specs in (inputs, outputs):
-        if len({spec.name for spec in specs}) != len(specs):
-            raise ValueError("a name stands twice in its interface")
+    sizes = tuple(map(_one_size, value["sizes"]))
+    if len({tuple((spec.name, spec.dtype) for spec in (*size.inputs, *size.outputs)) for size in sizes}) != 1:
+        raise ValueError("its sizes have different interfaces, or there is none")
+    if len({tuple(spec.shape for spec in size.inputs) for size in sizes}) != len(sizes):
+        raise ValueError("two of its sizes take the same shapes")
     return Manifest(
         network=_text(value["network"]),
-        inputs=inputs,
-        outputs=outputs,
+        sizes=sizes,
         machine=Machine(
             _text(machine["target"]), _text(machine["architecture"]), tuple(map(_text, machine["requires"]))
         ),
         specc=_text(value["specc"]),
-        facts=facts,
+        facts=_facts(value["facts"]),
         library=_library(value["library"]),
     )
+
+
+def _one_size(value: Mapping[str, Any]) -> Size:
+    inputs, outputs = (tuple(map(_spec, value[key])) for key in ("inputs", "outputs"))
+    for specs in (inputs, outputs):
+        if len({spec.name for spec in specs}) != len(specs):
+            raise ValueError("a name stands twice in its interface")
+    dimensions = tuple((_file_name(name), _natural(extent)) for name, extent in value["dimensions"])
+    return Size(dimensions, inputs, outputs, _facts(value["facts"]))
+
+
+def _facts(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("its facts are no object")
+    return value
 
 
 def _library(value: Any) -> str:
@@ -359,7 +418,9 @@ def _library(value: Any) -> str:
 
 
 def _spec(value: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(_text(value["name"]), _shape(value["shape"]), _dtype(value["dtype"]), _domain(value["domain"]))
+    return TensorSpec(
+        _file_name(value["name"]), _shape(value["shape"]), _dtype(value["dtype"]), _domain(value["domain"])
+    )
 
 
 def _domain(value: Any) -> tuple[float | None, float | None] | None:
@@ -375,6 +436,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable():
         raise ValueError(f"{value!r} is no name")
     return value
+
+
+def _file_name(value: Any) -> str:
+    """A name that `specc unpack` makes a part of a file's name."""
+    if "/" in _text(value):
+        raise ValueError(f"{value!r} is no name")
+    return str(value)
 
 
 def _natural(value: Any) -> int:

@@ -4,8 +4,9 @@ graph --specialize--> dimensions are numbers
       --passes------> fewer nodes, groups, layouts
       --freeze------> everything that depends on no input is an array
       --lower-------> one function for a group, and the program that calls them
+      --join--------> the programs of all sizes, with what they share once
       --build-------> a shared library
-      --judge-------> a sample with the outputs that the spec itself, not the optimized graph, gives in float64
+      --judge-------> samples with the outputs that the spec itself, not the optimized graph, gives in float64
       --> artifact
 """
 
@@ -16,15 +17,16 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from specc import __version__, sample, targets
-from specc.artifact import Array, Contents, Machine, Manifest, TensorSpec
+from specc.artifact import Array, Contents, Machine, Manifest, Sample, Size, TensorSpec
 from specc.diagnostics import Label, Span, error
+from specc.ir.dims import symbols
 from specc.ir.domains import domains
 from specc.ir.graph import Graph, Node, Value, specialize
 from specc.ir.text import print_graph
@@ -37,16 +39,20 @@ if TYPE_CHECKING:
     from specc.backends.tvm import Lowered
 
 Weights = str | Path | Mapping[str, Any]
+Shapes = Mapping[str, int] | Sequence[Mapping[str, int]]
+"""The extents of the dimensions that a spec leaves open, by name; several of them for several sizes."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a compilation is: `done` of `total` units of a stage; `step` is the pass that was just done."""
+    """How far a compilation is: `done` of `total` units of a stage; `step` is the pass that was just done, at `size`
+    where there are several."""
 
     stage: str
     done: int = 0
     total: int = 0
     step: Step | None = None
+    size: str = ""
 
 
 STRIPS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -79,7 +85,7 @@ def compile(
     graph: Graph,
     target: str | Target = "native",
     weights: Weights | None = None,
-    shapes: Mapping[str, int] | None = None,
+    shapes: Shapes | None = None,
     level: int = 2,
     dump: str | Path | None = None,
     progress: Observer | None = None,
@@ -93,9 +99,10 @@ def compile(
     """The artifact of `graph` for `target`.
 
     weights   a checkpoint file, or arrays or tensors by key; None: random ones, from a fixed seed
-    shapes    values of symbolic dimensions; those that are not named have the spec's defaults
+    shapes    values of symbolic dimensions; those that are not named have the spec's defaults. Several make one
+              artifact that computes at each of these sizes, with what they have in common once
     level     how much the passes do, 0 to 2
-    dump      a folder for the text of the graph after every pass
+    dump      a folder for the text of the graph after every pass; with a folder for each size where there are several
     progress  is told of stages as they go on
     sources   texts of the spec by file name, whose digest goes into the manifest (see `spec_sources`)
     passes    these instead of the level's
@@ -105,69 +112,128 @@ def compile(
     static    its library is an archive for a linker, which cannot be run from the artifact but only be unpacked
     """
     from specc.backends import tvm as backend
-    from specc.backends.torch import freeze
-    from specc.passes.registry import pipeline
 
     told = progress or (lambda _: None)
     machine = target if isinstance(target, Target) else targets.find(target)
-    spec = specialize(graph, shapes)
-    _check_size(spec)
-    values, origin = find_weights(graph, weights)
-    folder = Path(dump) if dump is not None else None
-
-    def lowered_by(passes: Sequence[Pass]) -> tuple[Lowered, list[Step]]:
-        count = itertools.count(1)
-        optimized, steps = run_passes(
-            spec,
-            passes,
-            folder,
-            verify_each,
-            observe=lambda step: told(Progress("passes", next(count), len(passes), step)),
-        )
-        told(Progress("weights"))
-        return backend.lower(optimized, machine, freeze(optimized, values)), steps
-
     if passes is not None and (strips != 1 or peak is not None):
         raise error("S1001", "strips are a pass of the level's; among passes of your own, name it: strips{count=4}")
-    arenas = []
-    for number in (strips,) if peak is None else STRIPS:
-        lowered, steps = lowered_by(pipeline(level, machine, number) if passes is None else passes)
-        arenas.append(lowered.plan.arena)
-        if peak is None or arenas[-1] <= peak:
-            break
-    else:
-        message = f"`{graph.name}` needs {min(arenas)} bytes for the tensors between its kernels, not {peak}"
-        note = f"that is in {STRIPS[arenas.index(min(arenas))]} strips of rows, of {', '.join(map(str, STRIPS))}"
-        raise error("S1001", message, notes=(note,))
-    library = backend.build(lowered, machine, lambda done, total: told(Progress("kernels", done, total)), static)
-    told(Progress("sample"))
-    place = _places(spec)
-    inputs, outputs = interface(spec)
-    given = sample.draw(inputs)
-    expected = reference(spec, values, {i.name: array for i, array in zip(inputs, given)})
+    specs = specialize_all(graph, shapes)
+    for spec in specs.values():
+        _check_size(spec)
+    values, origin = find_weights(graph, weights)
+    place = _places(graph)
+    sizes: list[Size] = []
+    parts: list[Lowered] = []
+    for dimensions, spec in specs.items():
+        size = Size(dimensions, *interface(spec))
+        name = str(size) if len(specs) > 1 else ""
+
+        def observe(now: Progress, name: str = name) -> None:
+            told(replace(now, size=name))
+
+        folder = Path(dump) / name if dump is not None else None
+        lowering = _Lowering(spec, machine, values, folder, verify_each, observe)
+        lowered, steps = lowering.run(level, passes, strips, peak)
+        (one,) = lowered.sizes
+        facts = {
+            "passes": [step.to_json() for step in steps],
+            "kernels": one.program.describe(lowered.kernels, place),
+            "memory": {"arena": one.plan.arena, "least": one.plan.least, "parts": len(one.program.parts)},
+        }
+        sizes.append(replace(size, facts=facts))
+        parts.append(lowered)
+    joined = backend.join(parts)
+    library = backend.build(joined, machine, lambda done, total: told(Progress("kernels", done, total)), static)
+    samples = []
+    for size, spec in zip(sizes, specs.values()):
+        told(Progress("sample", size=str(size) if len(specs) > 1 else ""))
+        given = sample.draw(size.inputs)
+        expected = reference(spec, values, {i.name: array for i, array in zip(size.inputs, given)})
+        samples.append(Sample(given, [a.astype(o.dtype, copy=False) for o, a in zip(size.outputs, expected)]))
     manifest = Manifest(
         network=graph.name,
-        inputs=inputs,
-        outputs=outputs,
+        sizes=tuple(sizes),
         machine=Machine(machine.name, machine.architecture, machine.requires),
         specc=__version__,
         library="source" if not machine.vectors else "static" if static else "shared",
         facts={
             "level": level,
             "spec": {
-                "graph": print_graph(spec),
+                "graph": print_graph(graph),
                 "files": digests(sources or {}),
-                "blocks": {path: [block, place(span)] for path, (block, span) in spec.blocks.items()},
+                "blocks": {path: [block, place(span)] for path, (block, span) in graph.blocks.items()},
             },
             "weights": origin,
-            "passes": [step.to_json() for step in steps],
-            "kernels": lowered.program.describe(lowered.kernels, place),
-            "memory": {"arena": lowered.plan.arena, "least": lowered.plan.least, "parts": len(lowered.program.parts)},
             "tuning": [],
         },
     )
-    outcome = [array.astype(o.dtype, copy=False) for o, array in zip(outputs, expected)]
-    return Artifact(Contents(manifest, library, lowered.weights, given, outcome))
+    return Artifact(Contents(manifest, library, joined.weights, samples))
+
+
+def specialize_all(graph: Graph, shapes: Shapes | None) -> dict[tuple[tuple[str, int], ...], Graph]:
+    """The graph at each of the sizes in `shapes`, by the extents of its open dimensions.
+
+    Raises what `specialize` raises, and S0703 where two sizes are the same.
+    """
+    wanted = [shapes] if shapes is None or isinstance(shapes, Mapping) else shapes
+    types = [graph.type(Value(identity)) for identity in graph.inputs]
+    names = list(dict.fromkeys(name for type in types for dim in type.shape for name in sorted(symbols(dim))))
+    found: dict[tuple[tuple[str, int], ...], Graph] = {}
+    for each in wanted:
+        spec = specialize(graph, each)
+        chosen = {**graph.defaults, **(each or {})}
+        dimensions = tuple((name, int(chosen[name])) for name in names)
+        if dimensions in found:
+            said = ", ".join(f"{name} = {extent}" for name, extent in dimensions) or "that without open dimensions"
+            raise error("S0703", f"two sizes of `{graph.name}` are the same: {said}")
+        found[dimensions] = spec
+    if not found:
+        raise error("S0703", f"there is no size to compile `{graph.name}` for")
+    return found
+
+
+@dataclass(frozen=True)
+class _Lowering:
+    """One size of a network on its way to kernels."""
+
+    spec: Graph
+    machine: Target
+    values: Mapping[str, Array]
+    dump: Path | None
+    verify_each: bool
+    told: Observer
+
+    def run(
+        self, level: int, passes: Sequence[Pass] | None, strips: int, peak: int | None
+    ) -> tuple[Lowered, list[Step]]:
+        """The kernels and the program; see `compile`. Raises S1001 where no number of strips needs so little memory."""
+        from specc.passes.registry import pipeline
+
+        arenas = []
+        for number in (strips,) if peak is None else STRIPS:
+            found = self.by(pipeline(level, self.machine, number) if passes is None else passes)
+            arenas.append(found[0].arena)
+            if peak is None or arenas[-1] <= peak:
+                return found
+        message = f"`{self.spec.name}` needs {min(arenas)} bytes for the tensors between its kernels, not {peak}"
+        note = f"that is in {STRIPS[arenas.index(min(arenas))]} strips of rows, of {', '.join(map(str, STRIPS))}"
+        raise error("S1001", message, notes=(note,))
+
+    def by(self, passes: Sequence[Pass]) -> tuple[Lowered, list[Step]]:
+        """What these passes come to."""
+        from specc.backends import tvm as backend
+        from specc.backends.torch import freeze
+
+        count = itertools.count(1)
+        optimized, steps = run_passes(
+            self.spec,
+            passes,
+            self.dump,
+            self.verify_each,
+            observe=lambda step: self.told(Progress("passes", next(count), len(passes), step)),
+        )
+        self.told(Progress("weights"))
+        return backend.lower(optimized, self.machine, freeze(optimized, self.values)), steps
 
 
 def _check_size(graph: Graph) -> None:

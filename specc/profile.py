@@ -12,11 +12,12 @@ that these take on this machine (`backends/tvm/roofline.py`), the gap what the c
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from specc.artifact import Array
+from specc import sample
+from specc.artifact import Size
 from specc.runtime import Artifact
 from specc.targets import TARGETS
 
@@ -91,14 +92,14 @@ class Profile:
         }
 
 
-def profile(artifact: Artifact, inputs: Sequence[Array], seconds: float = 3.0) -> Profile:
-    """Runs `artifact` for about `seconds` in all, every second run watched call by call, and measures the roofs between
-    runs, so that both are of the same moments."""
+def profile(artifact: Artifact, size: Size, seconds: float = 3.0) -> Profile:
+    """Runs `artifact` at one of its sizes for about `seconds` in all, every second run watched call by call, and
+    measures the roofs between runs, so that both are of the same moments."""
     from specc.backends.tvm import roofline
 
-    facts = artifact.manifest.facts
-    described = facts["kernels"]
-    network = sum(array.nbytes for array in artifact.contents.weights) + facts["memory"]["arena"]
+    described = size.facts["kernels"]
+    inputs = sample.draw(size.inputs)
+    network = sum(array.nbytes for array in artifact.contents.weights) + size.facts["memory"]["arena"]
     for _ in range(WARM_UP):
         artifact(*inputs)
     meter = roofline.Meter(TARGETS[artifact.manifest.machine.target], artifact.threads)

@@ -14,6 +14,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from specc.targets import missing_features
 
 class Artifact:
     """A compiled network. Call it with arrays, in order or by name; the result is a list of arrays.
+
+    Where it was compiled at several sizes, the arrays' shapes say at which one it computes.
 
     The library is loaded with the first call. Calls from several threads wait for each other.
     """
@@ -72,32 +75,42 @@ class Artifact:
         return self._run(self._inputs(arrays, named))
 
     def profile(self, /, *arrays: Array, **named: Array) -> list[float]:
-        """The seconds that each call of a kernel takes in one run, in the order of the manifest's `kernels`."""
-        seconds = np.zeros(len(self._loaded().calls))
-        self._run(self._inputs(arrays, named), seconds)
-        return [float(second) for second in seconds]
-
-    def _run(self, inputs: list[Array], seconds: Array | None = None) -> list[Array]:
+        """The seconds that each call of a kernel takes in one run, in the order of `kernels` of the manifest's size."""
+        inputs = self._inputs(arrays, named)
         model = self._loaded()
         with self._lock:
-            return model.run(inputs, seconds)
+            seconds = np.zeros(len(model.at([array.shape for array in inputs]).calls))
+            model.run(inputs, seconds)
+        return [float(second) for second in seconds]
+
+    def _run(self, inputs: list[Array]) -> list[Array]:
+        model = self._loaded()
+        with self._lock:
+            return model.run(inputs)
 
     def self_test(self, tolerance: float = TOLERANCE) -> list[float]:
-        """How far each output is from the reference's for the sample, norm-wise; raises S0908 above `tolerance`."""
-        results = self(*self.contents.sample_inputs)
-        apart = [difference(a, b) for a, b in zip(results, self.contents.sample_outputs, strict=True)]
-        for spec, distance in zip(self.manifest.outputs, apart):
-            if not distance <= tolerance:
-                raise error(
-                    "S0908",
-                    f"`{self.manifest.network}` fails its self-test: "
-                    f"`{spec.name}` differs by {distance:.3g} from the reference (at most {tolerance:.3g})",
-                    notes=(f"it was compiled for {self.manifest.machine.target}",),
-                )
-        return apart
+        """How far each output is from the reference's for the samples, norm-wise, at the size where it is furthest.
+
+        Raises S0908 above `tolerance`.
+        """
+        furthest = [0.0] * len(self.manifest.outputs)
+        for size, sample in zip(self.manifest.sizes, self.contents.samples, strict=True):
+            results = self(*sample.inputs)
+            apart = [difference(a, b) for a, b in zip(results, sample.outputs, strict=True)]
+            where = f" at {size}" if len(self.manifest.sizes) > 1 else ""
+            for spec, distance in zip(size.outputs, apart):
+                if not distance <= tolerance:
+                    raise error(
+                        "S0908",
+                        f"`{self.manifest.network}` fails its self-test{where}: "
+                        f"`{spec.name}` differs by {distance:.3g} from the reference (at most {tolerance:.3g})",
+                        notes=(f"it was compiled for {self.manifest.machine.target}",),
+                    )
+            furthest = list(map(max, furthest, apart))
+        return furthest
 
     def _inputs(self, arrays: tuple[Array, ...], named: dict[str, Array]) -> list[Array]:
-        """The inputs in order; raises S0910, S0911 or S0912 unless they are those of the interface."""
+        """The inputs in order; raises S0910, S0911, S0912 or S0913 unless they are those of the interface at a size."""
         specs = self.manifest.inputs
         names = [spec.name for spec in specs]
         if len(arrays) > len(specs):
@@ -112,7 +125,13 @@ class Artifact:
         missing = [name for name in names if name not in given]
         if missing:
             raise _misfit("S0910", self.manifest, f"the input `{missing[0]}` is missing")
-        return [_fitting(self.manifest, spec, given[spec.name]) for spec in specs]
+        inputs = [_of_type(self.manifest, spec, given[spec.name]) for spec in specs]
+        for size in self.manifest.sizes:
+            if all(array.shape == spec.shape for spec, array in zip(size.inputs, inputs)):
+                for spec, array in zip(size.inputs, inputs):
+                    _check_domain(self.manifest, spec, array)
+                return inputs
+        raise _no_size(self.manifest, inputs)
 
 
 def open(path: str | Path, threads: int | None = None, signed_by: str | Path | None = None) -> Artifact:
@@ -129,26 +148,39 @@ def open(path: str | Path, threads: int | None = None, signed_by: str | Path | N
 # ---- inputs --------------------------------------------------------------------------------------------------------
 
 
-def _fitting(manifest: Manifest, spec: TensorSpec, given: Any) -> Array:
+def _of_type(manifest: Manifest, spec: TensorSpec, given: Any) -> Array:
     array = np.asarray(given)
     if array.dtype != np.dtype(spec.dtype):
         hint = f'convert it with `.astype("{spec.dtype}")`'
         raise _misfit("S0912", manifest, f"the input `{spec.name}` is {spec.dtype}, not {array.dtype}", hint)
-    if array.shape != spec.shape:
-        shapes = f"{list(spec.shape)}, not {list(array.shape)}"
-        raise _misfit("S0911", manifest, f"the input `{spec.name}` has the shape {shapes}")
+    return array
+
+
+def _check_domain(manifest: Manifest, spec: TensorSpec, array: Array) -> None:
     if spec.domain is not None and array.dtype.kind in "iu" and array.size:
         least, greatest = spec.domain
         if (least is not None and array.min() < least) or (greatest is not None and array.max() > greatest):
             limits = f"{'any' if least is None else least} to {'any' if greatest is None else greatest}"
             found = f"`{spec.name}` holds integers of {limits}, and is given {array.min()} to {array.max()}"
             raise _misfit("S0913", manifest, f"the input {found}", "an index lies inside its table")
-    return array
+
+
+def _no_size(manifest: Manifest, inputs: Sequence[Array]) -> Exception:
+    """The message for inputs whose shapes are those of no size."""
+    if len(manifest.sizes) > 1:
+        shapes = ", ".join(f"{spec.name}{list(array.shape)}" for spec, array in zip(manifest.inputs, inputs))
+        return _misfit("S0911", manifest, f"`{manifest.network}` was compiled for no size with {shapes}")
+    spec, array = next(pair for pair in zip(manifest.inputs, inputs) if pair[0].shape != pair[1].shape)
+    shapes = f"{list(spec.shape)}, not {list(array.shape)}"
+    return _misfit("S0911", manifest, f"the input `{spec.name}` has the shape {shapes}")
 
 
 def _misfit(code: str, manifest: Manifest, message: str, *notes: str) -> Exception:
-    takes = ", ".join(map(str, manifest.inputs)) or "no inputs"
-    return error(code, message, notes=(*notes, f"`{manifest.network}` takes {takes}"))
+    takes = [", ".join(map(str, size.inputs)) or "no inputs" for size in manifest.sizes]
+    if len(takes) == 1:
+        return error(code, message, notes=(*notes, f"`{manifest.network}` takes {takes[0]}"))
+    sizes = (f"at {size} it takes {what}" for size, what in zip(manifest.sizes, takes))
+    return error(code, message, notes=(*notes, f"`{manifest.network}` has {len(takes)} sizes", *sizes))
 
 
 def aligned_empty(shape: Sequence[int], dtype: Any) -> Array:
@@ -211,6 +243,18 @@ class _Tensor(ctypes.Structure):
         return TensorSpec(self.name.decode(), tuple(self.shape[: self.rank]), self.dtype.decode())
 
 
+class _Size(ctypes.Structure):
+    """`specc_size` of specc.h."""
+
+    _fields_ = (
+        ("inputs", ctypes.POINTER(_Tensor)),
+        ("outputs", ctypes.POINTER(_Tensor)),
+        ("calls", ctypes.POINTER(_Call)),
+        ("call_count", ctypes.c_int32),
+        ("arena_bytes", ctypes.c_uint64),
+    )
+
+
 class _Interface(ctypes.Structure):
     """`specc_interface` of specc.h."""
 
@@ -219,20 +263,33 @@ class _Interface(ctypes.Structure):
         ("target", ctypes.c_char_p),
         ("input_count", ctypes.c_int32),
         ("output_count", ctypes.c_int32),
-        ("call_count", ctypes.c_int32),
-        ("inputs", ctypes.POINTER(_Tensor)),
-        ("outputs", ctypes.POINTER(_Tensor)),
-        ("calls", ctypes.POINTER(_Call)),
+        ("size_count", ctypes.c_int32),
+        ("sizes", ctypes.POINTER(_Size)),
         ("weight_bytes", ctypes.c_uint64),
         ("arena_bytes", ctypes.c_uint64),
     )
 
 
+@dataclass(frozen=True)
+class ModelSize:
+    """What a library says of one size. `calls` are the kernels in the order in which they run: the operators, and the
+    scope in the network; `arena_bytes` is the memory for all tensors in between."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    calls: list[tuple[str, str]]
+    arena_bytes: int
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the inputs."""
+        return [spec.shape for spec in self.inputs]
+
+
 class Model:
     """A `specc_model`: a library that is loaded, on its weights. Raises S0905 where the one or the others do not fit.
 
-    `calls` are the kernels in the order in which they run: the operators, and the scope in the network. `arena_bytes`
-    is the memory for all tensors in between.
+    `arena_bytes` is what it allocates for the tensors in between: enough for each of its `sizes`.
     """
 
     def __init__(self, library: bytes, weights: Sequence[Array], threads: int = 1) -> None:
@@ -242,13 +299,21 @@ class Model:
         loaded.specc_open.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p)
         loaded.specc_close.argtypes = (ctypes.c_void_p,)
         loaded.specc_set_threads.argtypes = (ctypes.c_void_p, ctypes.c_int32)
+        loaded.specc_set_shapes.argtypes = (ctypes.c_void_p,) * 2
         loaded.specc_run.argtypes = (ctypes.c_void_p,) * 3
         loaded.specc_profile.argtypes = (ctypes.c_void_p,) * 4
         about = loaded.specc_describe().contents
         self.arena_bytes = int(about.arena_bytes)
-        self.inputs = [tensor.spec() for tensor in about.inputs[: about.input_count]]
-        self.outputs = [tensor.spec() for tensor in about.outputs[: about.output_count]]
-        self.calls = [(call.kernel.decode(), call.scope.decode()) for call in about.calls[: about.call_count]]
+        self.sizes = [
+            ModelSize(
+                [tensor.spec() for tensor in size.inputs[: about.input_count]],
+                [tensor.spec() for tensor in size.outputs[: about.output_count]],
+                [(call.kernel.decode(), call.scope.decode()) for call in size.calls[: size.call_count]],
+                int(size.arena_bytes),
+            )
+            for size in about.sizes[: about.size_count]
+        ]
+        self._size = self.sizes[0]
         address, size, self._weights = _together(weights)
         self._handle: int | None = None
         handle = ctypes.c_void_p()
@@ -266,13 +331,23 @@ class Model:
     def _words(self, problem: int) -> str:
         return str(self._library.specc_message(problem).decode())
 
+    def at(self, shapes: Sequence[tuple[int, ...]]) -> ModelSize:
+        """The size for inputs of these shapes, at which it computes from now on; raises S0907."""
+        if shapes != self._size.shapes:
+            extents = [(ctypes.c_int64 * (len(shape) + 1))(*shape) for shape in shapes]
+            table = (ctypes.c_void_p * (len(shapes) + 1))(*map(ctypes.addressof, extents))
+            if problem := self._library.specc_set_shapes(self._handle, table):
+                raise error("S0907", f"the network cannot be run: {self._words(problem)}")
+            self._size = next(size for size in self.sizes if size.shapes == shapes)
+        return self._size
+
     def run(self, inputs: Sequence[Array], seconds: Array | None = None) -> list[Array]:
-        """The outputs for inputs that are as `inputs` says; `seconds` becomes the time that each call takes.
+        """The outputs for inputs that are as one of its sizes says; `seconds` becomes the time that each call takes.
 
         Raises S0907.
         """
         arrays = [np.ascontiguousarray(array) for array in inputs]
-        outputs = [aligned_empty(spec.shape, spec.dtype) for spec in self.outputs]
+        outputs = [aligned_empty(spec.shape, spec.dtype) for spec in self.at([a.shape for a in inputs]).outputs]
         given, wanted = _addresses(arrays), _addresses(outputs)
         if seconds is None:
             problem = self._library.specc_run(self._handle, given, wanted)

@@ -101,9 +101,10 @@ def progress(title: str) -> Iterator[Callable[[driver.Progress], None]]:
 
         def advance(now: driver.Progress) -> None:
             (task,) = bar.tasks
-            if task.description != now.stage:  # a new task: a total, once known, cannot become unknown again
+            stage = f"{now.stage} at {now.size}" if now.size else now.stage
+            if task.description != stage:  # a new task: a total, once known, cannot become unknown again
                 bar.remove_task(task.id)
-                bar.add_task(now.stage, total=now.total or None)
+                bar.add_task(stage, total=now.total or None)
             bar.update(bar.task_ids[0], completed=now.done)
 
         yield advance

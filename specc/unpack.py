@@ -5,7 +5,8 @@
     specc.h          its interface
     weights.bin      the packed weights: what `specc_open` wants, mapped or read to memory that is aligned to 64 bytes
     manifest.json    what the artifact says of itself
-    sample/NAME.bin  every input of the artifact's sample, and every output that the reference computed for them
+    sample/NAME.bin  every input of the artifact's sample, and every output that the reference computed for them; where
+                     there are several sizes, sample/n=8/NAME.bin for each of them
 
 Arrays are dense, row-major and little-endian, without a header; shapes and element types stand in the manifest, and the
 library knows them, too.
@@ -35,10 +36,12 @@ def unpack(contents: Contents, folder: str | Path) -> dict[str, int]:
                 file.write(bytes(-file.tell() % ALIGNMENT))
                 file.write(_bytes(weight))
         (new / "manifest.json").write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
-        (new / "sample").mkdir()
-        specs = (*manifest.inputs, *manifest.outputs)
-        for spec, array in zip(specs, (*contents.sample_inputs, *contents.sample_outputs), strict=True):
-            (new / "sample" / f"{spec.name}.bin").write_bytes(_bytes(array))
+        for size, sample in zip(manifest.sizes, contents.samples, strict=True):
+            folder = new / "sample" / (str(size) if len(manifest.sizes) > 1 else "")
+            folder.mkdir(parents=True)
+            specs = (*size.inputs, *size.outputs)
+            for spec, array in zip(specs, (*sample.inputs, *sample.outputs), strict=True):
+                (folder / f"{spec.name}.bin").write_bytes(_bytes(array))
         return {str(path.relative_to(new)): path.stat().st_size for path in sorted(new.rglob("*")) if path.is_file()}
 
 

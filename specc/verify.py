@@ -21,12 +21,22 @@ import networkx as nx
 import numpy as np
 
 from specc import sample, targets
-from specc.artifact import Array
+from specc.artifact import Array, Size
 from specc.compare import TOLERANCE, difference, finite
 from specc.diagnostics import Diagnostic, Label, SpeccError
-from specc.driver import Observer, Progress, Weights, compile, find_weights, interface, reference
+from specc.driver import (
+    Observer,
+    Progress,
+    Shapes,
+    Weights,
+    compile,
+    find_weights,
+    interface,
+    reference,
+    specialize_all,
+)
 from specc.files import replacing
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
 from specc.ir.text import print_graph
 from specc.ir.verify import verify as check_invariants
 from specc.passes.registry import Pass, pipeline
@@ -64,7 +74,7 @@ def verify(
     graph: Graph,
     target: str = "native",
     weights: Weights | None = None,
-    shapes: Mapping[str, int] | None = None,
+    shapes: Shapes | None = None,
     level: int = 2,
     per_pass: bool = False,
     tolerance: float = TOLERANCE,
@@ -73,7 +83,8 @@ def verify(
     verify_each: bool = False,
     reduce_to: Path | None = None,
 ) -> list[Verdict]:
-    """One verdict for each pass (with `per_pass`) and one for the artifact; the first that does not hold ends it.
+    """One verdict for each pass (with `per_pass`) and one for the artifact, at each of the sizes in `shapes`; the first
+    that does not hold ends it.
 
     With the folder `reduce_to`, the graph behind which the first pass goes wrong is made as small as can be found, and
     written there as a spec with its weights and inputs.
@@ -82,23 +93,25 @@ def verify(
 
     told = progress or (lambda _: None)
     machine = targets.find(target)
-    spec = specialize(graph, shapes)
+    specs = specialize_all(graph, shapes)
     values, _ = find_weights(graph, weights)
-    inputs, outputs = interface(spec)
-    given = {spec_.name: array for spec_, array in zip(inputs, sample.draw(inputs))}
-    names = [output.name for output in outputs]
-    expected = reference(spec, values, given)
     verdicts: list[Verdict] = []
     run = pipeline(level, machine) if passes is None else passes
-    if per_pass:
+    asked: list[tuple[str, dict[str, Array], dict[str, Array]]] = []
+    for dimensions, spec in specs.items():
+        inputs, outputs = interface(spec)
+        at = f" at {Size(dimensions, inputs, outputs)}" if len(specs) > 1 else ""
+        given = {spec_.name: array for spec_, array in zip(inputs, sample.draw(inputs))}
+        expected = {output.name: array for output, array in zip(outputs, reference(spec, values, given))}
+        asked.append((at, given, expected))
         before = spec
-        for number, transformation in enumerate(run, 1):
+        for number, transformation in enumerate(run if per_pass else (), 1):
             after = transformation(before)
             if verify_each:
                 check_invariants(after)
             results = evaluate(after, values, given)
-            apart = {name: difference(a, b) for name, a, b in zip(names, results, expected)}
-            verdict = Verdict(str(transformation), apart, PASS_TOLERANCE)
+            apart = {name: difference(a, b) for a, (name, b) in zip(results, expected.items())}
+            verdict = Verdict(f"{transformation}{at}", apart, PASS_TOLERANCE)
             if not verdict.holds:
                 blamed = blame(str(transformation), before, after, values, given)
                 if reduce_to is not None:
@@ -109,14 +122,14 @@ def verify(
             before = after
             told(Progress("verify", number, len(run)))
     artifact = compile(graph, machine, values, shapes, level, progress=progress, passes=passes, verify_each=verify_each)
-    results = artifact(**given)
-    apart = {name: difference(a, b) for name, a, b in zip(names, results, expected)}
-    verdict = Verdict(f"artifact for {machine.name}", apart, tolerance)
-    if not verdict.holds:
-        worst = max(apart, key=lambda name: apart[name])
-        message = f"the artifact's `{worst}` differs by {apart[worst]:.3g} from the spec's, at most {tolerance:.3g}"
-        verdict = Verdict(verdict.subject, apart, tolerance, Diagnostic("S0706", message))
-    return [*verdicts, verdict]
+    for at, given, expected in asked:
+        apart = {name: difference(a, b) for a, (name, b) in zip(artifact(**given), expected.items())}
+        verdicts.append(Verdict(f"artifact for {machine.name}{at}", apart, tolerance))
+        if not verdicts[-1].holds:
+            worst = max(apart, key=lambda name: apart[name])
+            message = f"the artifact's `{worst}` differs by {apart[worst]:.3g} from the spec's, at most {tolerance:.3g}"
+            return [*verdicts[:-1], replace(verdicts[-1], diagnostic=Diagnostic("S0706", message))]
+    return verdicts
 
 
 def write_reduced(

@@ -13,36 +13,49 @@ import numpy as np
 import pytest
 
 from specc import artifact, runtime, targets
-from specc.artifact import ALIGNMENT, Contents, Machine, Manifest, Seal, TensorSpec
+from specc.artifact import ALIGNMENT, Contents, Machine, Manifest, Sample, Seal, Size, TensorSpec
 from specc.diagnostics import SpeccError
 
 rng = np.random.default_rng(3)
 
 
-def contents(**changes: object) -> Contents:
+def size(batch: int) -> Size:
+    return Size(
+        (("b", batch),),
+        inputs=(TensorSpec("x", (batch, 3), "float32"), TensorSpec("n", (), "int64")),
+        outputs=(TensorSpec("output", (batch,), "float32"),),
+        facts={"passes": [{"name": "reparam", "summary": "3 convolutions into 1"}]},
+    )
+
+
+def sampled(batch: int) -> Sample:
+    x, output = (rng.standard_normal(shape).astype("float32") for shape in ((batch, 3), batch))
+    return Sample([x, np.array(7)], [output])
+
+
+def contents(batches: tuple[int, ...] = (2,), **changes: object) -> Contents:
     """An artifact's contents whose library is no library: nothing here may run it."""
     manifest = Manifest(
         network="Toy",
-        inputs=(TensorSpec("x", (2, 3), "float32"), TensorSpec("n", (), "int64")),
-        outputs=(TensorSpec("output", (5,), "float32"),),
+        sizes=tuple(map(size, batches)),
         machine=Machine("native", os.uname().machine, ()),
         specc="0.1.0",
-        facts={"spec": "ab", "passes": [{"name": "reparam", "summary": "3 convolutions into 1"}]},
+        facts={"spec": "ab"},
     )
     return Contents(
         replace(manifest, **changes),  # type: ignore[arg-type]
         library=b"\x7fELF, but not really" * 11,
         weights=[rng.standard_normal((4, 5)).astype("float32"), np.ones(3, "bool"), np.zeros((0, 7), "float32")],
-        sample_inputs=[rng.standard_normal((2, 3)).astype("float32"), np.array(7)],
-        sample_outputs=[rng.standard_normal(5).astype("float32")],
+        samples=list(map(sampled, batches)),
     )
 
 
-@pytest.fixture(params=["unsigned", "signed"])
+@pytest.fixture(params=["unsigned", "signed, of two sizes"])
 def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """An artifact's file, without a seal and with one: no test below may depend on which."""
+    """An artifact's file, at one size without a seal and at two with one: no test below may depend on which."""
     seal = Seal(bytes(range(32)), bytes(range(64)))
-    artifact.write(tmp_path / "toy", contents(), (lambda _: seal) if request.param == "signed" else None)
+    made = contents((2, 3) if "two" in request.param else (2,))
+    artifact.write(tmp_path / "toy", made, None if request.param == "unsigned" else lambda _: seal)
     return tmp_path / "toy"
 
 
@@ -69,14 +82,15 @@ def refused(path: Path, *codes: str) -> str:
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    before = contents()
+    before = contents((2, 3))
     length = artifact.write(tmp_path / "toy", before)
     after = artifact.read(tmp_path / "toy")
     assert (tmp_path / "toy").stat().st_size == length
     assert after.manifest == before.manifest
     assert after.library == before.library
-    for field in ("weights", "sample_inputs", "sample_outputs"):
-        ours, theirs = getattr(before, field), getattr(after, field)
+    both = zip(before.samples, after.samples, strict=True)
+    pairs = [pair for ours, theirs in both for pair in ((ours.inputs, theirs.inputs), (ours.outputs, theirs.outputs))]
+    for ours, theirs in ((before.weights, after.weights), *pairs):
         assert [(a.dtype, a.shape) for a in ours] == [(a.dtype, a.shape) for a in theirs]
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -152,11 +166,11 @@ def test_a_part_of_another_artifact_is_noticed(tmp_path: Path, file: Path) -> No
     whole = file.read_bytes()
     whole_file = tmp_path / "whole"
     whole_file.write_bytes(whole)
-    other = contents()
+    other = artifact.read(file)
     for changed in (
         replace(other, library=other.library[::-1]),
-        replace(other, weights=[w + w for w in other.weights]),
-        replace(other, sample_outputs=[w + 1 for w in other.sample_outputs]),
+        replace(other, weights=[~w if w.dtype == bool else w + w for w in other.weights]),
+        replace(other, samples=[replace(s, outputs=[w + 1 for w in s.outputs]) for s in other.samples]),
     ):
         artifact.write(tmp_path / "other", changed, sealed_again(whole_file))  # type: ignore[arg-type]
         theirs = (tmp_path / "other").read_bytes()
@@ -219,12 +233,19 @@ def test_a_rewritten_manifest_is_read_where_it_is_right(file: Path) -> None:
         put("members", "../../etc/passwd", value={"length": 0, "digest": "", "tensors": []}),
         put("members", value=[]),
         put("members", value=None),
-        put("inputs", value=[]),
-        put("inputs", 0, "name", value="a\nb"),
-        put("inputs", 0, "name", value="n"),
-        put("inputs", 0, "name", value=3),
-        put("inputs", 0, "shape", value=[2, 4]),
-        put("outputs", 0, "dtype", value="float64"),
+        put("sizes", value=[]),
+        put("sizes", value=None),
+        put("sizes", 0, "inputs", value=[]),
+        put("sizes", 0, "inputs", 0, "name", value="a\nb"),
+        put("sizes", 0, "inputs", 0, "name", value="../x"),
+        put("sizes", 0, "inputs", 0, "name", value="n"),
+        put("sizes", 0, "inputs", 0, "name", value=3),
+        put("sizes", 0, "inputs", 0, "shape", value=[2, 4]),
+        put("sizes", 0, "outputs", 0, "dtype", value="float64"),
+        put("sizes", 0, "dimensions", value={"b": 2}),
+        put("sizes", 0, "dimensions", 0, 0, value="/etc/b"),
+        put("sizes", 0, "dimensions", 0, 1, value=-2),
+        put("sizes", 0, "facts", value=[]),
         put("facts", value=None),
         put("machine", "requires", value=3),
         put("machine", value="x86_64"),
@@ -234,6 +255,24 @@ def test_a_rewritten_manifest_is_read_where_it_is_right(file: Path) -> None:
 def test_a_wrong_manifest_is_refused_even_with_the_right_digest(file: Path, change: object) -> None:
     rewritten(file, change)
     refused(file, "S0902")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda sizes: sizes.append(sizes[0]),
+        lambda sizes: sizes.pop(),
+        lambda sizes: sizes.reverse(),
+        lambda sizes: sizes[1]["inputs"][0].update(name="y"),
+        lambda sizes: sizes[1]["outputs"][0].update(name="y"),
+        lambda sizes: sizes[1]["inputs"].reverse(),
+        lambda sizes: sizes[1].update(inputs=sizes[0]["inputs"]),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(tmp_path: Path, change: object) -> None:
+    artifact.write(tmp_path / "toy", contents((2, 3)))
+    rewritten(tmp_path / "toy", lambda manifest: change(manifest["sizes"]))  # type: ignore[operator]
+    refused(tmp_path / "toy", "S0902")
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,7 @@ def test_profile_tells_of_every_call(capsys: pytest.CaptureFixture[str], artifac
     found = Ran(capsys, "profile", artifact, "--threads", "1", "--seconds", "0", "--json").json
     assert found["network"] and found["threads"] == 1
     calls = found["calls"]
-    assert isinstance(calls, list) and len(calls) == len(tiny.artifact().manifest.facts["kernels"])
+    assert isinstance(calls, list) and len(calls) == len(tiny.artifact().manifest.sizes[0].facts["kernels"])
     assert all(call["us"] > 0 and call["bytes"] > 0 and call["share"] > 0 for call in calls)
     assert any(call["operations"] > 0 and call["path"] for call in calls)
     assert found["operations_per_second"] > found["bytes_per_second"] / 8 > 1e8  # type: ignore[operator]
@@ -297,7 +297,7 @@ def test_profile_tells_of_every_call(capsys: pytest.CaptureFixture[str], artifac
 
 
 def test_profile_shows_a_row_for_each_kernel_or_call(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
-    calls = tiny.artifact().manifest.facts["kernels"]
+    calls = tiny.artifact().manifest.sizes[0].facts["kernels"]
     table = Ran(capsys, "profile", artifact, "--seconds", "0").out.splitlines()
     assert len(table) == len({call["kernel"] for call in calls}) + 3
     assert table[-1].startswith(("Look first at ", "No kernel takes longer"))

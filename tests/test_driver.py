@@ -100,9 +100,9 @@ def test_the_manifest_tells_what_was_done() -> None:
     assert [(spec.name, spec.shape, spec.dtype) for spec in manifest.inputs] == [("image", (1, 3, 8, 8), "float32")]
     assert [(spec.name, spec.shape, spec.dtype) for spec in manifest.outputs] == [("output", (1, 5), "float32")]
     assert manifest.facts["weights"]["seed"] == 0
-    reparam = next(step for step in manifest.facts["passes"] if step["pass"] == "reparam")
+    reparam = next(step for step in manifest.sizes[0].facts["passes"] if step["pass"] == "reparam")
     assert "3 convolutions into 2, 3 batch norms into 0" in reparam["summary"]
-    assert manifest.facts["kernels"]
+    assert manifest.sizes[0].facts["kernels"]
 
 
 def test_the_manifest_holds_the_spec() -> None:
@@ -311,14 +311,14 @@ def wide() -> Graph:
 def test_strips_need_less_memory_and_give_the_same() -> None:
     image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     whole, cut = specc.compile(wide()), specc.compile(wide(), strips=4)
-    arenas = [artifact.manifest.facts["memory"]["arena"] for artifact in (whole, cut)]
+    arenas = [artifact.manifest.sizes[0].facts["memory"]["arena"] for artifact in (whole, cut)]
     assert arenas[1] < 0.6 * arenas[0]
     assert difference(whole(image)[0], cut(image)[0]) < 1e-5
     limited = specc.compile(wide(), peak=arenas[0] - 1)
-    assert "strips{count=2}" in [step["pass"] for step in limited.manifest.facts["passes"]]
-    assert limited.manifest.facts["memory"]["arena"] < arenas[0]
+    assert "strips{count=2}" in [step["pass"] for step in limited.manifest.sizes[0].facts["passes"]]
+    assert limited.manifest.sizes[0].facts["memory"]["arena"] < arenas[0]
     assert "strips" not in str(
-        [step["pass"] for step in specc.compile(wide(), peak=arenas[0]).manifest.facts["passes"]]
+        [step["pass"] for step in specc.compile(wide(), peak=arenas[0]).manifest.sizes[0].facts["passes"]]
     )
 
 

@@ -43,7 +43,7 @@ def test_all_three_agree() -> None:
 
 def test_the_artifact_refuses_other_types() -> None:
     artifact = specc.compile(grammar.loads(CAUSAL), level=0)
-    x, visible, last = artifact.contents.sample_inputs
+    x, visible, last = artifact.contents.samples[0].inputs
     for given in ((x, visible.astype(np.uint8), last), (x, visible, last.astype(np.int32)), (visible, visible, last)):
         with pytest.raises(SpeccError) as caught:
             artifact(*given)

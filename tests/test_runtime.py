@@ -46,7 +46,8 @@ def test_it_passes_its_own_test(path: Path) -> None:
 
 
 def test_a_wrong_expectation_is_noticed(contents: Contents) -> None:
-    wrong = replace(contents, sample_outputs=[contents.sample_outputs[0] * np.float32(1.001)])
+    (sample,) = contents.samples
+    wrong = replace(contents, samples=[replace(sample, outputs=[sample.outputs[0] * np.float32(1.001)])])
     assert code_of(Artifact(wrong).self_test) == "S0908"
 
 

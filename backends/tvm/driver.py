@@ -1,4 +1,4 @@
-"""The program of a network in C: `network.h`, the tables that `c/driver.c` runs."""
+"""The programs of a network in C: `network.h`, the tables that `c/driver.c` runs, one set of them for each size."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
-from specc.backends.tvm.memory import Place, Plan
-from specc.backends.tvm.program import Program, offsets
+from specc.backends.tvm.lowering import Lowered, Size
+from specc.backends.tvm.memory import Place
+from specc.backends.tvm.program import offsets
 from specc.ir.dtypes import DTYPES
 from specc.ir.placement import size
 from specc.ir.types import TensorType
@@ -16,26 +17,73 @@ from specc.targets import Target
 SOURCES = files("specc.backends.tvm") / "c"
 """The folder of `driver.c` and `specc.h`."""
 
-_SPACES = {"input": "INPUT", "output": "OUTPUT", "weight": "WEIGHT", "arena": "ARENA"}
+_SPACES = {"input": "INPUT", "output": "OUTPUT", "arena": "ARENA"}
 _GCC_NAMES = {"bmi1": "bmi"}
 _LINUX_NAMES = {"vfpv4": "VFPv4"}
 """Features that gcc, and Linux' headers, call otherwise than /proc/cpuinfo does."""
 
 
-def header(program: Program, plan: Plan, target: Target, kernel: str = "__tvm_ffi_{}", scratch: int = 0) -> str:
-    """The text of `network.h`.
+def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scratch: int = 0) -> str:
+    """The text of `network.h`: tables for each size, and what all sizes have in common.
 
     `kernel` says what the function of a kernel is called. Kernels in C have no vectors, and want tensors aligned to
     their elements alone; `scratch` is how many bytes they ask for at most.
     """
     static = "" if target.vectors else "static "
-    kinds = {type.dtype for type in (*program.inputs, *program.outputs)}
+    programs = [size.program for size in lowered.sizes]
+    first = programs[0]
+    kinds = {type.dtype for type in (*first.inputs, *first.outputs)}
     alignment = 64 if target.vectors else max((DTYPES[kind] for kind in kinds), default=1)
-    places, weight_bytes = offsets(program.weights)
+    places, weight_bytes = offsets([array.nbytes for array in lowered.weights])
+    calls = [call for program in programs for call in program.calls]
+    operands = max((len(call.operands) + len(call.results) for call in calls), default=0)
+    return "\n".join(
+        [
+            "/* Written by the compiler. */",
+            f"enum {{ SIZES = {len(programs)}, INPUTS = {len(first.inputs)}, OUTPUTS = {len(first.outputs)}, "
+            f"MOST_OPERANDS = {operands}, ALIGNMENT = {alignment} }};",
+            f"#define ARENA_BYTES {lowered.arena}",
+            f"#define SCRATCH_BYTES {scratch}",
+            "",
+            *(f"{static}kernel {kernel.format(name)};" for name in sorted({call.kernel for call in calls})),
+            "",
+            *(line for number, size in enumerate(lowered.sizes) for line in _size(number, size, places, kernel)),
+            *_table(
+                "specc_size",
+                "sizes",
+                (
+                    f"{{inputs{i}, outputs{i}, described{i}, {len(size.program.calls)}, {size.plan.arena}}}"
+                    for i, size in enumerate(lowered.sizes)
+                ),
+            ),
+            *_table(
+                "program",
+                "programs",
+                (
+                    f"{{calls{i}, operands{i}, copies{i}, {len(size.plan.copies)}}}"
+                    for i, size in enumerate(lowered.sizes)
+                ),
+            ),
+            "static const specc_interface network = {",
+            f"    {_text(first.name)}, {_text(target.name)}, INPUTS, OUTPUTS, SIZES, sizes,",
+            f"    {weight_bytes}, {lowered.arena}}};",
+            "",
+            "static int processor_fits(void) {",
+            *_processor(target),
+            "}",
+            "",
+        ]
+    )
+
+
+def _size(number: int, one: Size, places: Sequence[int], kernel: str) -> Iterable[str]:
+    """The tables of one size, whose names end in its number; `places` are the offsets of the weights."""
+    program, plan = one.program, one.plan
 
     def operand(place: Place) -> str:
-        number, begin = (0, places[place.number]) if place.space == "weight" else (place.number, 0)
-        return f"{{{_SPACES[place.space]}, {number}, {begin + place.offset}}}"
+        if place.space == "weight":
+            return f"{{WEIGHT, 0, {places[one.weights[place.number]] + place.offset}}}"
+        return f"{{{_SPACES[place.space]}, {place.number}, {place.offset}}}"
 
     rows: list[str] = []
     starts: list[int] = []
@@ -43,47 +91,22 @@ def header(program: Program, plan: Plan, target: Target, kernel: str = "__tvm_ff
         starts.append(len(rows))
         rows += [operand(plan.places[storage]) for storage in (*call.operands, *call.results)]
     counts = [len(call.operands) + len(call.results) for call in program.calls]
-    kernels = sorted({call.kernel for call in program.calls})
-    return "\n".join(
-        [
-            "/* Written by the compiler. */",
-            f"enum {{ INPUTS = {len(program.inputs)}, OUTPUTS = {len(program.outputs)}, CALLS = {len(program.calls)}, "
-            f"COPIES = {len(plan.copies)}, MOST_OPERANDS = {max(counts, default=0)}, ALIGNMENT = {alignment} }};",
-            f"#define ARENA_BYTES {plan.arena}",
-            f"#define SCRATCH_BYTES {scratch}",
-            "",
-            *(f"{static}kernel {kernel.format(name)};" for name in kernels),
-            "",
-            *_tensors("inputs", program.input_names, program.inputs),
-            *_tensors("outputs", program.output_names, program.outputs),
-            *_table("specc_call", "described", (f"{{{_text(c.title)}, {_text(c.path)}}}" for c in program.calls)),
-            "static const specc_interface network = {",
-            f"    {_text(program.name)}, {_text(target.name)}, INPUTS, OUTPUTS, CALLS, inputs, outputs, described,",
-            f"    {weight_bytes}, {plan.arena}}};",
-            "",
-            *_table("operand", "operands", rows),
-            *_table(
-                "call",
-                "calls",
-                (
-                    f"{{{kernel.format(call.kernel)}, {start}, {count}}}"
-                    for call, start, count in zip(program.calls, starts, counts)
-                ),
-            ),
-            *_table(
-                "copy",
-                "copies",
-                (
-                    f"{{{number}, {operand(plan.places[storage])}, {size(program.outputs[number])}}}"
-                    for number, storage in plan.copies
-                ),
-            ),
-            "static int processor_fits(void) {",
-            *_processor(target),
-            "}",
-            "",
-        ]
+    yield from _tensors(f"inputs{number}", program.input_names, program.inputs)
+    yield from _tensors(f"outputs{number}", program.output_names, program.outputs)
+    described = (f"{{{_text(call.title)}, {_text(call.path)}}}" for call in program.calls)
+    yield from _table("specc_call", f"described{number}", described)
+    yield from _table("operand", f"operands{number}", rows)
+    calls = (
+        f"{{{kernel.format(call.kernel)}, {start}, {count}}}"
+        for call, start, count in zip(program.calls, starts, counts)
     )
+    yield from _table("call", f"calls{number}", calls)
+    copies = (
+        f"{{{output}, {operand(plan.places[storage])}, {size(program.outputs[output])}}}"
+        for output, storage in plan.copies
+    )
+    yield from _table("copy", f"copies{number}", copies)
+    yield ""
 
 
 def _processor(target: Target) -> Iterable[str]:

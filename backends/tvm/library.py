@@ -1,7 +1,7 @@
-"""Building: kernels and a program -> the bytes of one library, which needs libc and OpenMP's runtime alone.
+"""Building: kernels and programs -> the bytes of one library, which needs libc and OpenMP's runtime alone.
 
     kernel --LLVM--> object file, kept in the cache by what it was made from
-    program --memory plan--> tables in C, behind the functions of `c/specc.h`
+    programs, one for each size, and memory plans --> tables in C, behind the functions of `c/specc.h`
     objects + tables --C compiler--> library.so, or an archive to link with
 
 For the target `c`, the library is the file of C that `source` writes.
@@ -42,7 +42,7 @@ _ELF = (
     *("-fPIC", "-fopenmp", "-shared"),
     "-Wl,--version-script=exports,--build-id=none,--gc-sections,-z,noexecstack,-z,defs",
 )
-_EXPORTS = ("describe", "open", "close", "set_threads", "run", "profile", "message")
+_EXPORTS = ("describe", "open", "close", "set_threads", "set_shapes", "get_size", "run", "profile", "message")
 _WASM = (
     *("--target=wasm32-wasi", "-mexec-model=reactor"),
     f"-Wl,{','.join(f'--export=specc_{name}' for name in _EXPORTS)},--export=aligned_alloc,--export=free",
@@ -107,7 +107,7 @@ def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Pa
 
 def _link(lowered: Lowered, objects: list[Path], target: Target, folder: Path, static: bool) -> bytes:
     """The library: the program's driver with the kernels' objects."""
-    (folder / "network.h").write_text(header(lowered.program, lowered.plan, target), encoding="utf-8")
+    (folder / "network.h").write_text(header(lowered, target), encoding="utf-8")
     for name in ("driver.c", "specc.h"):
         (folder / name).write_text((SOURCES / name).read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "exports").write_text("{ global: specc_*; local: *; };\n", encoding="utf-8")

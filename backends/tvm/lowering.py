@@ -8,7 +8,7 @@ a concat or a slice whose operands lie where its result is read (`sharing`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,14 +32,47 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Lowered:
-    """`kernels` are the functions that `program` calls, by name; `weights` what it calls weights, packed; `plan` says
-    where its tensors lie."""
+class Size:
+    """A network with its dimensions fixed: `plan` says where the tensors of `program` lie, `weights` which of all
+    weights are those that it calls its own, by number."""
 
     program: Program
     plan: Plan
+    weights: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A network at one size or at several: `kernels` are the functions that the programs call, by name, `weights` the
+    packed arrays that they read."""
+
+    sizes: tuple[Size, ...]
     kernels: Mapping[str, Kernel]
     weights: list[Array]
+
+    @property
+    def arena(self) -> int:
+        """The bytes of an arena that is large enough for every size."""
+        return max(size.plan.arena for size in self.sizes)
+
+
+def join(parts: Sequence[Lowered]) -> Lowered:
+    """The sizes of all `parts` in one: kernels of equal structure are one, and so are weights of equal bytes."""
+    kernels: dict[str, Kernel] = {}
+    numbers: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+    weights: list[Array] = []
+    sizes: list[Size] = []
+    for part in parts:
+        kernels |= part.kernels
+        now = []
+        for array in part.weights:
+            digest = hashlib.blake2b(array.reshape(-1).view(np.uint8).data, digest_size=32).digest()
+            number = numbers.setdefault((array.dtype.name, array.shape, digest), len(weights))
+            if number == len(weights):
+                weights.append(array)
+            now.append(number)
+        sizes += [replace(size, weights=tuple(now[number] for number in size.weights)) for size in part.sizes]
+    return Lowered(tuple(sizes), kernels, weights)
 
 
 def lower(graph: Graph, target: Target, frozen: Mapping[Value, Array]) -> Lowered:
@@ -90,7 +123,7 @@ class _Lowering:
         )
         program = share(program)
         kernels = {call.kernel: self._kernel(call.kernel) for call in program.calls}
-        return Lowered(program, plan(program), kernels, arrays)
+        return Lowered((Size(program, plan(program), tuple(range(len(arrays)))),), kernels, arrays)
 
     def _call(self, piece: list[int]) -> Call:
         group, outside, values = extract(self.graph, piece, self.frozen)

@@ -1,4 +1,4 @@
-"""Kernels and a program -> one file of C, for compilers and machines that TVM's code generators do not know.
+"""Kernels and programs -> one file of C, for compilers and machines that TVM's code generators do not know.
 
 TVM prints the kernels. It wraps each in a function that takes tensors apart as its own runtime passes them; that is
 replaced by what `c/driver.c` passes. What a reader sees is the driver, the tables of the network, and the kernels.
@@ -47,10 +47,10 @@ def source(lowered: Lowered, target: Target) -> bytes:
     kernels = {name: kernel.function for name, kernel in lowered.kernels.items()}
     printed = _printed(kernels)
     scratch = max((sum(map(_aligned, _SCRATCH.findall(text))) for text in printed.values()), default=0)
-    tables = header(lowered.program, lowered.plan, target, "{}", scratch)
+    tables = header(lowered, target, "{}", scratch)
     driver = (SOURCES / "driver.c").read_text(encoding="utf-8").replace('#include "network.h"\n', tables)
     driver = driver.replace("#include <stdlib.h>\n", "#include <math.h>\n#include <stdbool.h>\n#include <stdlib.h>\n")
-    use = _USE.format(name=lowered.program.name, static=lowered.plan.arena + scratch)
+    use = _USE.format(name=lowered.sizes[0].program.name, static=lowered.arena + scratch)
     return "".join([use, driver, _RUNTIME, *printed.values()]).encode()
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import click
 from click.core import ParameterSource
 
-from specc.cli.options import Finite, compilation, compiling_options, json_option, load_spec, print_json, threads_option
+from specc.cli.options import (
+    Finite,
+    choose_size,
+    compilation,
+    json_option,
+    load_spec,
+    measuring_options,
+    print_json,
+    threads_option,
+)
 from specc.diagnostics import error
 from specc.terminal import say
 
@@ -13,7 +22,7 @@ from specc.terminal import say
 @click.command()
 @click.argument("spec", metavar="FILE[:VARIANT]|ARTIFACT")
 @click.option("--against", default="torch,onnxruntime", show_default=True, help="Peers, separated by commas.")
-@compiling_options
+@measuring_options
 @threads_option
 @click.option("--seconds", type=Finite(), default=5.0, show_default=True, help="For each contender.")
 @json_option
@@ -39,32 +48,37 @@ def bench(
     stopwatch.check_peers(names)
     if is_artifact(spec):
         chosen = click.get_current_context().get_parameter_source
-        for option, what in (("shapes", "shapes"), ("target", "target"), ("level", "level of optimization")):
+        for option, what in (("target", "target"), ("level", "level of optimization")):
             if chosen(option) is not ParameterSource.DEFAULT:
                 raise error("S1006", f"{spec} is compiled: its {what} cannot be chosen any more")
         artifact = runtime.open(spec, threads)
+        size = choose_size(artifact.manifest, shapes)
         graph = parse_graph(artifact.manifest.facts["spec"]["graph"], spec)
     else:
-        graph = specialize(load_spec(spec), shapes)
+        graph = load_spec(spec)
         with compilation(graph.name) as observe:
-            compiled = driver.compile(graph, target, weights, level=level, progress=observe)
+            compiled = driver.compile(graph, target, weights, shapes, level, progress=observe)
         artifact = runtime.Artifact(compiled.contents, threads)
+        (size,) = artifact.manifest.sizes
+    graph = specialize(graph, dict(size.dimensions))
     values, origin = driver.find_weights(graph, weights)
     same = origin["digest"] == artifact.manifest.facts["weights"]["digest"]
     if weights is None:
         say("no --weights: they are drawn from seed 0")
     if not same:
         say("the peers do not have the artifact's weights: results are not compared")
-    inputs = sample.draw(artifact.manifest.inputs)
+    inputs = sample.draw(size.inputs)
     contenders = [stopwatch.ours(artifact, inputs)]
     contenders += stopwatch.peers(names, graph, values, inputs, artifact.threads)
     timings = stopwatch.bench(contenders, seconds)
     best = timings[0].median
     if as_json:
         found = [timing.to_json(best, same) for timing in timings]
-        print_json({"network": artifact.manifest.network, "threads": artifact.threads, "timings": found})
+        about = {"network": artifact.manifest.network, "shapes": dict(size.dimensions), "threads": artifact.threads}
+        print_json({**about, "timings": found})
         return
-    click.echo(f"{artifact.manifest.network}, {artifact.threads} threads, milliseconds")
+    at = f" at {size}" if size.dimensions else ""
+    click.echo(f"{artifact.manifest.network}{at}, {artifact.threads} threads, milliseconds")
     rows = [
         {
             "": timing.name,

@@ -48,7 +48,7 @@ def compile(
     spec: str,
     weights: str | None,
     target: str,
-    shapes: dict[str, int] | None,
+    shapes: list[dict[str, int]] | None,
     level: int,
     passes: str | None,
     verify_each: bool,
@@ -73,6 +73,8 @@ def compile(
         raise click.UsageError(f"there are no static libraries for {target}")
     elif emit == "onnx" and (target != "native" or passes or dump or strips != 1 or peak is not None):
         raise click.UsageError("--emit onnx is for any machine, with the passes that make fewer operators")
+    if emit == "onnx" and shapes and len(shapes) > 1:
+        raise click.UsageError("--emit onnx writes one size: give --shapes once")
     path, _ = split_spec(spec)
     if emit in ("artifact", "onnx"):
         check_writable(output, path, weights)
@@ -85,7 +87,7 @@ def compile(
         check_writable(output, *(Path(path).parent / name for name in sources))
     mention_weights(weights)
     if emit == "onnx":
-        size = _write_onnx(graph, weights, shapes, output)
+        size = _write_onnx(graph, weights, shapes[0] if shapes else None, output)
         seconds = time.perf_counter() - start
         say(f"{size / 1e6:.1f} MB in {output}, {seconds:.1f} s")
         if as_json:
@@ -110,10 +112,11 @@ def compile(
     size = artifact.save(output) if emit == "artifact" else sum(unpack(artifact.contents, output).values())
     manifest = artifact.manifest
     seconds = time.perf_counter() - start
-    kernels = len({call["kernel"] for call in manifest.facts["kernels"]})
-    arena = manifest.facts["memory"]["arena"]
+    kernels = len({call["kernel"] for one in manifest.sizes for call in one.facts["kernels"]})
+    arena = max(one.facts["memory"]["arena"] for one in manifest.sizes)
+    sizes = f" at {len(manifest.sizes)} sizes" if len(manifest.sizes) > 1 else ""
     say(
-        f"{kernels} kernels for {manifest.machine.target}, {size / 1e6:.1f} MB in {output}, "
+        f"{kernels} kernels for {manifest.machine.target}{sizes}, {size / 1e6:.1f} MB in {output}, "
         f"{arena / 1e6:.2f} MB of memory to run it, {seconds:.1f} s"
     )
     if as_json:

@@ -16,6 +16,7 @@ from specc.diagnostics import SpeccError
 from specc.terminal import say
 
 if TYPE_CHECKING:
+    from specc.artifact import Manifest, Size
     from specc.driver import Observer, Progress
     from specc.ir.graph import Graph
     from specc.passes.registry import Pass
@@ -39,6 +40,12 @@ def _shapes(_: click.Context, __: click.Parameter, value: str | None) -> dict[st
     return shapes
 
 
+def _several(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[dict[str, int]] | None:
+    """Each as `_shapes` says; None where there is none."""
+    found = [_shapes(context, option, value) for value in values]
+    return [shapes for shapes in found if shapes is not None] or None
+
+
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         for option in reversed(options):
@@ -49,6 +56,19 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 shapes_option = click.option("--shapes", callback=_shapes, metavar="n=1,h=224", help="Values of symbolic dimensions.")
+sizes_option = click.option(
+    "--shapes",
+    callback=_several,
+    multiple=True,
+    metavar="n=1,h=224",
+    help="Values of symbolic dimensions; several times for several sizes.",
+)
+size_option = click.option(
+    "--shapes",
+    callback=_shapes,
+    metavar="n=1,h=224",
+    help="Which of the sizes that it was compiled for; the first without it.",
+)
 
 
 def json_option(command: F) -> F:
@@ -99,7 +119,8 @@ passes_option = click.option(
     "--passes", metavar="a,b{option=1}", help="Run these passes instead of the level's (see `specc explain PASS`)."
 )
 verify_each_option = click.option("--verify-each", is_flag=True, help="Check the graph's invariants after every pass.")
-compiling_options = _options(weights_option, target_option, shapes_option, level_option)
+compiling_options = _options(weights_option, target_option, sizes_option, level_option)
+measuring_options = _options(weights_option, target_option, shapes_option, level_option)
 pass_options = _options(passes_option, verify_each_option)
 spec_argument = click.argument("spec", metavar="FILE[:VARIANT]")
 signature_option = click.option(
@@ -142,6 +163,14 @@ def parse_passes(text: str | None) -> tuple[Pass, ...] | None:
     return parse(text)
 
 
+def choose_size(manifest: Manifest, shapes: dict[str, int] | None) -> Size:
+    """The size of an artifact that `--shapes` asks for, the first without it; says so where there are several."""
+    size = manifest.sizes[manifest.find(shapes)]
+    if len(manifest.sizes) > 1 and shapes is None:
+        say(f"no --shapes: {size}, the first of {len(manifest.sizes)} sizes")
+    return size
+
+
 def mention_weights(weights: str | None) -> None:
     """Says so where weights are drawn."""
     if weights is None:
@@ -159,7 +188,8 @@ class compilation:
 
         def observe(now: Progress) -> None:
             if now.step and self._tell:
-                say(f"{now.step.name}: {now.step.summary} ({now.step.seconds:.2f} s)")
+                at = f" at {now.size}" if now.size else ""
+                say(f"{now.step.name}{at}: {now.step.summary} ({now.step.seconds:.2f} s)")
             advance(now)
 
         return observe

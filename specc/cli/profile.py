@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specc.cli.options import artifact_argument, json_option, print_json, threads_option
+from specc.cli.options import artifact_argument, choose_size, json_option, print_json, size_option, threads_option
 
 if TYPE_CHECKING:
     from specc.profile import KernelTime
@@ -17,19 +17,24 @@ if TYPE_CHECKING:
 @artifact_argument
 @click.option("--by-call", is_flag=True, help="A row for each call, in order; without it, for each kernel.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="How long to measure.")
+@size_option
 @threads_option
 @json_option
-def profile(path: str, by_call: bool, seconds: float, threads: int | None, as_json: bool) -> None:
+def profile(
+    path: str, by_call: bool, seconds: float, shapes: dict[str, int] | None, threads: int | None, as_json: bool
+) -> None:
     """Time every kernel of an artifact where it stands in the run, and compare it with this machine's roofline."""
     from specc import profile as stopwatch
-    from specc import report, runtime, sample
+    from specc import report, runtime
     from specc.waterline import gaps
 
     artifact = runtime.open(path, threads)
-    found = stopwatch.profile(artifact, sample.draw(artifact.manifest.inputs), seconds)
-    memory = artifact.manifest.facts["memory"]
+    size = choose_size(artifact.manifest, shapes)
+    found = stopwatch.profile(artifact, size, seconds)
+    memory = size.facts["memory"]
     if as_json:
-        print_json({"network": artifact.manifest.network, "memory": memory, **found.to_json()})
+        about = {"network": artifact.manifest.network, "shapes": dict(size.dimensions)}
+        print_json({**about, "memory": memory, **found.to_json()})
         return
     total = sum(call.microseconds for call in found.calls)
     if by_call:
@@ -55,10 +60,11 @@ def profile(path: str, by_call: bool, seconds: float, threads: int | None, as_js
                 "first in": calls[0].path,
             }
         )
+    name = f"{artifact.manifest.network} at {size}" if size.dimensions else artifact.manifest.network
     if rows:
         click.echo(report.table(rows, right=("us", "part", "calls", "GFLOP/s", "GB/s", "of roof")))
     click.echo(
-        f"{artifact.manifest.network}, {artifact.threads} threads: {total:.0f} us in {len(found.calls)} kernels, "
+        f"{name}, {artifact.threads} threads: {total:.0f} us in {len(found.calls)} kernels, "
         f"{found.microseconds:.0f} us in all; roofs {found.roofs.operations / 1e9:.0f} GFLOP/s, "
         f"{found.roofs.bytes / 1e9:.1f} GB/s from memory and up to {found.roofs.rate(0) / 1e9:.0f} from a cache; "
         f"{memory['arena'] / 1e6:.2f} MB for the tensors between kernels"

@@ -6,9 +6,11 @@ import click
 
 from specc.cli.options import (
     artifact_argument,
+    choose_size,
     json_option,
     print_json,
     signature_option,
+    size_option,
     threads_option,
     tolerance_option,
 )
@@ -22,6 +24,7 @@ from specc.terminal import FINE, say
 @click.option("--outputs", type=click.Path(), metavar="NPZ", help="Write the outputs, by name.")
 @click.option("--assert-outputs", type=click.Path(), metavar="NPZ", help="Compare with these; exit 1 if they differ.")
 @click.option("--self-test", is_flag=True, help="Run the artifact's own sample; exit 1 if its outputs differ.")
+@size_option
 @tolerance_option
 @threads_option
 @signature_option
@@ -32,6 +35,7 @@ def run(
     outputs: str | None,
     assert_outputs: str | None,
     self_test: bool,
+    shapes: dict[str, int] | None,
     tolerance: float,
     threads: int | None,
     key: str | None,
@@ -43,6 +47,8 @@ def run(
 
     if self_test and (inputs or outputs or assert_outputs):
         raise click.UsageError("--self-test has inputs and outputs of its own")
+    if shapes and (inputs or self_test):
+        raise click.UsageError("--shapes is for inputs that are drawn: the shapes of --inputs say at which size to run")
     if outputs:
         check_writable(outputs, path, inputs, assert_outputs, key)
     artifact = runtime.open(path, threads, key)
@@ -54,7 +60,7 @@ def run(
     expected = arrays.read(assert_outputs, names) if assert_outputs else None
     if given is None:
         say(f"no --inputs: they are drawn from seed {sample.SEED}")
-        results = artifact(*sample.draw(artifact.manifest.inputs))
+        results = artifact(*sample.draw(choose_size(artifact.manifest, shapes).inputs))
     else:
         results = artifact(**given)
     named = dict(zip(names, results, strict=True))

@@ -142,15 +142,17 @@ def _show_artifact(contents: Contents, as_json: bool) -> None:
         return
     machine, facts = manifest.machine, manifest.facts
     click.echo(f"{manifest.network} for {machine.target} ({machine.architecture}, {', '.join(machine.requires)})")
-    for spec in manifest.inputs:
-        click.echo(f"  {spec}")
-    for spec in manifest.outputs:
-        click.echo(f"  -> {spec}")
     click.echo(f"  compiled by specc {manifest.specc} at -O{facts['level']}")
-    for step in facts["passes"]:
-        click.echo(f"  {step['pass']}: {step['summary']}")
-    click.echo(
-        f"  {len(facts['kernels'])} kernels, {facts['memory']['arena'] / 1e6:.2f} MB for the tensors between them"
-    )
+    for size in manifest.sizes:
+        if len(manifest.sizes) > 1:
+            click.echo(f"at {size}")
+        for spec in size.inputs:
+            click.echo(f"  {spec}")
+        for spec in size.outputs:
+            click.echo(f"  -> {spec}")
+        for step in size.facts["passes"]:
+            click.echo(f"  {step['pass']}: {step['summary']}")
+        arena = size.facts["memory"]["arena"]
+        click.echo(f"  {len(size.facts['kernels'])} kernels, {arena / 1e6:.2f} MB for the tensors between them")
     if signer:
         click.echo(f"  says to be signed with {signer} (`specc run --require-signature` checks it)")

@@ -41,7 +41,7 @@ def verify(
     spec: str,
     weights: str | None,
     target: str,
-    shapes: dict[str, int] | None,
+    shapes: list[dict[str, int]] | None,
     level: int,
     passes: str | None,
     verify_each: bool,

@@ -39,7 +39,7 @@ def emulate(folder: Path, core: str, architecture: str) -> subprocess.CompletedP
 def check(folder: Path, artifact: Artifact, core: str) -> None:
     done = emulate(folder, core, artifact.manifest.machine.architecture)
     assert done.returncode == 0, done.stderr
-    (expected,) = artifact.contents.sample_outputs
+    (expected,) = artifact.contents.samples[0].outputs
     text, _, score = done.stdout.strip().rpartition(", ")
     assert text.split(": ")[1] == f"class {int(expected.argmax())} of {expected.size}"
     assert abs(float(score) - expected.max()) <= 1e-4 * np.abs(expected).max()

@@ -45,7 +45,7 @@ def run(program: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_it_says_what_the_reference_says(program: Path, digits: Path) -> None:
     done = run(program, "digits/weights.bin", "digits/sample/image.bin")
     assert done.returncode == 0, done.stderr
-    (expected,) = container.read(digits / "digits.artifact").sample_outputs
+    (expected,) = container.read(digits / "digits.artifact").samples[0].outputs
     best = int(expected.argmax())
     text, _, score = done.stdout.strip().rpartition(", ")
     assert text == f"Digits: class {best} of 10"
@@ -107,7 +107,7 @@ def test_a_static_library(tmp_path: Path) -> None:
     command = ["nm", "-g", "--defined-only", str(goal / "libnetwork.a")]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     names = {line.split()[-1] for line in lines if " T " in line}
-    functions = ("describe", "open", "close", "set_threads", "run", "profile", "message")
+    functions = ("describe", "open", "close", "set_threads", "set_shapes", "get_size", "run", "profile", "message")
     assert names == {f"specc_{name}" for name in functions}
     command = ["gcc", "-O2", "-Idigits", str(SOURCE), "digits/libnetwork.a", "-fopenmp", "-lm", "-o", "classify"]
     subprocess.run(command, cwd=tmp_path, check=True)

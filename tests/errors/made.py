@@ -102,7 +102,8 @@ def foreign(contents: container.Contents) -> container.Contents:
 
 
 def other_sample(contents: container.Contents) -> container.Contents:
-    return replace(contents, sample_outputs=[array * np.float32(2) for array in contents.sample_outputs])
+    doubled = [array * np.float32(2) for array in contents.samples[0].outputs]
+    return replace(contents, samples=[replace(contents.samples[0], outputs=doubled)])
 
 
 def pem(seed: int, private: bool) -> Maker:

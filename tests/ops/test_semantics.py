@@ -182,7 +182,7 @@ network Words(tokens: [n = 1, l = 6] int64) -> [n, l, 50]:
 
 def test_tokens_lie_inside_their_table() -> None:
     artifact = specc.compile(grammar.loads(TOKENS))
-    (spec,), (sample,) = artifact.manifest.inputs, artifact.contents.sample_inputs
+    (spec,), (sample,) = artifact.manifest.inputs, artifact.contents.samples[0].inputs
     assert spec.domain == (0, 49) and sample.min() >= 0 and sample.max() < 50 and len(np.unique(sample)) > 2
     artifact.self_test()
     for wrong in (-1, 50):

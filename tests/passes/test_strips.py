@@ -131,5 +131,5 @@ def test_the_arena_falls(name: str) -> None:
     arenas = []
     for count in (1, 4):
         graph, _ = run_passes(spec, pipeline(2, machine, count))
-        arenas.append(backend.lower(graph, machine, freeze(graph, random_weights(spec))).plan.arena)
+        arenas.append(backend.lower(graph, machine, freeze(graph, random_weights(spec))).arena)
     assert arenas[1] < 0.75 * arenas[0]

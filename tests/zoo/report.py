@@ -90,7 +90,7 @@ def examine(name: str) -> Row:
         artifact, row.compiled = pair.compiled()
         assert row.compiled <= checks.COMPILED, f"a difference of {row.compiled:.1e}"
         row.written = len(pair.graph.live())
-        row.kernels = len(artifact.manifest.facts["kernels"])
+        row.kernels = len(artifact.manifest.sizes[0].facts["kernels"])
     except Exception as problem:  # whatever it is, the page tells of it, and the other networks go on
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         row.failed = f"{step}: {lines[0]}"

@@ -1,8 +1,8 @@
 /* Runs the program of a network: calls its kernels, one after the other, on tensors whose places were planned.
 
-   What is the network's own stands in "network.h", which the compiler writes: the interface, the kernels, the calls and
-   where their operands lie. The kernels are TVM's code, and are called as TVM's runtime would call them; what they want
-   of it (threads, scratch memory) is below.
+   What is the network's own stands in "network.h", which the compiler writes: the interface, the kernels, and for each
+   size the calls and where their operands lie. The kernels are TVM's code, and are called as TVM's runtime would call
+   them; what they want of it (threads, scratch memory) is below.
 
    Where the kernels are C as well (SPECC_SOURCE), all of it is one file, without threads. With -DSPECC_STATIC it takes
    no memory from malloc: one model, whose tensors lie in static arrays, and callers give arrays that are aligned. */
@@ -52,6 +52,13 @@ typedef enum { INPUT, OUTPUT, WEIGHT, ARENA } space;
 typedef struct { space space; int32_t number; uint64_t offset; } operand; /* which input or output; in bytes */
 typedef struct { kernel *run; int32_t first, count; } call;  /* its operands, among all of them */
 typedef struct { int32_t output; operand from; uint64_t bytes; } copy;
+
+typedef struct { /* what is run at one size */
+  const call *calls;
+  const operand *operands;
+  const copy *copies;
+  int32_t copy_count;
+} program;
 
 #include "network.h"
 
@@ -136,7 +143,7 @@ void (*__TVMFFIErrorSetRaisedFromCStrParts)(const char *, const char *const *, i
 struct specc_model {
   const char *weights;
   char *arena;
-  int threads;
+  int threads, size;
 };
 
 EXPORT const specc_interface *specc_describe(void) { return &network; }
@@ -149,6 +156,7 @@ EXPORT const char *specc_message(int problem) {
       "this processor lacks an extension that the network was compiled for",
       "an argument is null or out of its range",
       "a kernel could not get memory",
+      "the network was not compiled for inputs of these shapes",
   };
   int known = problem >= 0 && problem < (int)(sizeof words / sizeof *words);
   return known ? words[problem] : "an unknown problem";
@@ -176,7 +184,7 @@ EXPORT int specc_open(const void *weights, uint64_t bytes, specc_model **model) 
     return SPECC_NO_MEMORY;
   }
 #endif
-  *made = (specc_model){weights, arena, 1};
+  *made = (specc_model){weights, arena, 1, 0};
   *model = made;
   return SPECC_OK;
 }
@@ -197,6 +205,28 @@ EXPORT int specc_set_threads(specc_model *model, int32_t threads) {
   return SPECC_OK;
 }
 
+static int takes(const specc_size *size, const int64_t *const *shapes) {
+  for (int i = 0; i < INPUTS; i++)
+    for (int axis = 0; axis < size->inputs[i].rank; axis++)
+      if (shapes[i][axis] != size->inputs[i].shape[axis]) return 0;
+  return 1;
+}
+
+EXPORT int specc_set_shapes(specc_model *model, const int64_t *const *shapes) {
+  if (!model || (INPUTS && !shapes)) return SPECC_BAD_ARGUMENT;
+  for (int i = 0; i < INPUTS; i++)
+    if (!shapes[i] && sizes[0].inputs[i].rank) return SPECC_BAD_ARGUMENT;
+  for (int i = 0; i < SIZES; i++) {
+    if (takes(&sizes[i], shapes)) {
+      model->size = i;
+      return SPECC_OK;
+    }
+  }
+  return SPECC_BAD_SHAPE;
+}
+
+EXPORT const specc_size *specc_get_size(const specc_model *model) { return model ? &sizes[model->size] : 0; }
+
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
 
 /* The caller's tensors, each as it is where it is aligned, else memory of our own. */
@@ -207,7 +237,8 @@ typedef struct {
 static int is_aligned(const void *memory) { return (uintptr_t)memory % ALIGNMENT == 0; }
 
 #ifdef SPECC_STATIC
-static int prepare(interface_memory *memory, const void *const *inputs, void *const *outputs) {
+static int prepare(const specc_size *size, interface_memory *memory, const void *const *inputs, void *const *outputs) {
+  (void)size;
   for (int i = 0; i < INPUTS; i++) {
     memory->inputs[i] = (void *)inputs[i];
     if (!is_aligned(inputs[i])) return SPECC_BAD_ARGUMENT;
@@ -230,19 +261,19 @@ static void release(interface_memory *memory, const void *const *inputs, void *c
     if (memory->outputs[i] != outputs[i]) free(memory->outputs[i]);
 }
 
-static int prepare(interface_memory *memory, const void *const *inputs, void *const *outputs) {
+static int prepare(const specc_size *size, interface_memory *memory, const void *const *inputs, void *const *outputs) {
   int missing = 0;
   for (int i = 0; i < INPUTS; i++) {
     if (is_aligned(inputs[i])) {
       memory->inputs[i] = (void *)inputs[i];
-    } else if ((memory->inputs[i] = aligned_memory(network.inputs[i].bytes))) {
-      memcpy(memory->inputs[i], inputs[i], network.inputs[i].bytes);
+    } else if ((memory->inputs[i] = aligned_memory(size->inputs[i].bytes))) {
+      memcpy(memory->inputs[i], inputs[i], size->inputs[i].bytes);
     } else {
       missing = 1;
     }
   }
   for (int i = 0; i < OUTPUTS; i++) {
-    memory->outputs[i] = is_aligned(outputs[i]) ? outputs[i] : aligned_memory(network.outputs[i].bytes);
+    memory->outputs[i] = is_aligned(outputs[i]) ? outputs[i] : aligned_memory(size->outputs[i].bytes);
     missing |= !memory->outputs[i];
   }
   return missing ? SPECC_NO_MEMORY : SPECC_OK;
@@ -278,11 +309,12 @@ static int run_calls(const specc_model *model, const interface_memory *memory, d
     arguments[i].kind = TENSOR;
     arguments[i].pointer = &tensors[i];
   }
+  const program *run = &programs[model->size];
   double before = seconds ? now() : 0;
-  for (int i = 0; i < CALLS; i++) {
-    const call *one = &calls[i];
+  for (int i = 0; i < sizes[model->size].call_count; i++) {
+    const call *one = &run->calls[i];
     argument result = {0};
-    for (int j = 0; j < one->count; j++) tensors[j].data = address(model, memory, operands[one->first + j]);
+    for (int j = 0; j < one->count; j++) tensors[j].data = address(model, memory, run->operands[one->first + j]);
     if (one->run(0, arguments, one->count, &result)) return SPECC_FAILED;
     if (seconds) {
       double after = now();
@@ -293,14 +325,16 @@ static int run_calls(const specc_model *model, const interface_memory *memory, d
   return SPECC_OK;
 }
 
-static int run(specc_model *model, const void *const *inputs, void *const *outputs, double *seconds) {
+static int compute(specc_model *model, const void *const *inputs, void *const *outputs, double *seconds) {
   if (!model || (INPUTS && !inputs) || (OUTPUTS && !outputs)) return SPECC_BAD_ARGUMENT;
   for (int i = 0; i < INPUTS; i++)
     if (!inputs[i]) return SPECC_BAD_ARGUMENT;
   for (int i = 0; i < OUTPUTS; i++)
     if (!outputs[i]) return SPECC_BAD_ARGUMENT;
+  const specc_size *size = &sizes[model->size];
+  const program *run = &programs[model->size];
   interface_memory memory;
-  int problem = prepare(&memory, inputs, outputs);
+  int problem = prepare(size, &memory, inputs, outputs);
   if (!problem) {
 #ifndef SPECC_SOURCE
     threads_now = model->threads;
@@ -308,19 +342,21 @@ static int run(specc_model *model, const void *const *inputs, void *const *outpu
     problem = run_calls(model, &memory, seconds);
   }
   if (!problem) {
-    for (int i = 0; i < COPIES; i++)
-      memcpy(memory.outputs[copies[i].output], address(model, &memory, copies[i].from), copies[i].bytes);
+    for (int i = 0; i < run->copy_count; i++) {
+      const copy *one = &run->copies[i];
+      memcpy(memory.outputs[one->output], address(model, &memory, one->from), one->bytes);
+    }
     for (int i = 0; i < OUTPUTS; i++)
-      if (memory.outputs[i] != outputs[i]) memcpy(outputs[i], memory.outputs[i], network.outputs[i].bytes);
+      if (memory.outputs[i] != outputs[i]) memcpy(outputs[i], memory.outputs[i], size->outputs[i].bytes);
   }
   release(&memory, inputs, outputs);
   return problem;
 }
 
 EXPORT int specc_run(specc_model *model, const void *const *inputs, void *const *outputs) {
-  return run(model, inputs, outputs, 0);
+  return compute(model, inputs, outputs, 0);
 }
 
 EXPORT int specc_profile(specc_model *model, const void *const *inputs, void *const *outputs, double *seconds) {
-  return seconds ? run(model, inputs, outputs, seconds) : SPECC_BAD_ARGUMENT;
+  return seconds ? compute(model, inputs, outputs, seconds) : SPECC_BAD_ARGUMENT;
 }

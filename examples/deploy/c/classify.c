@@ -5,7 +5,8 @@
        gcc -O2 -Idigits examples/deploy/c/classify.c -Ldigits -lnetwork -Wl,-rpath,'$ORIGIN/digits' -o classify
        ./classify digits/weights.bin digits/sample/image.bin
 
-   The inputs are dense float32 arrays in the network's order. Weights are mapped, not read: processes share them. */
+   The inputs are dense arrays in the network's order. Weights are mapped, not read: processes share them. Where the
+   network was compiled at several sizes, the first one is taken whose inputs have as many bytes as the files. */
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
 #include <stdio.h>
@@ -40,11 +41,29 @@ static void check(int problem) {
   }
 }
 
+/* The first size whose inputs have these numbers of bytes; says what they could be where there is none. */
+static const specc_size *fitting(const specc_interface *about, char *const *paths, const uint64_t *bytes) {
+  for (int number = 0; number < about->size_count; number++) {
+    const specc_size *size = &about->sizes[number];
+    int fits = 1;
+    for (int i = 0; i < about->input_count; i++) fits &= bytes[i] == size->inputs[i].bytes;
+    if (fits) return size;
+  }
+  for (int i = 0; i < about->input_count; i++) {
+    fprintf(stderr, "classify: %s has %llu bytes, and `%s` takes", paths[i], (unsigned long long)bytes[i],
+            about->sizes[0].inputs[i].name);
+    for (int number = 0; number < about->size_count; number++)
+      fprintf(stderr, "%s %llu", number ? " or" : "", (unsigned long long)about->sizes[number].inputs[i].bytes);
+    fprintf(stderr, "\n");
+  }
+  exit(1);
+}
+
 int main(int count, char **words) {
   const specc_interface *about = specc_describe();
   if (count != 2 + about->input_count) {
     fprintf(stderr, "usage: %s weights.bin", words[0]);
-    for (int i = 0; i < about->input_count; i++) fprintf(stderr, " %s.bin", about->inputs[i].name);
+    for (int i = 0; i < about->input_count; i++) fprintf(stderr, " %s.bin", about->sizes[0].inputs[i].name);
     fprintf(stderr, "\n");
     return 2;
   }
@@ -55,22 +74,20 @@ int main(int count, char **words) {
   check(specc_set_threads(model, 2));
 
   const void **inputs = malloc((size_t)about->input_count * sizeof *inputs);
+  const int64_t **shapes = malloc((size_t)about->input_count * sizeof *shapes);
+  uint64_t *given = malloc((size_t)about->input_count * sizeof *given);
   void **outputs = malloc((size_t)about->output_count * sizeof *outputs);
-  for (int i = 0; i < about->input_count; i++) {
-    inputs[i] = map(words[2 + i], &bytes);
-    if (bytes != about->inputs[i].bytes) {
-      fprintf(stderr, "classify: %s has %llu bytes, and `%s` takes %llu\n", words[2 + i], (unsigned long long)bytes,
-              about->inputs[i].name, (unsigned long long)about->inputs[i].bytes);
-      return 1;
-    }
-  }
-  for (int i = 0; i < about->output_count; i++) outputs[i] = malloc(about->outputs[i].bytes);
+  for (int i = 0; i < about->input_count; i++) inputs[i] = map(words[2 + i], &given[i]);
+  const specc_size *size = fitting(about, words + 2, given);
+  for (int i = 0; i < about->input_count; i++) shapes[i] = size->inputs[i].shape;
+  check(specc_set_shapes(model, shapes));
+  for (int i = 0; i < about->output_count; i++) outputs[i] = malloc(size->outputs[i].bytes);
   check(specc_run(model, inputs, outputs));
 
   const float *scores = outputs[0];
-  uint64_t best = 0, classes = about->outputs[0].bytes / sizeof *scores;
-  if (strcmp(about->outputs[0].dtype, "float32")) {
-    fprintf(stderr, "classify: `%s` is %s\n", about->outputs[0].name, about->outputs[0].dtype);
+  uint64_t best = 0, classes = size->outputs[0].bytes / sizeof *scores;
+  if (strcmp(size->outputs[0].dtype, "float32")) {
+    fprintf(stderr, "classify: `%s` is %s\n", size->outputs[0].name, size->outputs[0].dtype);
     return 1;
   }
   for (uint64_t i = 1; i < classes; i++)
@@ -79,6 +96,8 @@ int main(int count, char **words) {
          (double)scores[best]);
   for (int i = 0; i < about->output_count; i++) free(outputs[i]);
   free(outputs);
+  free(given);
+  free(shapes);
   free(inputs);
   specc_close(model);
   return 0;

@@ -71,8 +71,9 @@ class Network {
   }
 
   static const specc_interface &about() { return *specc_describe(); }
-  static const specc_tensor &input(int number) { return about().inputs[number]; }
-  static const specc_tensor &output(int number) { return about().outputs[number]; }
+  // At the first size, where there are several: the one that a model begins with.
+  static const specc_tensor &input(int number) { return about().sizes[0].inputs[number]; }
+  static const specc_tensor &output(int number) { return about().sizes[0].outputs[number]; }
 
   // The general form: dense, row-major arrays as input() and output() describe them, in their order.
   void run(const std::vector<const void *> &inputs, const std::vector<void *> &outputs) {

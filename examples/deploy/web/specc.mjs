@@ -2,6 +2,8 @@
 //
 //     const network = await Network.open(await (await fetch("network.wasm")).arrayBuffer(), weights);
 //     const { output } = network.run({ image });        // arrays by name, dense and row-major
+//
+// Where the network was compiled at several sizes, the arrays' lengths say at which one it runs.
 
 const ALIGNMENT = 64;
 const ARRAYS = {
@@ -11,6 +13,10 @@ const ARRAYS = {
   int64: BigInt64Array,
   bool: Uint8Array,
 };
+
+function fits(tensor, array) {
+  return array instanceof ARRAYS[tensor.dtype] && array.byteLength === tensor.bytes;
+}
 
 export class Network {
   /** Loads the module (bytes) on its weights (bytes); throws an Error that says why where it cannot. */
@@ -34,40 +40,52 @@ export class Network {
     const about = exports.specc_describe();
     const view = () => new DataView(exports.memory.buffer);
     const word = (address) => view().getUint32(address, true);
-    // Pointers and int32 take 4 bytes, and 64-bit numbers begin at multiples of 8: see specc_interface.
+    // Pointers and int32 take 4 bytes, and 64-bit numbers begin at multiples of 8: see specc_interface and specc_size.
     this.name = this.#text(word(about));
-    const [inputs, outputs] = [word(about + 8), word(about + 12)];
-    this.inputs = this.#tensors(word(about + 20), inputs);
-    this.outputs = this.#tensors(word(about + 24), outputs);
+    const [inputs, outputs, count] = [8, 12, 16].map((at) => word(about + at));
+    this.sizes = Array.from({ length: count }, (_, i) => word(about + 20) + 32 * i).map((size) => ({
+      inputs: this.#tensors(word(size), inputs),
+      outputs: this.#tensors(word(size + 4), outputs),
+    }));
     const place = this.#allocate(weights.byteLength);
     new Uint8Array(exports.memory.buffer).set(weights, place);
     const handle = this.#allocate(4);
     this.#check(exports.specc_open(place, BigInt(weights.byteLength), handle));
     this.model = word(handle);
-    for (const tensor of [...this.inputs, ...this.outputs]) tensor.address = this.#allocate(tensor.bytes);
-    this.inputTable = this.#table(this.inputs);
-    this.outputTable = this.#table(this.outputs);
+    // Memory that is large enough at each size, and the shapes of each as specc_set_shapes takes them.
+    const most = (kind, i) => Math.max(...this.sizes.map((size) => size[kind][i].bytes));
+    this.inputTable = this.#table(Array.from({ length: inputs }, (_, i) => this.#allocate(most("inputs", i))));
+    this.outputTable = this.#table(Array.from({ length: outputs }, (_, i) => this.#allocate(most("outputs", i))));
+    for (const size of this.sizes) size.shapes = this.#table(size.inputs.map((tensor) => tensor.extents));
   }
 
-  /** Computes the outputs, by name, as new typed arrays. */
-  run(given) {
-    for (const tensor of this.inputs) {
+  /** Computes the outputs, by name, as new typed arrays; `size` is one of `sizes`, where the lengths leave a choice. */
+  run(given, size = this.#fitting(given)) {
+    const word = (address) => new DataView(this.exports.memory.buffer).getUint32(address, true);
+    size.inputs.forEach((tensor, i) => {
       const array = given[tensor.name];
-      if (!(array instanceof ARRAYS[tensor.dtype]) || array.byteLength !== tensor.bytes) {
-        throw new Error(`\`${tensor.name}\` is ${tensor.dtype}[${tensor.shape}]`);
-      }
-      new Uint8Array(this.exports.memory.buffer).set(
-        new Uint8Array(array.buffer, array.byteOffset, array.byteLength),
-        tensor.address,
-      );
-    }
+      if (!fits(tensor, array)) throw new Error(`\`${tensor.name}\` is ${tensor.dtype}[${tensor.shape}]`);
+      const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+      new Uint8Array(this.exports.memory.buffer).set(bytes, word(this.inputTable + 4 * i));
+    });
+    this.#check(this.exports.specc_set_shapes(this.model, size.shapes));
     this.#check(this.exports.specc_run(this.model, this.inputTable, this.outputTable));
     const results = {};
-    for (const tensor of this.outputs) {
-      const bytes = this.exports.memory.buffer.slice(tensor.address, tensor.address + tensor.bytes);
+    size.outputs.forEach((tensor, i) => {
+      const address = word(this.outputTable + 4 * i);
+      const bytes = this.exports.memory.buffer.slice(address, address + tensor.bytes);
       results[tensor.name] = new ARRAYS[tensor.dtype](bytes);
-    }
+    });
     return results;
+  }
+
+  /** The size for arrays of these lengths. */
+  #fitting(given) {
+    const found = this.sizes.filter((size) => size.inputs.every((tensor) => fits(tensor, given[tensor.name])));
+    if (found.length === 1) return found[0];
+    const described = ({ inputs }) => inputs.map(({ name, dtype, shape }) => `${name}: ${dtype}[${shape}]`).join(", ");
+    const sizes = this.sizes.map(described).join("; or ");
+    throw new Error(`${found.length ? "more than one size takes" : "no size takes"} these arrays; there is ${sizes}`);
   }
 
   #tensors(address, count) {
@@ -80,17 +98,18 @@ export class Network {
         name: this.#text(view.getUint32(at, true)),
         dtype: this.#text(view.getUint32(at + 4, true)),
         shape: Array.from({ length: rank }, (_, i) => Number(view.getBigInt64(extents + 8 * i, true))),
+        extents,
         bytes: Number(view.getBigUint64(at + 16, true)),
       });
     }
     return found;
   }
 
-  #table(tensors) {
-    const address = this.#allocate(4 * tensors.length);
+  #table(addresses) {
+    const table = this.#allocate(4 * addresses.length);
     const view = new DataView(this.exports.memory.buffer);
-    tensors.forEach((tensor, i) => view.setUint32(address + 4 * i, tensor.address, true));
-    return address;
+    addresses.forEach((address, i) => view.setUint32(table + 4 * i, address, true));
+    return table;
   }
 
   #allocate(bytes) {

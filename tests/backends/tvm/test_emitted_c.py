@@ -38,7 +38,10 @@ def run(artifact: Artifact, folder: Path, *flags: str) -> list[float]:
     subprocess.run(command, cwd=folder / "net", check=True)
     contents = artifact.contents
     model = runtime.Model((folder / "net" / "network.so").read_bytes(), contents.weights)
-    return [difference(a, b) for a, b in zip(model.run(contents.sample_inputs), contents.sample_outputs, strict=True)]
+    return [
+        difference(a, b)
+        for a, b in zip(model.run(contents.samples[0].inputs), contents.samples[0].outputs, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(12))

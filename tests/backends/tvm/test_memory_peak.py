@@ -80,7 +80,7 @@ def compiled(graph: Graph, level: int, target: str) -> tuple[Graph, Plan]:
     machine = targets.find(target)
     optimized, _ = run_passes(graph, pipeline(level, machine))
     optimized.prune()
-    return optimized, backend.lower(optimized, machine, freeze(optimized, random_weights(graph))).plan
+    return optimized, backend.lower(optimized, machine, freeze(optimized, random_weights(graph))).sizes[0].plan
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])

@@ -51,14 +51,14 @@ def test_of_a_table_the_rows_that_are_picked_are_read() -> None:
     group, outside, _ = extract(graph, [graph.outputs[0].node], graph.frozen())
     reads = {graph.op(value): group.read(number) for number, value in enumerate(outside)}
     assert reads == {"input": 2 * 4 * 8, "param": 2 * 4 * 4}
-    (call,) = specc.compile(graph).manifest.facts["kernels"]
+    (call,) = specc.compile(graph).manifest.sizes[0].facts["kernels"]
     assert (call["bytes"], call["weights"]) == (2 * 8 + 2 * 16 + 2 * 16, 2 * 16)
 
 
 def test_the_manifest_says_where_in_the_spec_a_kernel_comes_from() -> None:
-    facts = tiny.artifact().manifest.facts
+    manifest = tiny.artifact().manifest
     lines = tiny.TEXT.splitlines()
-    blocks = facts["spec"]["blocks"]
+    blocks = manifest.facts["spec"]["blocks"]
     assert {path: block for path, (block, _) in blocks.items()} == {
         "": "Tiny",
         "stem": "ConvBN",
@@ -68,11 +68,12 @@ def test_the_manifest_says_where_in_the_spec_a_kernel_comes_from() -> None:
     }
     for path, word in (("", "network Tiny"), ("stem", "stem = "), ("mix", "mix = "), ("mix.conv1", "conv1 = ")):
         assert word in lines[int(blocks[path][1].rpartition(":")[2]) - 1]
-    first = facts["kernels"][0]
+    kernels = manifest.sizes[0].facts["kernels"]
+    first = kernels[0]
     assert first["path"].startswith("stem") and first["place"].startswith("std/conv.specc:")
     assert first["operands"][0] == "float32[1, 3, 8, 8]" and first["operands"][1] == "float32[4, 3, 3, 3]"
     assert len(first["results"]) == 1 and first["template"] == "convolution"
-    assert all(extent > 1 for call in facts["kernels"] for extent in call["parallel"])
+    assert all(extent > 1 for call in kernels for extent in call["parallel"])
 
 
 def test_places_do_not_depend_on_the_folder_that_compiles(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

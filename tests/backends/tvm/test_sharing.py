@@ -33,7 +33,7 @@ def lowered(graph: Graph, level: int = 2) -> Lowered:
 
 
 def moves(found: Lowered) -> list[str]:
-    return [call.title for call in found.program.calls if call.title in ("concat", "slice")]
+    return [call.title for call in found.sizes[0].program.calls if call.title in ("concat", "slice")]
 
 
 def check(graph: Graph, left: Sequence[str] = ()) -> Lowered:
@@ -62,9 +62,9 @@ def test_the_pieces_are_written_where_the_whole_is_read() -> None:
     a, b = conv(graph, x), conv(graph, x, 64)
     graph.outputs = [conv(graph, graph.apply("concat", [a, b], {"axis": 1}))]
     found = check(graph)
-    assert set(found.program.parts.values()) == {
-        Part(found.program.calls[-1].operands[0], 0),
-        Part(found.program.calls[-1].operands[0], 32 * 64 * 4),
+    assert set(found.sizes[0].program.parts.values()) == {
+        Part(found.sizes[0].program.calls[-1].operands[0], 0),
+        Part(found.sizes[0].program.calls[-1].operands[0], 32 * 64 * 4),
     }
 
 
@@ -75,7 +75,7 @@ def test_a_dense_block_grows_in_one_buffer() -> None:
         value = graph.apply("concat", [value, conv(graph, value)], {"axis": 1})
     graph.outputs = [conv(graph, value)]
     found = check(graph)
-    assert len(found.program.parts) == 8
+    assert len(found.sizes[0].program.parts) == 8
 
 
 def test_all_pieces_of_an_earlier_concat_are_one_piece_of_a_later_one() -> None:
@@ -103,9 +103,13 @@ def test_an_input_is_read_in_parts_and_an_output_written_in_parts() -> None:
     joint = [graph.apply("softmax", [halves[1]], {"axis": 1}), graph.apply("softmax", [halves[0]], {"axis": 1})]
     graph.outputs = [graph.apply("concat", joint, {"axis": 0})]
     found = check(graph)
-    spaces = {found.plan.places[storage] for call in found.program.calls for storage in call.operands + call.results}
+    spaces = {
+        found.sizes[0].plan.places[storage]
+        for call in found.sizes[0].program.calls
+        for storage in call.operands + call.results
+    }
     assert spaces == {Place("input", 0), Place("input", 0, 512), Place("output", 0), Place("output", 0, 512)}
-    assert found.plan.arena == 0
+    assert found.arena == 0
 
 
 @pytest.mark.parametrize("why", ["batch", "input", "twice", "output", "scattered"])
@@ -193,9 +197,10 @@ def test_every_value_is_whole_when_it_is_read(graph: Graph, level: int) -> None:
 
 def play(found: Lowered) -> None:
     """Runs the program with call numbers for bytes: every call finds its operands as they were written for it."""
-    program, places = found.program, found.plan.places
+    (one,) = found.sizes
+    program, places = one.program, one.plan.places
     memory = {("output", i): np.full(size(type), -1) for i, type in enumerate(program.outputs)}
-    memory[("arena", 0)] = np.full(found.plan.arena, -1)
+    memory[("arena", 0)] = np.full(one.plan.arena, -1)
 
     def bytes_of(storage: Storage) -> np.ndarray[Any, Any]:
         space, number, offset = places[storage]
@@ -225,7 +230,7 @@ def play(found: Lowered) -> None:
             host, begin = program.root(result)
             written.setdefault(host, []).append((begin, begin + program.size(result), number))
     for number, storage in enumerate(program.results):
-        assert number in dict(found.plan.copies) or places[storage] == Place("output", number)
+        assert number in dict(one.plan.copies) or places[storage] == Place("output", number)
         check(storage)
 
 

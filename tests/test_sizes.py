@@ -1,0 +1,188 @@
+"""One network at several sizes in one artifact: batches and resolutions that share kernels and weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import specc
+from specc import artifact as container
+from specc import runtime, sample, verify
+from specc.backends.torch import evaluate
+from specc.cli import execute
+from specc.diagnostics import SpeccError
+from specc.driver import find_weights
+from specc.ir.graph import Graph, specialize
+from specc.runtime import Artifact
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SIZES = ({"n": 1}, {"n": 4}, {"n": 1, "h": 12, "w": 10})
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sizes") / "tiny.artifact"
+    specc.compile(tiny.graph(), shapes=SIZES).save(path)
+    return path
+
+
+def image(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def reference(graph: Graph, shapes: dict[str, int], given: np.ndarray) -> np.ndarray:
+    """What the spec gives in float64."""
+    (expected,) = evaluate(specialize(graph, shapes), find_weights(graph, None)[0], {"image": given})
+    return expected
+
+
+def weight_bytes(artifact: Artifact) -> int:
+    return sum(weight.nbytes for weight in artifact.contents.weights)
+
+
+def test_the_arrays_shapes_choose_the_size(path: Path) -> None:
+    artifact = runtime.open(path)
+    assert [str(size) for size in artifact.manifest.sizes] == ["n=1,h=8,w=8", "n=4,h=8,w=8", "n=1,h=12,w=10"]
+    for number in (0, 1, 2, 1, 0):
+        given = image(*artifact.manifest.sizes[number].inputs[0].shape, seed=number)
+        (found,) = artifact(given)
+        expected = reference(tiny.graph(), SIZES[number], given)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_it_tests_itself_at_every_size(path: Path) -> None:
+    assert max(runtime.open(path).self_test()) < 1e-5
+    contents = container.read(path)
+    (one, two, three) = contents.samples
+    wrong = replace(contents, samples=[one, replace(two, outputs=[two.outputs[0] + 1]), three])
+    with pytest.raises(SpeccError, match="fails its self-test at n=4,h=8,w=8"):
+        Artifact(wrong).self_test()
+
+
+def test_no_such_size(path: Path) -> None:
+    artifact = runtime.open(path)
+    with pytest.raises(SpeccError) as caught:
+        artifact(image(2, 3, 8, 8))
+    (found,) = caught.value.diagnostics
+    assert found.code == "S0911" and "image[2, 3, 8, 8]" in found.message
+    assert "at n=4,h=8,w=8 it takes image: float32[4, 3, 8, 8]" in found.notes
+    artifact.self_test()
+    with pytest.raises(SpeccError, match=r"S0907.*not compiled for inputs of these shapes"):
+        artifact._loaded().at([(2, 3, 8, 8)])
+
+
+def test_the_same_size_twice_is_refused() -> None:
+    for shapes in ([{}, {"n": 1}], [{"n": 2, "h": 8}, {"h": 8, "n": 2}], []):
+        with pytest.raises(SpeccError) as caught:
+            specc.compile(tiny.graph(), shapes=shapes)
+        assert caught.value.diagnostics[0].code == "S0703"
+
+
+def test_it_is_the_same_every_time(path: Path, tmp_path: Path) -> None:
+    specc.compile(tiny.graph(), shapes=SIZES).save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    runtime.open(path).save(tmp_path / "saved")
+    assert (tmp_path / "saved").read_bytes() == path.read_bytes()
+
+
+def test_each_call_is_timed_at_each_size(path: Path) -> None:
+    artifact = runtime.open(path)
+    for size in artifact.manifest.sizes:
+        seconds = artifact.profile(*sample.draw(size.inputs))
+        assert len(seconds) == len(size.facts["kernels"]) and min(seconds) > 0
+
+
+def test_a_model_has_memory_for_its_largest_size(path: Path) -> None:
+    model = runtime.open(path)._loaded()
+    arenas = [size.arena_bytes for size in model.sizes]
+    assert model.arena_bytes == max(arenas) > min(arenas)
+
+
+def test_weights_are_shared() -> None:
+    """What all sizes store in the same packing is stored once, whatever the batch and the resolution."""
+    graph = specc.load(EXAMPLES / "digits.specc")
+    alone = specc.compile(graph)
+    several = specc.compile(graph, shapes=[{"n": 1}, {"n": 4}, {"n": 1, "h": 16, "w": 16}])
+    for number in range(3):
+        given = sample.draw(several.manifest.sizes[number].inputs)
+        assert several(*given)[0].shape[0] == given[0].shape[0]
+    assert weight_bytes(several) == weight_bytes(alone)
+
+
+def test_verify_looks_at_every_size() -> None:
+    verdicts = verify.verify(tiny.graph(), shapes=[{"n": 1}, {"n": 3}], per_pass=True)
+    assert all(verdict.holds for verdict in verdicts)
+    subjects = [verdict.subject for verdict in verdicts]
+    assert subjects[-2].endswith(" at n=1,h=8,w=8") and subjects[-1].endswith(" at n=3,h=8,w=8")
+    assert sum(subject.startswith("reparam at ") for subject in subjects) == 2
+
+
+def test_the_command_line(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, goal = str(tiny.write(tmp_path)) + ":small", str(tmp_path / "a")
+    shapes = [word for size in SIZES for word in ("--shapes", ",".join(f"{k}={v}" for k, v in size.items()))]
+    assert execute(["compile", spec, *shapes, "-o", goal]) == 0
+    assert " at 3 sizes, " in capsys.readouterr().err
+    assert execute(["run", goal, "--self-test"]) == 0
+    assert execute(["run", goal, "--shapes", "n=4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.partition("reference\n")[2])["output"]["type"] == "float32[4, 5]"
+    np.savez(tmp_path / "io.npz", image=image(1, 3, 12, 10))
+    assert execute(["run", goal, "--inputs", str(tmp_path / "io.npz")]) == 0
+    assert execute(["profile", goal, "--shapes", "h=12", "--seconds", "0"]) == 0
+    assert "Tiny_small at n=1,h=12,w=10, " in capsys.readouterr().out
+    assert execute(["bench", goal, "--against", "torch", "--seconds", "0", "--shapes", "n=4", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["shapes"] == {"n": 4, "h": 8, "w": 8}
+    assert all(timing["difference"] < 1e-5 for timing in said["timings"])
+    assert execute(["show", goal]) == 0
+    assert "at n=4,h=8,w=8\n  image: float32[4, 3, 8, 8]" in capsys.readouterr().out
+    for words in (["run", goal, "--shapes", "n=5"], ["profile", goal, "--shapes", "m=1"]):
+        assert execute(words) == 1
+        assert "is compiled for n=1,h=8,w=8 and n=4,h=8,w=8 and n=1,h=12,w=10" in capsys.readouterr().err
+    assert execute(["run", goal, "--shapes", "n=4", "--self-test"]) == 2
+    assert execute(["compile", spec, *shapes, "--emit", "onnx", "-o", str(tmp_path / "net.onnx")]) == 2
+
+
+PROGRAM = """#include <stdio.h>
+#include "specc.h"
+static float image[4 * 3 * 8 * 8], out[4 * 5];
+int main(void) {
+  const specc_interface *about = specc_describe();
+  const int64_t shape[] = {4, 3, 8, 8}, other[] = {5, 3, 8, 8};
+  const int64_t *shapes[] = {shape}, *others[] = {other};
+  const void *inputs[] = {image};
+  void *outputs[] = {out};
+  specc_model *model;
+  for (int i = 0; i < 4 * 3 * 8 * 8; i++) image[i] = (float)(i % 101) / 100;
+  if (about->size_count != 3 || specc_open(0, 0, &model)) return 1;
+  if (specc_get_size(model) != &about->sizes[0] || specc_set_shapes(model, others) != SPECC_BAD_SHAPE) return 2;
+  if (specc_set_shapes(model, 0) != SPECC_BAD_ARGUMENT || specc_get_size(model) != &about->sizes[0]) return 3;
+  if (specc_set_shapes(model, shapes) || specc_get_size(model)->outputs[0].shape[0] != 4) return 4;
+  if (specc_run(model, inputs, outputs)) return 5;
+  for (int i = 0; i < 20; i++) printf("%.9g\\n", out[i]);
+  specc_close(model);
+  return 0;
+}
+"""
+
+
+def test_several_sizes_in_c(tmp_path: Path) -> None:
+    """`--emit c` without an allocator and with the weights inside: the tables of all sizes are standard C."""
+    spec, goal = str(tiny.write(tmp_path)) + ":small", tmp_path / "net"
+    shapes = [word for size in SIZES for word in ("--shapes", ",".join(f"{k}={v}" for k, v in size.items()))]
+    assert execute(["compile", spec, *shapes, "--emit", "c", "-o", str(goal)]) == 0
+    assert {path.name for path in (goal / "sample").iterdir()} == {"n=1,h=8,w=8", "n=4,h=8,w=8", "n=1,h=12,w=10"}
+    (goal / "main.c").write_text(PROGRAM, encoding="utf-8")
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-DSPECC_STATIC", '-DSPECC_EMBED="weights.bin"']
+    subprocess.run(["gcc", *flags, "main.c", "network.c", "-o", "main", "-lm"], cwd=goal, check=True)
+    done = subprocess.run(["./main"], cwd=goal, capture_output=True, text=True, check=True)
+    given = ((np.arange(768) % 101).astype("float32") / np.float32(100)).reshape(4, 3, 8, 8)
+    found = np.array([float(line) for line in done.stdout.split()]).reshape(4, 5)
+    expected = reference(tiny.graph(), {"n": 4}, given)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
