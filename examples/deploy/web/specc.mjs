@@ -43,7 +43,7 @@ export class Network {
     // Pointers and int32 take 4 bytes, and 64-bit numbers begin at multiples of 8: see specc_interface and specc_size.
     this.name = this.#text(word(about));
     const [inputs, outputs, count] = [8, 12, 16].map((at) => word(about + at));
-    this.sizes = Array.from({ length: count }, (_, i) => word(about + 20) + 32 * i).map((size) => ({
+    this.sizes = Array.from({ length: count }, (_, i) => word(about + 20) + 24 * i).map((size) => ({
       inputs: this.#tensors(word(size), inputs),
       outputs: this.#tensors(word(size + 4), outputs),
     }));
