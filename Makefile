@@ -6,7 +6,8 @@
 #   make bench   measures networks beside their peers and writes docs/performance.md (half an hour; nothing else
 #                may run on the machine meanwhile)
 #   make docs    writes docs/errors.md and docs/std.md from their sources
-#   make arm-test  networks for ARM cores, run under an emulator (installs cross compilers and qemu)
+#   make arm-test  networks for ARM cores, RISC-V and a microcontroller, run under emulators (installs cross compilers
+#                  and qemu)
 #   make web-test  networks for WebAssembly, run by node (installs clang and lld)
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
 #   make nightly  ten thousand random examples of every property of the language: printing, formatting, mutated specs
@@ -61,9 +62,11 @@ zoo: $(READY)
 	$(BIN)/python tests/zoo/report.py --jobs $(JOBS)
 
 arm-test: $(READY)
-	@$(call with,aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-aarch64 qemu-arm,gcc-aarch64-linux-gnu \
-	  libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user)
-	$(BIN)/pytest -m cross tests/deploy/test_arm.py
+	@$(call with,aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc riscv64-linux-gnu-gcc arm-none-eabi-gcc \
+	  qemu-aarch64 qemu-arm qemu-riscv64 qemu-system-arm,gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
+	  gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-riscv64-linux-gnu libc6-dev-riscv64-cross \
+	  gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm)
+	$(BIN)/pytest -m cross tests/deploy/test_emulated.py tests/deploy/test_microcontroller.py
 
 web-test: $(READY)
 	@$(call with,clang wasm-ld node,clang lld wasi-libc libclang-rt-dev-wasm32 nodejs)

@@ -22,7 +22,8 @@ class Target:
 
     `vector_bits` and `vector_registers` bound the register tiles; `fma_per_cycle` vector multiply-adds start in a
     cycle, each taking `fma_latency` cycles. Cache sizes are bytes for one core. `requires` are the CPU features, in
-    /proc/cpuinfo's words, without which an artifact for this target is refused.
+    /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), without which an artifact for this
+    target is refused. `options` are LLVM's own.
     """
 
     name: str
@@ -36,11 +37,17 @@ class Target:
     requires: tuple[str, ...]
     fma_latency: int = 4
     fma_per_cycle: int = 2
+    options: tuple[str, ...] = ()
 
     @property
     def vectors(self) -> bool:
-        """Whether kernels are made as machine code, with vectors; C code for any machine has none."""
-        return self.architecture != "c"
+        """Whether kernels are made as machine code, with vectors; C code has none."""
+        return self.triple != "c" and not self.bare
+
+    @property
+    def bare(self) -> bool:
+        """Whether no operating system is there: kernels are C, and no memory is allocated."""
+        return "-none-" in self.triple
 
     @property
     def architecture(self) -> str:
@@ -63,11 +70,14 @@ _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
 
-def _arm(name: str, cpu: str, l1_bytes: int, l2_bytes: int, **rates: int) -> Target:
+_RV64GC = ("+m", "+a", "+f", "+d", "+c")
+
+
+def _arm(name: str, cpu: str, l1: int, l2: int, fma_latency: int = 4, fma_per_cycle: int = 2) -> Target:
     """A 64-bit ARM core with NEON; from the A76 on, with half precision and dot products, too."""
     later = ("asimdhp", "asimddp") if cpu in ("cortex-a76", "neoverse-n1") else ()
     needs = ("fp", "asimd", *later)
-    return Target(name, "aarch64-linux-gnu", cpu, ("+neon",), 128, 32, l1_bytes, l2_bytes, needs, **rates)
+    return Target(name, "aarch64-linux-gnu", cpu, ("+neon",), 128, 32, l1, l2, needs, fma_latency, fma_per_cycle)
 
 
 TARGETS: dict[str, Target] = {
@@ -88,9 +98,31 @@ TARGETS: dict[str, Target] = {
             fma_latency=8,
             fma_per_cycle=1,
         ),
+        # LLVM takes vectors of known length for SVE's where it is told how long these are at least.
+        Target(
+            *("neoverse-v1", "aarch64-linux-gnu", "neoverse-v1", ("+sve",), 256, 32, 64 << 10, 1 << 20),
+            requires=("fp", "asimd", "asimdhp", "asimddp", "sve", "sve256"),
+            options=("-aarch64-sve-vector-bits-min:uint=256",),
+        ),
+        # Without vectors, four lanes are four registers, and each takes a multiply-add of its own.
+        Target(
+            *("riscv64", "riscv64-linux-gnu", "generic-rv64", _RV64GC, 128, 8, 32 << 10, 256 << 10),
+            requires=("i", "m", "a", "f", "d", "c"),
+            fma_per_cycle=1,
+        ),
+        # V, with registers of 128 bits at least, by the names of its parts: what TVM knows by the name `v` are vectors
+        # of a length that is open until the program runs.
+        Target(
+            *("riscv64-v", "riscv64-linux-gnu", "generic-rv64", (*_RV64GC, "+zve64d", "+zvl128b"), 128, 32),
+            *(32 << 10, 256 << 10),
+            requires=("i", "m", "a", "f", "d", "c", "v"),
+            fma_per_cycle=1,
+        ),
         Target("wasm32", "wasm32-wasi", "generic", ("+simd128",), 128, 16, 32 << 10, 256 << 10, ()),
         # C for a compiler that is not here: its channels lie in fours, and what is a vector elsewhere is a loop.
         Target("c", "c", "generic", (), 128, 16, 16 << 10, 128 << 10, ()),
+        # A microcontroller: 32 registers of one float32, no second-level cache.
+        Target("cortex-m7", "thumbv7em-none-eabihf", "cortex-m7", (), 128, 8, 16 << 10, 16 << 10, (), fma_per_cycle=1),
     )
 }
 """Every target but `native`, by name."""
@@ -119,7 +151,7 @@ def native() -> Target:
             + ", ".join(name for name, target in TARGETS.items() if target.requires),
             notes=("name the machine that the artifact is for with --target",),
         )
-    widest = max(fitting, key=lambda t: t.vector_bits)
+    widest = max(fitting, key=lambda t: (t.vector_bits, t.vector_registers))
     sizes = _cache_sizes()
     return replace(widest, l1_bytes=sizes.get("1", widest.l1_bytes), l2_bytes=sizes.get("2", widest.l2_bytes))
 
@@ -141,8 +173,20 @@ def cpu_features() -> frozenset[str]:
     for line in lines:
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
+            return frozenset(value.split()) | _vector_length()
+        if key.strip() == "isa":  # of RISC-V, such as rv64imafdcv_zicsr: letters, then words
+            letters, *words = value.strip().split("_")
+            return frozenset((*letters.removeprefix("rv64"), *words))
     return frozenset()
+
+
+def _vector_length() -> frozenset[str]:
+    """`sve256` where SVE's vectors, whose length the system sets, have 256 bits at least."""
+    try:
+        length = int(Path("/proc/sys/abi/sve_default_vector_length").read_text())
+    except (OSError, ValueError):
+        return frozenset()
+    return frozenset(("sve256",)) if 8 * length >= 256 else frozenset()
 
 
 def _cache_sizes() -> Mapping[str, int]:

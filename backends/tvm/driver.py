@@ -119,9 +119,15 @@ def _processor(target: Target) -> Iterable[str]:
     elif not target.requires:
         yield "  return 1;"
     else:
-        needed = " | ".join(f"HWCAP_{_LINUX_NAMES.get(feature, feature.upper())}" for feature in target.requires)
-        yield f"  const unsigned long needed = {needed};"
-        yield "  return (getauxval(AT_HWCAP) & needed) == needed;"
+        named = [feature for feature in target.requires if feature != "sve256"]
+        if target.architecture == "riscv64":  # a bit for each letter
+            bits = [f"1ul << ('{feature}' - 'a')" for feature in named]
+        else:
+            bits = [f"HWCAP_{_LINUX_NAMES.get(feature, feature.upper())}" for feature in named]
+        yield f"  const unsigned long needed = {' | '.join(bits)};"
+        yield "  if ((getauxval(AT_HWCAP) & needed) != needed) return 0;"
+        long = "(prctl(PR_SVE_GET_VL) & PR_SVE_VL_LEN_MASK) >= 32"
+        yield f"  return {long if 'sve256' in target.requires else 1};"
 
 
 def _tensors(table: str, names: Sequence[str], types: Sequence[TensorType]) -> Iterable[str]:

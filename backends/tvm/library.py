@@ -4,7 +4,7 @@
     programs, one for each size, and memory plans --> tables in C, behind the functions of `c/specc.h`
     objects + tables --C compiler--> library.so, or an archive to link with
 
-For the target `c`, the library is the file of C that `source` writes.
+For targets whose kernels are C (`c`, `cortex-m7`), the library is the file that `source` writes.
 
 Kernels are compiled by threads: TVM gives up Python's lock for as long as LLVM works.
 """
@@ -39,7 +39,7 @@ are to stay on the stack (`emitter.on_stack`): each accumulator then costs two c
 
 
 _ELF = (
-    *("-fPIC", "-fopenmp", "-shared"),
+    *("-fPIC", "-fopenmp", "-shared", "-static-libgcc"),
     "-Wl,--version-script=exports,--build-id=none,--gc-sections,-z,noexecstack,-z,defs",
 )
 _EXPORTS = ("describe", "open", "close", "set_threads", "set_shapes", "get_size", "run", "profile", "message")
@@ -57,6 +57,8 @@ def tvm_target(target: Target) -> Any:
         description["mattr"] = list(target.features)
     if target.triple.endswith("eabihf"):
         description["mfloat-abi"] = "hard"
+    if target.options:
+        description["cl-opt"] = list(target.options)
     if target.architecture == "wasm32":
         description["vector-width"] = target.vector_bits
     return tvm.target.Target(description)

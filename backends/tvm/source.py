@@ -30,6 +30,14 @@ _USE = """\
    -DSPECC_STATIC                  static arrays in place of malloc: {static} bytes */
 #define SPECC_SOURCE
 """
+_BARE = """\
+/* {name}, as C for a {target}: `cc -std=c11 -O3 -c network.c`, with the interface in specc.h. Tensors lie in
+   static arrays of {static} bytes; nothing is allocated.
+
+   -DSPECC_EMBED='"weights.bin"'   makes the weights a part of the program: specc_open(NULL, 0, &model) */
+#define SPECC_SOURCE
+#define SPECC_STATIC
+"""
 
 _RUNTIME = """
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
@@ -50,7 +58,8 @@ def source(lowered: Lowered, target: Target) -> bytes:
     tables = header(lowered, target, "{}", scratch)
     driver = (SOURCES / "driver.c").read_text(encoding="utf-8").replace('#include "network.h"\n', tables)
     driver = driver.replace("#include <stdlib.h>\n", "#include <math.h>\n#include <stdbool.h>\n#include <stdlib.h>\n")
-    use = _USE.format(name=lowered.sizes[0].program.name, static=lowered.arena + scratch)
+    static, name = lowered.arena + scratch, lowered.sizes[0].program.name
+    use = (_BARE if target.bare else _USE).format(name=name, target=target.name, static=static)
     return "".join([use, driver, _RUNTIME, *printed.values()]).encode()
 
 

@@ -62,14 +62,16 @@ def compile(
     """Compile a network to one file, or to a folder that other programs are built with."""
     from specc import driver
     from specc.files import check_fillable, check_writable
+    from specc.targets import TARGETS
     from specc.unpack import unpack
 
     start = time.perf_counter()
     if emit == "c":
-        if target not in ("native", "c"):
-            raise click.UsageError(f"--emit c is for any machine, and not for --target {target}")
-        target = "c"
-    elif emit == "static" and target in ("c", "wasm32"):
+        written = [name for name, each in TARGETS.items() if not each.vectors]
+        if target not in ("native", *written):
+            raise click.UsageError(f"--emit c is for --target {' or '.join(written)}, and not for {target}")
+        target = "c" if target == "native" else target
+    elif emit == "static" and (target == "wasm32" or (target in TARGETS and not TARGETS[target].vectors)):
         raise click.UsageError(f"there are no static libraries for {target}")
     elif emit == "onnx" and (target != "native" or passes or dump or strips != 1 or peak is not None):
         raise click.UsageError("--emit onnx is for any machine, with the passes that make fewer operators")

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 
 import specc
@@ -56,6 +57,15 @@ def test_it_needs_libc_and_threads_alone(program: Path) -> None:
     done = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True)
     names = {line.split()[0].rpartition("/")[2].partition(".so")[0] for line in done.stdout.splitlines()}
     assert names <= {"linux-vdso", "libnetwork", "libc", "libm", "libgomp", "libpthread", "ld-linux-x86-64", "libdl"}
+
+
+@pytest.mark.parametrize("network", ["digits", pytest.param("zoo:repvit/m1_1", marks=pytest.mark.slow)])
+def test_every_output_is_the_reference_s(network: str, tmp_path: Path) -> None:
+    """And the library needs libc, libm and OpenMP's runtime alone: `programs.build`."""
+    spec = network if network.startswith("zoo:") else EXAMPLES / f"{network}.specc"
+    artifact = specc.compile(specc.load(spec))
+    programs.build(artifact, tmp_path)
+    programs.check(artifact, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +151,7 @@ def test_emit_refuses_before_it_works(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--emit", "c", "-o", str(tmp_path / "kept")], 1),
         (["--emit", "c", "--target", "armv7", "-o", str(tmp_path / "new")], 2),
         (["--emit", "static", "--target", "wasm32", "-o", str(tmp_path / "new")], 2),
+        (["--emit", "static", "--target", "cortex-m7", "-o", str(tmp_path / "new")], 2),
         (["--emit", "onnx", "--passes", "reparam", "-o", str(tmp_path / "new")], 2),
         (["--emit", "onyx", "-o", str(tmp_path / "new")], 2),
     ]:

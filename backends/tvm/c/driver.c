@@ -13,9 +13,10 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#if defined __linux__ && (defined __aarch64__ || defined __arm__)
+#if defined __linux__ && (defined __aarch64__ || defined __arm__ || defined __riscv)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #endif
 #include "specc.h"
 

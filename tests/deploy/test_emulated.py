@@ -1,0 +1,103 @@
+"""Networks for other processors, in a C program under an emulator that has the instructions of the named core and no
+others. Every output is compared with PyTorch's.
+
+`make arm-test` installs what this needs and runs it; the default tests leave it out.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from programs import HERE, build, check, run
+
+import specc
+from specc.cli import execute
+
+pytestmark = pytest.mark.cross
+EXAMPLES = HERE.parents[1] / "examples"
+VECTORS = "rv64,v=true,vlen=128,elen=64,vext_spec=v1.0"
+TELLING = (str(HERE / "with_vectors.c"), "-rdynamic")
+
+
+def told(target: str) -> tuple[str, ...]:
+    """What a program is linked with so that it knows of vectors which the emulator does not tell of."""
+    return TELLING if target == "riscv64-v" else ()
+
+
+@pytest.mark.parametrize(
+    ("target", "cores"),
+    [
+        ("aarch64", ("cortex-a53", "cortex-a72", "neoverse-n1", "max")),
+        ("cortex-a53", ("cortex-a53",)),
+        ("cortex-a72", ("cortex-a72", "max")),
+        ("cortex-a76", ("cortex-a76", "max")),
+        ("neoverse-n1", ("neoverse-n1", "max")),
+        ("neoverse-v1", ("max,sve128=on,sve256=on,sve512=off", "max,sve512=on")),
+        ("armv7", ("cortex-a7", "max")),
+        ("riscv64", ("rv64",)),
+        ("riscv64-v", (VECTORS, VECTORS.replace("128", "256"))),
+    ],
+)
+def test_digits(target: str, cores: tuple[str, ...], tmp_path: Path) -> None:
+    artifact = specc.compile(specc.load(EXAMPLES / "digits.specc"), target=target)
+    build(artifact, tmp_path, *told(target))
+    for core in cores:
+        check(artifact, tmp_path, core)
+
+
+@pytest.mark.parametrize(
+    ("target", "cores"),
+    [
+        ("cortex-a72", ("cortex-a72", "max")),
+        ("neoverse-v1", ("max,sve256=on,sve512=off",)),
+        ("armv7", ("cortex-a7",)),
+        ("riscv64", ("rv64",)),
+        ("riscv64-v", (VECTORS,)),
+    ],
+)
+def test_repvit(target: str, cores: tuple[str, ...], tmp_path: Path) -> None:
+    artifact = specc.compile(specc.load("zoo:repvit/m1_1"), target=target)
+    build(artifact, tmp_path, *told(target))
+    for core in cores:
+        check(artifact, tmp_path, core)
+
+
+@pytest.mark.parametrize(
+    ("target", "core"),
+    [
+        ("neoverse-n1", "cortex-a53"),
+        ("neoverse-v1", "neoverse-n1"),
+        ("neoverse-v1", "max,sve128=on,sve256=off,sve512=off"),
+        ("riscv64-v", "rv64,v=false"),
+    ],
+)
+def test_a_core_that_lacks_an_extension_is_told_before_a_kernel_runs(target: str, core: str, tmp_path: Path) -> None:
+    artifact = specc.compile(specc.load(EXAMPLES / "digits.specc"), target=target)
+    build(artifact, tmp_path)
+    done = run(artifact, tmp_path, core)
+    assert done.returncode == 1
+    assert "lacks an extension" in done.stderr
+
+
+def test_an_artifact_for_another_processor_is_refused_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    specc.compile(specc.load(EXAMPLES / "digits.specc"), target="aarch64").save(tmp_path / "arm.artifact")
+    assert execute(["run", str(tmp_path / "arm.artifact"), "--self-test"]) == 1
+    assert "S0904" in capsys.readouterr().err
+
+
+def test_one_target_s_options_do_not_reach_the_next(tmp_path: Path) -> None:
+    """LLVM's own options are a state of the process: a kernel without vectors of SVE's follows one with them."""
+    artifacts = {
+        target: specc.compile(specc.load(EXAMPLES / "digits.specc"), target=target)
+        for target in ("neoverse-v1", "neoverse-n1")
+    }
+    listings = {}
+    for target, artifact in artifacts.items():
+        (tmp_path / target).write_bytes(artifact.contents.library)
+        command = ["aarch64-linux-gnu-objdump", "-d", "-m", "aarch64", str(tmp_path / target)]
+        listings[target] = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"\bfmla\s+z\d+\.s", listings["neoverse-v1"])
+    assert not re.search(r"\bz\d+\.s", listings["neoverse-n1"])
