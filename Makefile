@@ -9,6 +9,7 @@
 #   make arm-test  networks for ARM cores, RISC-V and a microcontroller, run under emulators (installs cross compilers
 #                  and qemu)
 #   make web-test  networks for WebAssembly, run by node (installs clang and lld)
+#   make cuda-test  networks for NVIDIA GPUs, run on one of this machine; compiled in any case (GPU=sm_90)
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
 #   make nightly  ten thousand random examples of every property of the language: printing, formatting, mutated specs
 #   make mutate  changes the passes' source in one place at a time and says which changes no test notices
@@ -19,11 +20,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
 MINUTES ?= 20
+GPU ?= sm_90
 MODULES ?=
 SAMPLE ?= 12
+CUDA_NETWORKS := examples/digits.specc zoo:repvit/m1_1
 
 .DEFAULT_GOAL := test
-.PHONY: demo bench test arm-test web-test slow zoo lint types unit docs fuzz nightly mutate clean
+.PHONY: demo bench test arm-test web-test cuda-test slow zoo lint types unit docs fuzz nightly mutate clean
 
 # The compiler that links artifacts, and Python's venv: installed where this machine lacks them and lets us.
 $(READY): pyproject.toml Makefile
@@ -71,6 +74,13 @@ arm-test: $(READY)
 web-test: $(READY)
 	@$(call with,clang wasm-ld node,clang lld wasi-libc libclang-rt-dev-wasm32 nodejs)
 	$(BIN)/pytest -m cross tests/deploy/test_web.py
+
+# The second line needs the artifacts, numpy and the folder specc/ alone: it can be run by hand where a GPU is.
+cuda-test: $(READY)
+	@mkdir -p build/cuda
+	@for net in $(CUDA_NETWORKS); do $(BIN)/specc compile $$net --target cuda:$(GPU) \
+	  -o build/cuda/$$(basename $$net .specc).artifact || exit 1; done
+	$(BIN)/python tests/deploy/on_gpu.py build/cuda/*.artifact || [ $$? = 2 ]
 
 bench: $(READY)
 	$(BIN)/python docs/measure.py

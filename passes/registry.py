@@ -94,11 +94,12 @@ class Fusion(Pass):
     """See `specc.passes.fusion`."""
 
     epilogues: bool = True
+    chains: bool = True
     name = "fusion"
     summary = "groups of nodes that become one kernel"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
-        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues, journal))
+        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues, journal, self.chains))
 
 
 @cache
@@ -154,6 +155,8 @@ def _level(level: int, target: Target) -> tuple[Pass, ...]:
         return (Fusion(epilogues=False),)
     if level == 1:
         return (Canonicalize(), Reparam(), Canonicalize(), Fusion(epilogues=False))
+    if target.gpu:  # a warp reads neighbours of a plain row as well as lanes of a block
+        return (Canonicalize(), Reparam(), Canonicalize(), Fusion(chains=False))
     return (Canonicalize(), Reparam(), Canonicalize(), Layout(target.lanes), Fusion())
 
 

@@ -26,6 +26,7 @@ from specc import signature
 from specc.artifact import ALIGNMENT, Array, Contents, Manifest, TensorSpec
 from specc.compare import TOLERANCE, difference
 from specc.diagnostics import did_you_mean, error
+from specc.gpus import check_gpu, is_gpu
 from specc.targets import missing_features
 
 
@@ -202,7 +203,8 @@ def _check_machine(manifest: Manifest) -> None:
         what = "C to compile" if manifest.library == "source" else "an archive to link with"
         message = f"`{manifest.network}` cannot be run as it is: its library is {what}"
         raise error("S0904", message, notes=("`specc unpack` writes it to a folder", "nothing in it was executed"))
-    missing = missing_features(machine.architecture, machine.requires)
+    features = tuple(feature for feature in machine.requires if not is_gpu(feature))
+    missing = missing_features(machine.architecture, features)
     if missing:
         what = "is another processor" if missing == (machine.architecture,) else f"lacks {', '.join(missing)}"
         raise error(
@@ -210,6 +212,8 @@ def _check_machine(manifest: Manifest) -> None:
             f"`{manifest.network}` was compiled for {machine.target} ({machine.architecture}); this machine {what}",
             notes=("compile it for this machine, or run it there", "nothing in it was executed"),
         )
+    for architecture in filter(is_gpu, machine.requires):
+        check_gpu(manifest.network, architecture)
 
 
 def _threads(threads: int | None) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from specc.diagnostics import did_you_mean, error
 
@@ -22,8 +23,12 @@ class Target:
 
     `vector_bits` and `vector_registers` bound the register tiles; `fma_per_cycle` vector multiply-adds start in a
     cycle, each taking `fma_latency` cycles. Cache sizes are bytes for one core. `requires` are the CPU features, in
-    /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), without which an artifact for this
-    target is refused. `options` are LLVM's own.
+    /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), and the GPU's architecture, without
+    which an artifact for this target is refused. `options` are LLVM's own.
+
+    With `gpu`, kernels run on an NVIDIA GPU of that architecture, and everything else on a processor as `triple` says:
+    a vector is a warp, the first-level cache is what a multiprocessor has of shared memory and cache, the second is
+    the GPU's.
     """
 
     name: str
@@ -38,6 +43,12 @@ class Target:
     fma_latency: int = 4
     fma_per_cycle: int = 2
     options: tuple[str, ...] = ()
+    gpu: str = ""
+
+    @property
+    def form(self) -> Literal["vectors", "c", "cuda"]:
+        """What kernels are written as."""
+        return "cuda" if self.gpu else "vectors" if self.vectors else "c"
 
     @property
     def vectors(self) -> bool:
@@ -80,6 +91,12 @@ def _arm(name: str, cpu: str, l1: int, l2: int, fma_latency: int = 4, fma_per_cy
     return Target(name, "aarch64-linux-gnu", cpu, ("+neon",), 128, 32, l1, l2, needs, fma_latency, fma_per_cycle)
 
 
+def _cuda(gpu: str, l1_bytes: int, l2_bytes: int) -> Target:
+    """A GPU beside an x86-64 processor of any kind; caches as the A100, L40 and H100 have them."""
+    name, triple = f"cuda:{gpu}", "x86_64-linux-gnu"
+    return Target(name, triple, "x86-64", (), 32 * 32, 255, l1_bytes, l2_bytes, requires=(gpu,), gpu=gpu)
+
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
@@ -119,6 +136,9 @@ TARGETS: dict[str, Target] = {
             fma_per_cycle=1,
         ),
         Target("wasm32", "wasm32-wasi", "generic", ("+simd128",), 128, 16, 32 << 10, 256 << 10, ()),
+        _cuda("sm_80", 192 << 10, 40 << 20),
+        _cuda("sm_89", 128 << 10, 96 << 20),
+        _cuda("sm_90", 256 << 10, 50 << 20),
         # C for a compiler that is not here: its channels lie in fours, and what is a vector elsewhere is a loop.
         Target("c", "c", "generic", (), 128, 16, 16 << 10, 128 << 10, ()),
         # A microcontroller: 32 registers of one float32, no second-level cache.

@@ -226,5 +226,16 @@ def test_importing_it_brings_little_along() -> None:
     heavy = ["torch", "tvm", "tvm_ffi", "networkx", "lark", "sympy", "safetensors", "cryptography", "click", "rich"]
     assert not {name.partition(".")[0] for name in found} & set(heavy)
     ours = {name for name in found if name.startswith("specc.")}
-    needed = ["artifact", "codes", "compare", "diagnostics", "ir", "ir.dtypes", "runtime", "signature", "targets"]
+    needed = [
+        "artifact",
+        "codes",
+        "compare",
+        "diagnostics",
+        "gpus",
+        "ir",
+        "ir.dtypes",
+        "runtime",
+        "signature",
+        "targets",
+    ]
     assert ours == {f"specc.{name}" for name in needed}

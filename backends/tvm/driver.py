@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.resources import files
 
 from specc.backends.tvm.lowering import Lowered, Size
-from specc.backends.tvm.memory import Place
-from specc.backends.tvm.program import offsets
+from specc.backends.tvm.program import Program, Storage, offsets
 from specc.ir.dtypes import DTYPES
 from specc.ir.placement import size
 from specc.ir.types import TensorType
@@ -16,6 +16,9 @@ from specc.targets import Target
 
 SOURCES = files("specc.backends.tvm") / "c"
 """The folder of `driver.c` and `specc.h`."""
+
+Calls = Callable[[int, Program, Callable[[Storage], str]], Iterable[str]]
+"""Writes the tables of what the size of a number runs: its program, and what an operand that lies there is in C."""
 
 _SPACES = {"input": "INPUT", "output": "OUTPUT", "arena": "ARENA"}
 _GCC_NAMES = {"bmi1": "bmi"}
@@ -34,7 +37,6 @@ def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scrat
     first = programs[0]
     kinds = {type.dtype for type in (*first.inputs, *first.outputs)}
     alignment = 64 if target.vectors else max((DTYPES[kind] for kind in kinds), default=1)
-    places, weight_bytes = offsets([array.nbytes for array in lowered.weights])
     calls = [call for program in programs for call in program.calls]
     operands = max((len(call.operands) + len(call.results) for call in calls), default=0)
     return "\n".join(
@@ -47,26 +49,7 @@ def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scrat
             "",
             *(f"{static}kernel {kernel.format(name)};" for name in sorted({call.kernel for call in calls})),
             "",
-            *(line for number, size in enumerate(lowered.sizes) for line in _size(number, size, places, kernel)),
-            *_table(
-                "specc_size",
-                "sizes",
-                (
-                    f"{{inputs{i}, outputs{i}, described{i}, {len(size.program.calls)}, {size.plan.arena}}}"
-                    for i, size in enumerate(lowered.sizes)
-                ),
-            ),
-            *_table(
-                "program",
-                "programs",
-                (
-                    f"{{calls{i}, operands{i}, copies{i}, {len(size.plan.copies)}}}"
-                    for i, size in enumerate(lowered.sizes)
-                ),
-            ),
-            "static const specc_interface network = {",
-            f"    {_text(first.name)}, {_text(target.name)}, INPUTS, OUTPUTS, SIZES, sizes,",
-            f"    {weight_bytes}, {lowered.arena}}};",
+            *interface(lowered, target, partial(_calls, kernel), ("calls", "operands")),
             "",
             "static int processor_fits(void) {",
             *_processor(target),
@@ -76,37 +59,57 @@ def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scrat
     )
 
 
-def _size(number: int, one: Size, places: Sequence[int], kernel: str) -> Iterable[str]:
-    """The tables of one size, whose names end in its number; `places` are the offsets of the weights."""
+def interface(lowered: Lowered, target: Target, calls: Calls, run: Sequence[str]) -> Iterable[str]:
+    """The tables of each size, whose names end in its number, then `sizes`, `programs` and `network`.
+
+    `calls` writes the tables of what a size runs; `run` are their names, in the order in which a `program` has them.
+    """
+    places, weight_bytes = offsets([array.nbytes for array in lowered.weights])
+    for number, one in enumerate(lowered.sizes):
+        yield from _size(number, one, places, calls)
+    counts = [(len(one.program.calls), one.plan.arena, len(one.plan.copies)) for one in lowered.sizes]
+    rows = [f"{{inputs{i}, outputs{i}, described{i}, {c}, {arena}}}" for i, (c, arena, _) in enumerate(counts)]
+    yield from table("specc_size", "sizes", rows)
+    rows = [
+        f"{{{', '.join(f'{name}{i}' for name in (*run, 'copies'))}, {copies}}}"
+        for i, (_, _, copies) in enumerate(counts)
+    ]
+    yield from table("program", "programs", rows)
+    yield "static const specc_interface network = {"
+    yield f"    {_text(lowered.sizes[0].program.name)}, {_text(target.name)}, INPUTS, OUTPUTS, SIZES, sizes,"
+    yield f"    {weight_bytes}, {lowered.arena}}};"
+
+
+def _size(number: int, one: Size, places: Sequence[int], calls: Calls) -> Iterable[str]:
+    """The tables of one size; `places` are the offsets of the weights."""
     program, plan = one.program, one.plan
 
-    def operand(place: Place) -> str:
+    def operand(storage: Storage) -> str:
+        place = plan.places[storage]
         if place.space == "weight":
             return f"{{WEIGHT, 0, {places[one.weights[place.number]] + place.offset}}}"
         return f"{{{_SPACES[place.space]}, {place.number}, {place.offset}}}"
 
-    rows: list[str] = []
-    starts: list[int] = []
-    for call in program.calls:
-        starts.append(len(rows))
-        rows += [operand(plan.places[storage]) for storage in (*call.operands, *call.results)]
-    counts = [len(call.operands) + len(call.results) for call in program.calls]
     yield from _tensors(f"inputs{number}", program.input_names, program.inputs)
     yield from _tensors(f"outputs{number}", program.output_names, program.outputs)
     described = (f"{{{_text(call.title)}, {_text(call.path)}}}" for call in program.calls)
-    yield from _table("specc_call", f"described{number}", described)
-    yield from _table("operand", f"operands{number}", rows)
-    calls = (
-        f"{{{kernel.format(call.kernel)}, {start}, {count}}}"
-        for call, start, count in zip(program.calls, starts, counts)
-    )
-    yield from _table("call", f"calls{number}", calls)
-    copies = (
-        f"{{{output}, {operand(plan.places[storage])}, {size(program.outputs[output])}}}"
-        for output, storage in plan.copies
-    )
-    yield from _table("copy", f"copies{number}", copies)
+    yield from table("specc_call", f"described{number}", described)
+    yield from calls(number, program, operand)
+    copies = (f"{{{output}, {operand(storage)}, {size(program.outputs[output])}}}" for output, storage in plan.copies)
+    yield from table("copy", f"copies{number}", copies)
     yield ""
+
+
+def _calls(kernel: str, number: int, program: Program, operand: Callable[[Storage], str]) -> Iterable[str]:
+    """What a size runs on a processor: functions, each on a run of the operands."""
+    rows: list[str] = []
+    calls: list[str] = []
+    for call in program.calls:
+        storages = (*call.operands, *call.results)
+        calls.append(f"{{{kernel.format(call.kernel)}, {len(rows)}, {len(storages)}}}")
+        rows += map(operand, storages)
+    yield from table("operand", f"operands{number}", rows)
+    yield from table("call", f"calls{number}", calls)
 
 
 def _processor(target: Target) -> Iterable[str]:
@@ -130,16 +133,16 @@ def _processor(target: Target) -> Iterable[str]:
         yield f"  return {long if 'sve256' in target.requires else 1};"
 
 
-def _tensors(table: str, names: Sequence[str], types: Sequence[TensorType]) -> Iterable[str]:
+def _tensors(kind: str, names: Sequence[str], types: Sequence[TensorType]) -> Iterable[str]:
     rows = []
     for number, (name, type) in enumerate(zip(names, types, strict=True)):
         extents = ", ".join(map(str, type.concrete)) or "1"
-        yield f"static const int64_t {table}_{number}[] = {{{extents}}};"
-        rows.append(f"{{{_text(name)}, {_text(type.dtype)}, {len(type.shape)}, {table}_{number}, {size(type)}}}")
-    yield from _table("specc_tensor", table, rows)
+        yield f"static const int64_t {kind}_{number}[] = {{{extents}}};"
+        rows.append(f"{{{_text(name)}, {_text(type.dtype)}, {len(type.shape)}, {kind}_{number}, {size(type)}}}")
+    yield from table("specc_tensor", kind, rows)
 
 
-def _table(kind: str, name: str, rows: Iterable[str]) -> Iterable[str]:
+def table(kind: str, name: str, rows: Iterable[str]) -> Iterable[str]:
     """A table in C, which has a row that nobody reads where it would be empty: C knows no empty one."""
     yield f"static const {kind} {name}[] = {{"
     yield from (f"    {row}," for row in (list(rows) or ["{0}"]))

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choice, Value
-from specc.backends.tvm.expression import Math, Scalar, writing, writing_c
+from specc.backends.tvm.expression import Form, Math, Scalar, writing, writing_c
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing, of_type
 from specc.ir.types import TensorType, block_of
@@ -29,15 +29,17 @@ Leaf = Callable[[int, Index], Scalar]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A group in TIR: `function(*inputs, *results)`, and how each input is stored (frozen ones as they are packed).
+    """A group in TIR: `function(*inputs, *results, *temporaries)`, and how each input is stored.
 
-    For reports: `template` names the module that wrote it, `parallel` the iterations of each loop that threads share.
+    Frozen inputs are stored as they are packed. Temporaries are memory that nobody else reads. For reports: `template`
+    names the module that wrote it, `parallel` the iterations of each loop that threads share.
     """
 
     function: Any
     packings: tuple[Packing, ...]
     template: str = ""
     parallel: tuple[int, ...] = ()
+    temporaries: tuple[TensorType, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,15 @@ class Again(Exception):
     """Raised by a template that learned something while writing: the function is to be written once more."""
 
 
-def kernel_of(group: Group, template: Template, vectors: bool = True) -> Kernel:
-    """The kernel of `group` as `template` writes it; without `vectors`, a loop is a loop, for TVM to print as C."""
+def kernel_of(group: Group, template: Template, form: Form = "vectors") -> Kernel:
+    """The kernel of `group` as `template` writes it, to become `form`: in C, a loop over lanes is a loop."""
     while True:
         emitter = Emitter(group, template.packings)
         try:
-            with writing(c=not vectors), emitter.open():
+            with writing(form), emitter.open():
                 template.write(emitter)
             name = template.write.__module__.rpartition(".")[2]
-            return Kernel(emitter.function, emitter.packings, name, tuple(emitter.shared))
+            return Kernel(emitter.function, emitter.packings, name, tuple(emitter.shared), tuple(emitter.temporaries))
         except Again:
             continue
 
@@ -129,6 +131,7 @@ class Emitter:
         self.buffers: list[Any] = []
         self.outputs: list[Any] = []
         self.shared: list[int] = []
+        self.temporaries: list[TensorType] = []
         self.threads = True
         """Whether loops may be shared out to threads: not inside of one that is, nor at every step of a short one."""
         self.function: Any = None
@@ -160,8 +163,12 @@ class Emitter:
             yield start
             return
         with kind(0, extent) as variable:
-            self._analyzer.bind(variable, tvm.ir.Range.from_min_extent(_expr(0), _expr(extent)))
-            yield variable + start
+            yield self.bind(variable, extent) + start
+
+    def bind(self, variable: Any, extent: Any) -> Any:
+        """`variable`, known to be one of 0 to `extent` - 1."""
+        self._analyzer.bind(variable, tvm.ir.Range.from_min_extent(_expr(0), _expr(extent)))
+        return variable
 
     def serial(self, extent: Any, start: Any = 0) -> Any:
         """A loop from `start` over `extent` iterations; none at all where the extent is known to be 1.
@@ -207,6 +214,12 @@ class Emitter:
     def result(self, number: int = 0) -> Tensor:
         """A result of the group."""
         return Tensor(self.outputs[number], self.group.type(self.group.results[number]), self.simplify)
+
+    def temporary(self, type: TensorType) -> Tensor:
+        """Memory for what a part of the function writes and a later one reads; outside of all loops."""
+        buffer = T.arg(f"temporary{len(self.temporaries)}", T.buffer(type.physical, type.dtype))
+        self.temporaries.append(type)
+        return Tensor(buffer, type, self.simplify)
 
     @staticmethod
     def store(buffer: Any, value: Any, position: Sequence[Any]) -> None:

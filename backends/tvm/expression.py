@@ -1,7 +1,8 @@
 """Scalars of TIR with the operators and functions that the operator records use (`specc.ops.record.KernelMath`).
 
-Kernels become machine code, or C (`writing_c`), for a compiler that is not here. TVM prints C, and what it has no words
-for is not written then: vectors, memory of another kind than the global one, numbers of more than seven digits.
+Kernels become machine code with vectors, or C (`writing_c`), for a compiler that is not here, or CUDA (`Form`). TVM
+prints C, and what it has no words for is not written then: vectors, memory of another kind than the global one, numbers
+of more than seven digits. In CUDA as in C, functions like exp are the ones of the language.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tvm import tirx
@@ -17,24 +18,26 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm import fastmath
 
-_WRITING_C = ContextVar("_WRITING_C", default=False)
+Form = Literal["vectors", "c", "cuda"]
+"""What kernels become."""
+_FORM: ContextVar[Form] = ContextVar("_FORM", default="vectors")
 LITERAL = "specc_literal_"
 """How the name of a function begins that stands for a number in C: the rest is the number."""
 
 
 @contextmanager
-def writing(c: bool) -> Iterator[None]:
-    """What is written in here is to become C, or is not."""
-    before = _WRITING_C.set(c)
+def writing(form: Form) -> Iterator[None]:
+    """What is written in here is to become `form`."""
+    before = _FORM.set(form)
     try:
         yield
     finally:
-        _WRITING_C.reset(before)
+        _FORM.reset(before)
 
 
 def writing_c() -> bool:
     """Whether what is being written is to become C."""
-    return _WRITING_C.get()
+    return _FORM.get() == "c"
 
 
 def constant(value: Any, dtype: str) -> Any:
@@ -128,10 +131,11 @@ def _unary(function: Callable[[Any], Any]) -> Callable[[Any, Scalar], Scalar]:
 
 
 def _float32(fast: Callable[..., Any], function: Callable[[Any], Any]) -> Callable[[Any, Scalar], Scalar]:
-    """`fast` for float32 in vectors, libm's function for other types and in C."""
+    """`fast` for float32 in vectors, the function of the mathematical library for other types, in C and in CUDA."""
 
     def compute(self: Any, a: Scalar) -> Scalar:
-        return fast(self, a) if a.dtype == "float32" and not writing_c() else Scalar(function(a.expr), a.reads)
+        vectors = a.dtype == "float32" and _FORM.get() == "vectors"
+        return fast(self, a) if vectors else Scalar(function(a.expr), a.reads)
 
     return compute
 

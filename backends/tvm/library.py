@@ -4,7 +4,8 @@
     programs, one for each size, and memory plans --> tables in C, behind the functions of `c/specc.h`
     objects + tables --C compiler--> library.so, or an archive to link with
 
-For targets whose kernels are C (`c`, `cortex-m7`), the library is the file that `source` writes.
+For targets whose kernels are C (`c`, `cortex-m7`), the library is the file that `source` writes. For a GPU, it holds
+the cubin of all kernels and `c/cuda.c`, which finds CUDA's driver where it runs.
 
 Kernels are compiled by threads: TVM gives up Python's lock for as long as LLVM works.
 """
@@ -24,6 +25,8 @@ from typing import Any
 
 import tvm
 
+from specc.backends.tvm.cuda import nvrtc
+from specc.backends.tvm.cuda import program as cuda
 from specc.backends.tvm.driver import SOURCES, header
 from specc.backends.tvm.lowering import Lowered
 from specc.backends.tvm.source import source
@@ -39,7 +42,7 @@ are to stay on the stack (`emitter.on_stack`): each accumulator then costs two c
 
 
 _ELF = (
-    *("-fPIC", "-fopenmp", "-shared", "-static-libgcc"),
+    *("-fPIC", "-shared", "-static-libgcc"),
     "-Wl,--version-script=exports,--build-id=none,--gc-sections,-z,noexecstack,-z,defs",
 )
 _EXPORTS = ("describe", "open", "close", "set_threads", "set_shapes", "get_size", "run", "profile", "message")
@@ -73,6 +76,14 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None, st
         text = source(lowered, target)
         told(total, total)
         return text
+    if target.gpu:
+        kernels = cuda.devices(lowered, target)
+        cubin = nvrtc.cubin(cuda.text(kernels), target) if kernels else b""
+        told(total, total)
+        tables = cuda.header(lowered, kernels, target)
+        with tempfile.TemporaryDirectory(prefix="specc-") as folder:
+            (Path(folder) / "kernels.cubin").write_bytes(cubin)
+            return _link("cuda.c", tables, [], target, Path(folder), static)
     objects: dict[str, Path] = {}
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
@@ -89,7 +100,8 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None, st
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-        return _link(lowered, list(objects.values()), target, Path(folder), static)
+        tables = header(lowered, target)
+        return _link("driver.c", tables, list(objects.values()), target, Path(folder), static)
 
 
 def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Path:
@@ -107,23 +119,24 @@ def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Pa
     return made
 
 
-def _link(lowered: Lowered, objects: list[Path], target: Target, folder: Path, static: bool) -> bytes:
-    """The library: the program's driver with the kernels' objects."""
-    (folder / "network.h").write_text(header(lowered, target), encoding="utf-8")
-    for name in ("driver.c", "specc.h"):
+def _link(driver: str, tables: str, objects: list[Path], target: Target, folder: Path, static: bool) -> bytes:
+    """The library: the program's driver with its tables and the kernels' objects."""
+    (folder / "network.h").write_text(tables, encoding="utf-8")
+    for name in (driver, "specc.h"):
         (folder / name).write_text((SOURCES / name).read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "exports").write_text("{ global: specc_*; local: *; };\n", encoding="utf-8")
     names = sorted(f"./{path.name}" for path in objects)
-    flags = ("-std=gnu11", "-O2", "-fvisibility=hidden")
+    threads = not target.gpu and target.architecture != "wasm32"
+    flags = ("-std=gnu11", "-O2", "-fvisibility=hidden", *(["-fopenmp"] if threads else []))
     if static:
-        _compile_c(*flags, "-fPIC", "-fopenmp", "-c", "driver.c", target=target, folder=folder)
+        _compile_c(*flags, "-fPIC", "-c", driver, "-o", "driver.o", target=target, folder=folder)
         _compile_c("-r", "-nostdlib", "-o", "network.o", "driver.o", *names, target=target, folder=folder)
         # One object whose names are its own, so that a program can hold kernels of several networks.
         kept = (f"--keep-global-symbol=specc_{name}" for name in _EXPORTS)
         _run(_binutil("objcopy", target), *kept, "--strip-debug", "network.o", folder=folder)
         _run(_binutil("ar", target), "rcsD", "library", "network.o", folder=folder)
     else:
-        inputs = (*flags, "-o", "library", "driver.c", *names, "-lm", "-s")
+        inputs = (*flags, "-o", "library", driver, *names, "-ldl" if target.gpu else "-lm", "-s")
         _compile_c(*inputs, *(_WASM if target.architecture == "wasm32" else _ELF), target=target, folder=folder)
     return (folder / "library").read_bytes()
 

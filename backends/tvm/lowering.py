@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specc.backends.tvm.cuda.select import lower as lower_for_gpu
 from specc.backends.tvm.emitter import Kernel, kernel_of
 from specc.backends.tvm.group import Group, extract, pieces
 from specc.backends.tvm.kernels import select
@@ -132,9 +133,11 @@ class _Lowering:
         moves = joins is not None or begins is not None
         packings = map(of_type, (i.type for i in group.inputs)) if moves else self._kernel(name).packings
         operands = tuple(self._operand(value, packing) for value, packing in zip(outside, packings, strict=True))
-        results = tuple(Storage("buffer", len(self.buffers) + number) for number in range(len(values)))
+        temporaries = () if moves else self._kernel(name).temporaries
+        types = [*map(self.graph.type, values), *temporaries]
+        results = tuple(Storage("buffer", len(self.buffers) + number) for number in range(len(types)))
         self.storages |= zip(values, results)
-        self.buffers += map(self.graph.type, values)
+        self.buffers += types
         # An operand of its type is read by a pointwise kernel just where the result is about to be written.
         overwrites = tuple(
             number
@@ -185,7 +188,8 @@ class _Lowering:
     def _kernel(self, name: str) -> Kernel:
         """The kernel called `name`."""
         if name not in self.kernels:
-            kernel = kernel_of(self.groups[name], select.lower(self.groups[name], self.target), self.target.vectors)
+            lower = lower_for_gpu if self.target.gpu else select.lower
+            kernel = kernel_of(self.groups[name], lower(self.groups[name], self.target), self.target.form)
             self.kernels[name] = replace(kernel, function=kernel.function.with_attr("global_symbol", name))
         return self.kernels[name]
 

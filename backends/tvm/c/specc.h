@@ -1,4 +1,5 @@
-/* A network that specc compiled, as a library: needs libc, and OpenMP's runtime where it uses threads.
+/* A network that specc compiled, as a library: needs libc, and OpenMP's runtime where it uses threads. For a GPU it needs
+   libc, and the GPU's driver when a model is opened.
 
        const specc_interface *about = specc_describe();
        specc_model *model;
@@ -27,12 +28,14 @@ extern "C" {
 
 enum {
   SPECC_OK = 0,
-  SPECC_NO_MEMORY = 1,    /* malloc gave none */
+  SPECC_NO_MEMORY = 1,    /* malloc gave none, or the GPU's driver */
   SPECC_BAD_WEIGHTS = 2,  /* there are none, or not as many bytes as specc_describe() says, or not aligned to 64 */
   SPECC_BAD_CPU = 3,      /* the processor lacks an extension that the kernels use; none of them was run */
   SPECC_BAD_ARGUMENT = 4, /* a null pointer, or one that is not aligned, or a number of threads below 1 */
-  SPECC_FAILED = 5,       /* a kernel could not get memory */
-  SPECC_BAD_SHAPE = 6     /* the network was not compiled for inputs of these shapes */
+  SPECC_FAILED = 5,       /* a kernel could not get memory, or the GPU's driver reports a failure */
+  SPECC_BAD_SHAPE = 6,    /* the network was not compiled for inputs of these shapes */
+  SPECC_NO_DRIVER = 7,    /* for a GPU: its driver is not installed, is too old, or finds no GPU */
+  SPECC_BAD_GPU = 8       /* no GPU here runs the kernels, or the one whose context is current does not */
 };
 
 typedef struct {
@@ -81,7 +84,8 @@ int specc_set_shapes(specc_model *model, const int64_t *const *shapes);
 /* The size at which specc_run computes. */
 const specc_size *specc_get_size(const specc_model *model);
 
-/* Computes the outputs. Memory that is not aligned to 64 bytes is copied first. */
+/* Computes the outputs. Memory that is not aligned to 64 bytes is copied first. For a GPU, tensors may lie in its memory,
+   and are used there; what lies in the processor's memory is copied. When the call returns, the outputs are there. */
 int specc_run(specc_model *model, const void *const *inputs, void *const *outputs);
 
 /* As specc_run; `seconds[i]` becomes the time that call number i took. */

@@ -34,7 +34,7 @@ _PIECES = 8
 
 
 @dataclass
-class _Plan:
+class Plan:
     """What is known of the kernel before it is written: grows until it is right."""
 
     stored: set[int] = field(default_factory=set)
@@ -47,13 +47,13 @@ class _Plan:
 
 def lower(group: Group, target: Target, choices: Choices) -> Template:
     """The template of any group."""
-    plan = _Plan()
+    plan = Plan()
     pieces = choices.near("pieces", (1, 2, 4, 16, 32, 64), _PIECES)
-    return Template(lambda emitter: _General(emitter, plan, pieces, target).emit())
+    return Template(lambda emitter: General(emitter, plan, pieces, target).emit())
 
 
 @dataclass
-class _Nest:
+class Nest:
     """The loops that are open: over the elements of a stage or of the result."""
 
     number: int
@@ -71,7 +71,7 @@ class _Nest:
 class _StageMath(Math):
     """`KernelMath` with stages and reductions."""
 
-    def __init__(self, general: _General) -> None:
+    def __init__(self, general: General) -> None:
         self.general = general
 
     def stage(self, shape: Sequence[int], element: Callable[..., Scalar]) -> Callable[..., Scalar]:
@@ -87,15 +87,15 @@ class _StageMath(Math):
         return super().select(self.general.check(condition), a, b)
 
 
-class _General:
+class General:
     """Writes one kernel after a plan."""
 
-    def __init__(self, emitter: Emitter, plan: _Plan, pieces: int, target: Target) -> None:
+    def __init__(self, emitter: Emitter, plan: Plan, pieces: int, target: Target) -> None:
         self.emitter, self.plan, self.pieces, self.lanes = emitter, plan, pieces, target.lanes
         emitter.math = _StageMath(self)
         self.stages = 0
         self.nests = 0
-        self.nest: _Nest | None = None
+        self.nest: Nest | None = None
         self.dtype = "float32"
         self.terms = 1
 
@@ -134,19 +134,21 @@ class _General:
 
     def _store_value(self, number: int, leaf: Leaf) -> Tensor:
         """A buffer that holds a value which an operator is about to read."""
-        type = self.emitter.group.type(number)
-        tensor = Tensor(T.alloc_buffer(type.physical, type.dtype), type, self.emitter.simplify)
+        tensor = self.allocate(self.emitter.group.type(number))
         self._write(tensor, partial(self._element, number, leaf))
         return tensor
 
     # ---- stages and reductions ------------------------------------------------------------------------------------
 
+    def allocate(self, type: TensorType) -> Tensor:
+        """Memory for a value of the kernel's own."""
+        return Tensor(T.alloc_buffer(type.physical, type.dtype), type, self.emitter.simplify)
+
     def stage(self, shape: tuple[int, ...], element: Callable[..., Scalar]) -> Callable[..., Scalar]:
         number = self.stages
         self.stages += 1
         if number in self.plan.stored:
-            type = TensorType(shape, self.dtype)
-            tensor = Tensor(T.alloc_buffer(shape, self.dtype), type, self.emitter.simplify)
+            tensor = self.allocate(TensorType(shape, self.dtype))
             self._write(tensor, element)
             return tensor
 
@@ -256,7 +258,7 @@ class _General:
             accumulators = Registers(sums, lanes if vectors else 1, self.dtype) if sums else None
             with emitter.lanes(lanes) if vectors else emitter.serial(lanes) as lane:
                 point = index_of(position, lane)
-                self.nest = _Nest(number, target.type.concrete, point, lane, accumulators)
+                self.nest = Nest(number, target.type.concrete, point, lane, accumulators)
                 value = element(*point)
                 emitter.store(target.buffer, value, target.position(point))
                 self.nest = None

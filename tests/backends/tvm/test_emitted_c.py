@@ -129,7 +129,7 @@ def test_it_is_not_run_as_it_is(tmp_path: Path) -> None:
 
 def test_numbers_keep_their_digits() -> None:
     """TVM prints seven of them in C."""
-    with writing(c=True):
+    with writing("c"):
         assert isinstance(constant(0.5, "float32"), tirx.FloatImm)
         assert "0.1234567891f" not in str(constant(0.1234567891, "float32"))
         assert "specc_literal_0.12345679f" in str(constant(0.1234567891, "float32"))

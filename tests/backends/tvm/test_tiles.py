@@ -40,7 +40,7 @@ def test_interior_tiles_are_one_span() -> None:
     assert [span.count for span in found] == [1, 6, 1]
 
 
-@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("target", [t for t in TARGETS.values() if not t.gpu], ids=lambda t: t.name)
 @pytest.mark.parametrize("length", [1, 5, 14, 49, 56])
 @pytest.mark.parametrize("blocks", [1, 2, 3, 16])
 def test_tile_fits_registers(target: object, length: int, blocks: int) -> None:

@@ -1,0 +1,12 @@
+"""Kernels for NVIDIA GPUs: groups as grids of threads, their text in CUDA, and a cubin from it.
+
+    group --template--> TIR with blocks and threads --TVM--> CUDA --NVRTC--> cubin, a part of the artifact's library
+
+A kernel here is one function of TIR and one or more *launches*: what one launch leaves for the next lies in
+temporaries, which the memory plan places in the arena like anything else. Tensors lie plainly: a warp reads 32
+neighbours.
+
+Modules: `threads` (grids, barriers), `elements` (any group: a thread or a team of threads for each element), `products`
+(convolutions and matrix products in tiles), `select` (which of them), `device` (TIR -> CUDA and its launches), `nvrtc`
+(CUDA -> cubin).
+"""

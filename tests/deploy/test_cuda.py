@@ -1,0 +1,200 @@
+"""Artifacts for NVIDIA GPUs: made without one, and run on a driver that emulates one (`tests/emulation`).
+
+What a real GPU gives is asked by `tests/deploy/on_gpu.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from emulation import build_driver, compile_kernels, kernels_of
+
+import specc
+from specc import artifact as container
+from specc import grammar, targets
+from specc.backends.tvm.cuda import nvrtc
+from specc.unpack import unpack
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+GPUS = ("sm_80", "sm_89", "sm_90")
+pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="no NVRTC: pip install nvidia-cuda-nvrtc-cu12")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the artifact, its kernels for this processor, and the driver that runs these."""
+    folder = tmp_path_factory.mktemp("cuda")
+    graph = specc.load(EXAMPLES / "digits.specc")
+    specc.compile(graph, target="cuda:sm_90").save(folder / "digits.artifact")
+    compile_kernels(kernels_of(graph, "cuda:sm_90"), folder / "kernels.so")
+    build_driver(folder)
+    return folder
+
+
+def emulate(folder: Path, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command with the emulated driver; the log of what was asked of it is `folder / "log"`."""
+    (folder / "log").unlink(missing_ok=True)
+    added = {"LD_LIBRARY_PATH": str(folder), "EMULATED_KERNELS": str(folder / "kernels.so")}
+    environment = os.environ | added | {"EMULATED_LOG": str(folder / "log")} | settings
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def specc_run(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    words = ("-m", "specc", "run", "digits.artifact", "--self-test", "--tolerance", "1e-5")
+    return emulate(folder, sys.executable, *words, **settings)
+
+
+def log(folder: Path) -> list[str]:
+    return (folder / "log").read_text().splitlines()
+
+
+def count(folder: Path, name: str) -> int:
+    return sum(line.split()[0] == name for line in log(folder))
+
+
+# ---- what is in it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_it_holds_machine_code_of_its_architecture_and_no_source(gpu: str) -> None:
+    artifact = specc.compile(specc.load(EXAMPLES / "digits.specc"), target=f"cuda:{gpu}")
+    assert artifact.manifest.machine == container.Machine(f"cuda:{gpu}", "x86_64", (gpu,))
+    library = artifact.contents.library
+    files = [match.start() for match in re.finditer(b"\x7fELF", library)]
+    images = [start for start in files if library[start + 18 : start + 20] == b"\xbe\0"]
+    assert len(images) == 1, "one cubin: an ELF file for the machine EM_CUDA"
+    (flags,) = struct.unpack_from("<I", library, images[0] + 48)
+    assert flags & 0xFF == int(gpu[3:])
+    assert b".text.mean_" in library[images[0] :]
+    for text in (b"__global__", b"threadIdx", b".visible .entry", b".target sm"):
+        assert text not in library
+
+
+def test_the_library_needs_libc_alone(digits: Path) -> None:
+    (digits / "library.so").write_bytes(container.read(digits / "digits.artifact").library)
+    done = subprocess.run(["ldd", str(digits / "library.so")], capture_output=True, text=True, check=True)
+    names = {line.split()[0].rpartition("/")[2].partition(".so")[0] for line in done.stdout.splitlines()}
+    assert names <= {"linux-vdso", "libc", "libdl", "ld-linux-x86-64"}
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_it_computes_what_the_reference_computes(order: str, digits: Path) -> None:
+    done = specc_run(digits, EMULATED_ORDER=order)
+    assert done.returncode == 0, done.stderr
+    assert log(digits)[-1].endswith(" 0 contexts, 0 bytes left")
+
+
+_THREE = """
+import json, numpy
+from specc import runtime
+network = runtime.open("digits.artifact")
+given = network.contents.samples[0].inputs
+results = [network(*given)[0] for _ in range(3)] + [network(*(array * 2 for array in given))[0]]
+print(json.dumps({"results": [each.ravel().tolist() for each in results], "profile": network.profile(*given)}))
+"""
+
+
+def test_runs_on_the_same_addresses_become_a_graph(digits: Path) -> None:
+    done = emulate(digits, sys.executable, "-c", _THREE)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    first, second, third, other = (np.array(each) for each in found["results"])
+    assert np.array_equal(first, second) and np.array_equal(first, third) and not np.array_equal(first, other)
+    kernels = len(container.read(digits / "digits.artifact").manifest.sizes[0].facts["kernels"])
+    assert len(found["profile"]) == kernels and all(seconds > 0 for seconds in found["profile"])
+    assert count(digits, "cuStreamBeginCapture_v2") == 1 and count(digits, "cuGraphLaunch") == 3
+    assert count(digits, "cuLaunchKernel") == 3 * kernels, "the first run, the graph, and the profile"
+
+
+def test_a_program_in_c(digits: Path) -> None:
+    unpack(container.read(digits / "digits.artifact"), digits / "net")
+    source = str(EXAMPLES / "deploy" / "c" / "classify.c")
+    flags = ("-O2", "-Wall", "-Wextra", "-Werror", "-Inet", "-Lnet", "-Wl,-rpath,$ORIGIN/net")
+    subprocess.run(["gcc", source, *flags, "-lnetwork", "-o", "classify"], cwd=digits, check=True)
+    done = emulate(digits, "./classify", "net/weights.bin", "net/sample/image.bin")
+    assert done.returncode == 0, done.stderr
+    (expected,) = container.read(digits / "digits.artifact").samples[0].outputs
+    assert done.stdout.startswith(f"Digits: class {int(expected.argmax())} of 10, ")
+    assert log(digits)[-1].endswith(" 0 contexts, 0 bytes left")
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_driver_it_says_what_is_missing(digits: Path) -> None:
+    command = [sys.executable, "-m", "specc", "run", "digits.artifact"]
+    done = subprocess.run(command, cwd=digits, capture_output=True, text=True, check=False)
+    if done.returncode:  # this machine has no GPU
+        assert "error[S0917]" in done.stderr and "NVIDIA driver" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"EMULATED_GPU": "none"}, "finds no GPU"),
+        ({"EMULATED_GPU": "80"}, "here is Emulated 80 (sm_80)"),
+        ({"EMULATED_GPU": "100"}, "here is Emulated 100 (sm_100)"),
+        ({"EMULATED_FAILURE": "cuInit"}, "does not start"),
+    ],
+)
+def test_another_gpu_is_refused(settings: dict[str, str], words: str, digits: Path) -> None:
+    done = specc_run(digits, **settings)
+    assert done.returncode == 1
+    assert "error[S0917]" in done.stderr and words in done.stderr
+    assert not count(digits, "cuDevicePrimaryCtxRetain")
+
+
+def test_a_later_gpu_of_the_generation_is_taken(digits: Path) -> None:
+    assert specc_run(digits, EMULATED_GPU="93").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "words"),
+    [
+        ({"EMULATED_MEMORY": "1000"}, "S0905", "not enough memory on the GPU"),
+        ({"EMULATED_FAILURE": "cuModuleLoadData"}, "S0905", "reports a failure"),
+        ({"EMULATED_FAILURE": "cuStreamCreate"}, "S0905", "reports a failure"),
+        ({"EMULATED_FAILURE": "cuMemcpyAsync"}, "S0905", "reports a failure"),
+        ({"EMULATED_FAILURE": "cuLaunchKernel"}, "S0907", "reports a failure"),
+    ],
+)
+def test_failures_are_told_and_leave_nothing_behind(
+    settings: dict[str, str], code: str, words: str, digits: Path
+) -> None:
+    done = specc_run(digits, **settings)
+    assert done.returncode == 1
+    assert f"error[{code}]" in done.stderr and words in done.stderr
+    assert log(digits)[-1].endswith(" 0 contexts, 0 bytes left")
+
+
+_SCAN = """specc 1
+block Sum(x: [n, c], total: [n, c]) -> [n, c]:
+    total = total + x
+    return total
+
+network Sums(x: [2, 3, 4]) -> [2, 4]:
+    y = scan(Sum, x, state=constant(0, [2, 4]))
+    return y
+"""
+
+
+def test_what_has_no_kernel_is_refused() -> None:
+    with pytest.raises(specc.SpeccError, match="no kernel of `scan` for cuda:sm_80"):
+        specc.compile(grammar.loads(_SCAN), target="cuda:sm_80")
+
+
+def test_the_table_has_a_row_for_each_gpu() -> None:
+    assert [t.gpu for t in targets.TARGETS.values() if t.gpu] == list(GPUS)
+    assert targets.native().gpu == ""
