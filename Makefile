@@ -8,7 +8,7 @@
 #   make docs    writes docs/errors.md and docs/std.md from their sources
 #   make arm-test  networks for ARM cores, RISC-V and a microcontroller, run under emulators (installs cross compilers
 #                  and qemu)
-#   make web-test  networks for WebAssembly, run by node (installs clang and lld)
+#   make web-test  networks for WebAssembly, run by node and in a browser (installs clang, lld, Chromium)
 #   make cuda-test  networks for NVIDIA GPUs, run on one of this machine; compiled in any case (GPU=sm_90)
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
 #   make nightly  ten thousand random examples of every property of the language: printing, formatting, mutated specs
@@ -72,8 +72,8 @@ arm-test: $(READY)
 	$(BIN)/pytest -m cross tests/deploy/test_emulated.py tests/deploy/test_microcontroller.py
 
 web-test: $(READY)
-	@$(call with,clang wasm-ld node,clang lld wasi-libc libclang-rt-dev-wasm32 nodejs)
-	$(BIN)/pytest -m cross tests/deploy/test_web.py
+	@$(call with,clang wasm-ld node chromium,clang lld wasi-libc libclang-rt-dev-wasm32 nodejs chromium)
+	$(BIN)/pytest -m cross tests/deploy/test_web.py tests/deploy/test_page.py
 
 # The second line needs the artifacts, numpy and the folder specc/ alone: it can be run by hand where a GPU is.
 cuda-test: $(READY)

@@ -97,8 +97,9 @@ class Page:
                 return answer["result"]
 
     def open(self, address: str) -> None:
-        """Goes to a page."""
+        """Goes to a page, and returns when it is loaded."""
         self.call("Page.navigate", url=address)
+        self.wait("document.readyState == 'complete'")
 
     def ask(self, expression: str) -> Any:
         """The value of an expression of JavaScript in the page; of a promise, what it comes to."""
