@@ -114,7 +114,7 @@ def compile(
     from specc.backends import tvm as backend
 
     told = progress or (lambda _: None)
-    machine = target if isinstance(target, Target) else targets.find(target)
+    machine = targets.find(target)
     if passes is not None and (strips != 1 or peak is not None):
         raise error("S1001", "strips are a pass of the level's; among passes of your own, name it: strips{count=4}")
     specs = specialize_all(graph, shapes)
@@ -158,6 +158,7 @@ def compile(
         library="source" if not machine.vectors else "static" if static else "shared",
         facts={
             "level": level,
+            "rounding": machine.rounding,
             "spec": {
                 "graph": print_graph(graph),
                 "files": digests(sources or {}),

@@ -16,6 +16,9 @@ from typing import Literal
 
 from specc.diagnostics import did_you_mean, error
 
+ROUNDING = 8.0
+"""So many times the rounding errors of direct sums a kernel may have, if nothing else is said."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -24,7 +27,8 @@ class Target:
     `vector_bits` and `vector_registers` bound the register tiles; `fma_per_cycle` vector multiply-adds start in a
     cycle, each taking `fma_latency` cycles. Cache sizes are bytes for one core. `requires` are the CPU features, in
     /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), and the GPU's architecture, without
-    which an artifact for this target is refused. `options` are LLVM's own.
+    which an artifact for this target is refused. `options` are LLVM's own. `rounding` is
+    asked of the kernels, not of the machine: their rounding errors may be so many times those of direct sums.
 
     With `gpu`, kernels run on an NVIDIA GPU of that architecture, and everything else on a processor as `triple` says:
     a vector is a warp, the first-level cache is what a multiprocessor has of shared memory and cache, the second is
@@ -44,6 +48,7 @@ class Target:
     fma_per_cycle: int = 2
     options: tuple[str, ...] = ()
     gpu: str = ""
+    rounding: float = ROUNDING
 
     @property
     def form(self) -> Literal["vectors", "c", "cuda"]:
@@ -148,8 +153,10 @@ TARGETS: dict[str, Target] = {
 """Every target but `native`, by name."""
 
 
-def find(name: str) -> Target:
+def find(name: str | Target) -> Target:
     """The target called `name`; raises S0801 for an unknown one, S0802 where `native` is no machine in the table."""
+    if isinstance(name, Target):
+        return name
     if name == "native":
         return native()
     if not isinstance(name, str) or name not in TARGETS:

@@ -41,6 +41,7 @@ from specc.ir.text import print_graph
 from specc.ir.verify import verify as check_invariants
 from specc.passes.registry import Pass, pipeline
 from specc.reduce import reduce
+from specc.targets import Target
 
 PASS_TOLERANCE = 1e-8
 """What float64 may differ when sums are taken in another order and batch norms are folded."""
@@ -72,7 +73,7 @@ class Verdict:
 
 def verify(
     graph: Graph,
-    target: str = "native",
+    target: str | Target = "native",
     weights: Weights | None = None,
     shapes: Shapes | None = None,
     level: int = 2,

@@ -15,6 +15,7 @@ import pytest
 import tiny
 
 from specc import terminal
+from specc.artifact import read
 from specc.cli import execute
 
 SPECC = [sys.executable, "-m", "specc"]
@@ -264,6 +265,22 @@ def test_bench_measures_a_spec_beside_its_peers(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
+def test_kernels_round_no_coarser_than_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spec = tmp_path / "wide.specc"
+    spec.write_text(
+        "specc 1\nnetwork Wide(x: [1, 64, 24, 24]) -> [1, 64, 24, 24]:\n    return conv2d(x, 64, k=3, padding=1)\n"
+    )
+    sizes = {}
+    for bound in ("8", "1"):
+        path = tmp_path / f"{bound}.artifact"
+        ran = Ran(capsys, "compile", str(spec), "-o", str(path), "--target", "x86-64-v4", "--rounding", bound)
+        assert ran.code == 0, ran.err
+        assert read(path).manifest.facts["rounding"] == float(bound)
+        sizes[bound] = path.stat().st_size
+    assert sizes["8"] > 2 * sizes["1"], "weights at 36 places in place of 9"
+    assert Ran(capsys, "compile", str(spec), "-o", str(tmp_path / "x"), "--rounding", "nan").code == 2
+
+
 def test_bench_measures_torch_compiled(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
     ran = Ran(capsys, "bench", artifact, "--seconds", "0", "--json", "--against", "inductor")
     assert ran.code == terminal.FINE

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specc.backends.tvm.filtering import transforms
 from specc.ir.types import TensorType, block_of
 
 
@@ -21,12 +22,15 @@ class Packing:
     convolution         [o, i, kh, kw] -> [ceil(o / block), ceil(i / inner), kh, kw, inner, block], zeros beyond
     depthwise           [c, 1, kh, kw] -> [ceil(c / block), kh, kw, block], zeros beyond
     transposed          [..., i, j] -> [..., j, ceil(i / block) * block], zeros beyond i
+    winograd            [o, i, kh, kw] -> [ceil(o / block), n, ceil(i / inner) * inner, block], zeros beyond: the
+                        weights at the n places of tiles of `tile` results, G g G^T (`filtering`)
     matrix              [o, i] -> [ceil(o / block), i, block], zeros beyond
     """
 
     kind: str
     block: int = 1
     inner: int = 1
+    tile: tuple[int, int] = (1, 1)
 
     def shape(self, logical: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the packed array."""
@@ -52,6 +56,13 @@ class Packing:
         o, i, kh, kw = a.shape
         blocks = a.reshape(o // self.block, self.block, i // self.inner, self.inner, kh, kw)
         return blocks.transpose(0, 2, 4, 5, 3, 1)
+
+    def _winograd(self, a: NDArray[Any]) -> NDArray[Any]:
+        a = _grown(_grown(a, 0, self.block), 1, self.inner)
+        o, i, kh, kw = a.shape
+        rows, columns = (np.array(transforms(m, r)[1], float) for m, r in zip(self.tile, (kh, kw), strict=True))
+        u: NDArray[Any] = np.einsum("er,oirs,fs->efio", rows, a, columns, optimize=True).astype(a.dtype)
+        return u.reshape(-1, i, o // self.block, self.block).transpose(2, 0, 1, 3)
 
     def _depthwise(self, a: NDArray[Any]) -> NDArray[Any]:
         kernel = a.shape[2:] if a.ndim == 4 else (1, 1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from specc import targets
 from specc.cli.options import (
     compilation,
     compiling_options,
@@ -50,6 +52,7 @@ def compile(
     target: str,
     shapes: list[dict[str, int]] | None,
     level: int,
+    rounding: float,
     passes: str | None,
     verify_each: bool,
     output: str,
@@ -98,7 +101,7 @@ def compile(
     with compilation(graph.name, tell=True) as observe:
         artifact = driver.compile(
             graph,
-            target,
+            replace(targets.find(target), rounding=rounding),
             weights,
             shapes,
             level,

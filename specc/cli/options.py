@@ -13,6 +13,7 @@ import click
 
 from specc import terminal
 from specc.diagnostics import SpeccError
+from specc.targets import ROUNDING
 from specc.terminal import say
 
 if TYPE_CHECKING:
@@ -119,7 +120,14 @@ passes_option = click.option(
     "--passes", metavar="a,b{option=1}", help="Run these passes instead of the level's (see `specc explain PASS`)."
 )
 verify_each_option = click.option("--verify-each", is_flag=True, help="Check the graph's invariants after every pass.")
-compiling_options = _options(weights_option, target_option, sizes_option, level_option)
+rounding_option = click.option(
+    "--rounding",
+    type=Finite(),
+    default=ROUNDING,
+    show_default=True,
+    help="Kernels may round so many times as coarsely as direct sums do; 1 leaves these alone.",
+)
+compiling_options = _options(weights_option, target_option, sizes_option, level_option, rounding_option)
 measuring_options = _options(weights_option, target_option, shapes_option, level_option)
 pass_options = _options(passes_option, verify_each_option)
 spec_argument = click.argument("spec", metavar="FILE[:VARIANT]")

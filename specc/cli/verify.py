@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from specc import terminal
+from specc import targets, terminal
 from specc.cli.options import (
     compilation,
     compiling_options,
@@ -43,6 +44,7 @@ def verify(
     target: str,
     shapes: list[dict[str, int]] | None,
     level: int,
+    rounding: float,
     passes: str | None,
     verify_each: bool,
     per_pass: bool,
@@ -59,7 +61,7 @@ def verify(
     with compilation(graph.name) as observe:
         verdicts = judge.verify(
             graph,
-            target,
+            replace(targets.find(target), rounding=rounding),
             weights,
             shapes,
             level,

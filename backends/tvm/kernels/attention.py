@@ -164,7 +164,7 @@ class _Attention:
         weights = T.alloc_buffer((self.keys, padded), "float32")
         scale = T.alloc_buffer((padded,), "float32")
         self._transpose(scores_lead, first, rows, padded, query)
-        runs = _runs(self.keys, max(1, self.accumulators // vectors))
+        runs = tiles.runs(self.keys, max(1, self.accumulators // vectors))
         accumulators = Registers(runs[0][2] * vectors, self.lanes, "float32")
         top, total = (Registers(vectors, self.lanes, "float32") for _ in range(2))
         with self.emitter.lanes(self.lanes) as lane:
@@ -249,7 +249,7 @@ class _Attention:
         whole, rest = divmod(self.width, self.lanes)
         if whole:
             tile = tiles.choose(rows, whole, self.target)
-            for start, count, vectors in _runs(whole, tile.blocks):
+            for start, count, vectors in tiles.runs(whole, tile.blocks):
                 with self.emitter.serial(count) as number:
                     column = (start + number * vectors) * self.lanes
                     self._columns((lead, first, column), rows, tile.pixels, vectors, self.lanes, weights, scale)
@@ -262,7 +262,7 @@ class _Attention:
     ) -> None:
         """Some vectors of columns of the result, from `column` on, for all rows."""
         emitter, (lead, first, column) = self.emitter, place
-        for start, count, size in _runs(rows, pixels):
+        for start, count, size in tiles.runs(rows, pixels):
             with emitter.serial(count) as number:
                 accumulators = Registers(size * vectors, lanes, "float32")
                 row = start + number * size
@@ -308,13 +308,3 @@ class _Attention:
             else:
                 index = moved(index, source, step.type.concrete)
         return index
-
-
-def _runs(length: int, size: int) -> list[tuple[int, int, int]]:
-    """`length` as runs of equal pieces of at most `size`: where each run starts, how many pieces, how long each."""
-    sizes = tiles.balanced(length, size)
-    great = sizes.count(sizes[0])
-    runs = [(0, great, sizes[0])]
-    if great < len(sizes):
-        runs.append((great * sizes[0], len(sizes) - great, sizes[-1]))
-    return runs

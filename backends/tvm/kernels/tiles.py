@@ -54,6 +54,16 @@ def balanced(length: int, pixels: int) -> list[int]:
     return [small + 1] * more + [small] * (count - more)
 
 
+def runs(length: int, size: int) -> list[tuple[int, int, int]]:
+    """`length` as runs of equal pieces of at most `size`: where each run starts, how many pieces, how long each."""
+    sizes = balanced(length, size)
+    great = sizes.count(sizes[0])
+    found = [(0, great, sizes[0])]
+    if great < len(sizes):
+        found.append((great * sizes[0], len(sizes) - great, sizes[-1]))
+    return found
+
+
 def spans(length: int, pixels: int, taps: int, stride: int, dilation: int, padding: int, extent: int) -> list[Span]:
     """The tiles of a row of `length` results, alike neighbours joined.
 
