@@ -14,6 +14,9 @@ operators would grow with the power of its length, so a group ends where its exp
 
 A concat whose operands can be written where its result is read costs nothing as long as it is alone: nothing joins it.
 
+What turns integers of 8 bits into numbers makes four times the bytes that it reads: it is computed where it is read, in
+the group of its one user, rather than behind what made the integers.
+
 Views (reshape) cost nothing and stand in no group. Attention is a group of its own (`attention`).
 
 What a group saves is traffic: each value inside of it that is neither written nor read again. `KINDS` says as data how
@@ -140,9 +143,13 @@ def _sole(joint: Joint) -> str | None:
     return "the group has as many nodes as a kernel takes" if joint.size >= MAX_NODES else None
 
 
+CONVERSIONS = frozenset({"quantize", "dequantize"})
+"""Elementwise operators that make elements of another type, in the epilogue of a kernel too."""
+
+
 def _same_shape(joint: Joint) -> str | None:
     made, needed = joint.graph.type(joint.operand), joint.user.types[0]
-    if made.shape != needed.shape or made.dtype != needed.dtype:
+    if made.shape != needed.shape or (made.dtype != needed.dtype and joint.user.op not in CONVERSIONS):
         return f"`{joint.host.op}` makes {made}, and this is {needed}"
     if joint.user.op == "convert_layout" and not (joint.host.record.elementwise or joint.host.op == "conv2d"):
         return f"the kernel of `{joint.host.op}` writes one layout"
@@ -175,6 +182,7 @@ def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, c
     joint = attentions(graph, journal) if epilogues and chains else []
     closed = {identity for members in joint for identity in members}
     single = [i for i in live if i not in closed and "view" not in graph.node(i).record.traits]
+    fronts = {i for i in single if _stands_in_front(graph, i)} if epilogues else set[int]()
     for group, members in enumerate([*([identity] for identity in single), *joint]):
         for identity in members:
             graph.update(identity, group=group)
@@ -184,7 +192,7 @@ def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, c
         found: list[tuple[Joint, Kind]] = []
         for operand in dict.fromkeys(graph.operands(identity)):
             host = graph.node(operand.node).group
-            if host is None or operand.node in closed:
+            if host is None or operand.node in closed or operand.node in fronts:
                 continue
             elementwise = graph.node(identity).record.elementwise
             length = lengths[operand.node] * lengths[identity] if elementwise else 1
@@ -206,7 +214,29 @@ def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, c
             lengths[identity] = taken.length
             sizes[joined] += 1
             graph.update(identity, group=joined)
+        if identity not in fronts:
+            for front in fronts & {operand.node for operand in graph.operands(identity)}:
+                _note_front(journal, graph, front)
+                graph.update(front, group=graph.node(identity).group)
     return renumber(graph)
+
+
+def _stands_in_front(graph: Graph, identity: int) -> bool:
+    """Whether a node is computed where its only user reads it, and not where its operand is made: it makes more bytes
+    than it reads, and its operand is stored for others as well."""
+    node = graph.node(identity)
+    if node.op not in CONVERSIONS or graph.uses(Value(identity)) > 1 or Value(identity) in graph.outputs:
+        return False
+    ((user, _),) = graph.users(Value(identity))
+    source = graph.operands(identity)[0]
+    wider = DTYPES[node.types[0].dtype] > DTYPES[graph.type(source).dtype]
+    return wider and graph.node(user).record.elementwise and graph.type(Value(user)).shape == node.types[0].shape
+
+
+def _note_front(journal: Journal, graph: Graph, identity: int) -> None:
+    (user, _), node = graph.users(Value(identity))[0], graph.node(identity)
+    rule = f"prologue of {graph.node(user).op}"
+    journal.events.append(Event(rule, node.op, node.path, node.span, bytes=2 * _bytes(graph, Value(identity))))
 
 
 def _note(journal: Journal, joint: Joint, kind: Kind, reason: str | None) -> None:

@@ -31,7 +31,7 @@ from specc.ops.record import Illegal
 BLOCKED, PLAIN = "blocked", "plain"
 """The two sides of the cut."""
 
-PREFERS_BLOCKS = frozenset({"conv2d", "max_pool2d", "avg_pool2d"})
+PREFERS_BLOCKS = frozenset({"conv2d", "conv2d_integer", "max_pool2d", "avg_pool2d"})
 """Operators whose kernels want blocks of channels."""
 
 SLOWDOWN = 4

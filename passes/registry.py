@@ -20,8 +20,8 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 from specc.diagnostics import did_you_mean, error
-from specc.ir.graph import Graph
-from specc.passes import canonicalize, fusion, layout, reparam, strips
+from specc.ir.graph import Graph, Value
+from specc.passes import canonicalize, fusion, layout, quantize, reparam, strips
 from specc.passes.bodies import labelled, within
 from specc.passes.rewrite import Journal
 from specc.targets import Target
@@ -33,6 +33,8 @@ class Pass:
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    exact: ClassVar[bool] = True
+    """Whether the network computes the same real numbers afterwards."""
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
         """The transformed graph; `graph` itself is left as it is. What was done and refused goes to `journal`."""
@@ -63,6 +65,28 @@ class Reparam(Pass):
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
         return within(graph, lambda each: reparam.reparam(each, journal))
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """See `specc.passes.quantize`.
+
+    `intervals` are those of values of the graph in front of it, `layers` the nodes that are to become integers (None:
+    all that can). Both come from samples (`specc.calibration`): no text spells them.
+    """
+
+    intervals: tuple[tuple[Value, float, float], ...] = ()
+    layers: tuple[int, ...] | None = None
+    name = "quantize"
+    summary = "convolutions and matrix products of integers of 8 bits, where samples say what they read"
+    exact = False
+
+    def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        known = {value: (low, high) for value, low, high in self.intervals}
+        return quantize.quantize(graph, known, self.layers, journal)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -105,7 +129,9 @@ class Fusion(Pass):
 @cache
 def _registered() -> dict[str, type[Pass]]:
     """Our passes, then those that installed packages add."""
-    found: dict[str, type[Pass]] = {each.name: each for each in (Canonicalize, Reparam, Strips, Layout, Fusion)}
+    found: dict[str, type[Pass]] = {
+        each.name: each for each in (Canonicalize, Reparam, Quantize, Strips, Layout, Fusion)
+    }
     for entry in sorted(entry_points(group="specc.passes"), key=lambda entry: entry.name):
         added = entry.load()
         if not (isinstance(added, type) and issubclass(added, Pass)) or added.name in found:
@@ -133,19 +159,18 @@ LEVELS = (0, 1, 2)
 """0: what lowering needs and no more. 1: fewer operators. 2: fewer bytes moved too."""
 
 
-def pipeline(level: int, target: Target, strips: int = 1) -> tuple[Pass, ...]:
+def pipeline(level: int, target: Target, strips: int = 1, precision: Pass | None = None) -> tuple[Pass, ...]:
     """The passes of `-O<level>`, in order; behind the last one, the graph can be lowered for `target`.
 
-    With `strips`, the first stages run in so many strips of rows. Raises S1001 for a level or a number that does not
-    exist.
+    With `strips`, the first stages run in so many strips of rows; `precision` is a pass that makes numbers of less of
+    it, and runs on the merged network. Raises S1001 for a level or a number that does not exist.
     """
     if strips < 1:
         raise error("S1001", f"there are no {strips} strips; 1 is the whole picture")
     passes = _level(level, target)
-    if strips == 1:
-        return passes
     at = next(i for i, each in enumerate(passes) if isinstance(each, (Layout, Fusion)))
-    return (*passes[:at], Strips(strips), *passes[at:])
+    extra = (*([precision] if precision else ()), *([Strips(strips)] if strips > 1 else ()))
+    return (*passes[:at], *extra, *passes[at:])
 
 
 def _level(level: int, target: Target) -> tuple[Pass, ...]:

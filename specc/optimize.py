@@ -48,8 +48,10 @@ class Step:
         """What the pass did, in a line: `348 nodes into 182, 116 convolutions into 95, 100 batch norms into 0`."""
         old, new = (Counter(graph.node(i).op for i in graph.live()) for graph in (self.before, self.after))
         changes = [f"{old.total()} nodes into {new.total()}"] if old.total() != new.total() else []
+        integers = sum(new[op] - old[op] for op in ("conv2d_integer", "linear_integer"))
+        changes += [f"{integers} layer{'s' * (integers > 1)} of integers"] if integers else []
         for what, op in (("convolutions", "conv2d"), ("batch norms", "batch_norm")):
-            changes += [f"{old[op]} {what} into {new[op]}"] if old[op] != new[op] else []
+            changes += [f"{old[op]} {what} into {new[op]}"] if old[op] != new[op] and not integers else []
         groups = count_groups(self.after)
         changes += [f"{new.total()} nodes into {groups} groups"] if groups != count_groups(self.before) else []
         rewrites = sum(event.fired for event in self.journal.events)

@@ -72,6 +72,11 @@ class Target:
         return {"arm": "armv7l"}.get(family, family)
 
     @property
+    def dot_products(self) -> bool:
+        """Whether one instruction adds four products of 8 bits to each lane of 32 (`vpdpbusd`)."""
+        return "avx512_vnni" in self.requires
+
+    @property
     def lanes(self) -> int:
         """How many float32 a vector holds."""
         return self.vector_bits // 32
@@ -108,6 +113,12 @@ TARGETS: dict[str, Target] = {
         Target("x86-64-v3", "x86_64-linux-gnu", "x86-64-v3", (), 256, 16, 32 << 10, 256 << 10, _V3),
         # LLVM prefers 256-bit vectors for this level unless it is told otherwise.
         Target("x86-64-v4", "x86_64-linux-gnu", "x86-64-v4", ("-prefer-256-bit",), 512, 32, 32 << 10, 1 << 20, _V4),
+        # Dot products of integers of 8 bits: Cascade Lake, Ice Lake, Zen 4 and later.
+        Target(
+            *("x86-64-v4-vnni", "x86_64-linux-gnu", "x86-64-v4", ("-prefer-256-bit", "+avx512vnni")),
+            *(512, 32, 32 << 10, 1 << 20),
+            requires=(*_V4, "avx512_vnni"),
+        ),
         # The small cores start one multiply-add in a cycle, and hide its latency by nothing but other multiply-adds.
         _arm("aarch64", "generic", 32 << 10, 256 << 10),
         _arm("cortex-a53", "cortex-a53", 32 << 10, 256 << 10, fma_per_cycle=1),
@@ -178,7 +189,7 @@ def native() -> Target:
             + ", ".join(name for name, target in TARGETS.items() if target.requires),
             notes=("name the machine that the artifact is for with --target",),
         )
-    widest = max(fitting, key=lambda t: (t.vector_bits, t.vector_registers))
+    widest = max(fitting, key=lambda t: (t.vector_bits, t.vector_registers, len(t.requires)))
     sizes = _cache_sizes()
     return replace(widest, l1_bytes=sizes.get("1", widest.l1_bytes), l2_bytes=sizes.get("2", widest.l2_bytes))
 

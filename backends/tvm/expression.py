@@ -201,6 +201,19 @@ class Math:
         )
         return whole + up
 
+    def nearest(self, a: Scalar) -> Scalar:
+        """`round` as an int32 for a float32 below 2^22: the last bits of the sum with 1.5 * 2^23, whose unit is 1."""
+        if _FORM.get() != "vectors":
+            return self.cast(self.round(a), "int32")
+        shifted = tirx.reinterpret("int32", a.expr + tirx.const(1.5 * 2.0**23, "float32"))
+        return Scalar(shifted - tirx.const(0x4B400000, "int32"), a.reads)
+
+    def rounded(self, a: Scalar) -> Scalar:
+        """`a`, rounded here: LLVM makes no part of a fused multiply-add of it, whose product is not rounded."""
+        if _FORM.get() != "vectors":
+            return a
+        return Scalar(tirx.call_llvm_pure_intrin(a.dtype, "llvm.arithmetic.fence", a.expr), a.reads)
+
     def equal(self, a: Scalar, b: Scalar) -> Scalar:
         return Scalar(tirx.EQ(a.expr, b.expr), a.reads or b.reads)
 

@@ -129,12 +129,11 @@ class Group:
 
     @property
     def anchor(self) -> int | None:
-        """The only anchor, if every other step comes after it: then these are its epilogue."""
+        """The only anchor, if it reads inputs alone: the other steps are its epilogue, or what that reads besides."""
         if len(self.anchors) != 1:
             return None
         (anchor,) = self.anchors
-        before = [s for s in self.steps[: self._places[anchor - len(self.inputs)][0]] if s.op != "constant"]
-        return None if before else anchor
+        return anchor if all(operand < len(self.inputs) for operand in self.step(anchor).operands) else None
 
     def read(self, number: int) -> int | None:
         """The most bytes of an input that are read, where that may be a part: of a table, the rows that are picked."""

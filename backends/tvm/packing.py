@@ -20,6 +20,8 @@ class Packing:
     blocked             [n, c, h, w] -> [n, ceil(c / block), h, w, block], zeros beyond c
     padded              [..., c, ...] -> [ceil(c / block) * block], every other extent being 1, zeros beyond c
     convolution         [o, i, kh, kw] -> [ceil(o / block), ceil(i / inner), kh, kw, inner, block], zeros beyond
+    dot                 [o, i, ...] -> [ceil(o / block), ceil(i / inner), ..., inner / 4, block * 4], zeros beyond: four
+                        neighbours of i for each o
     depthwise           [c, 1, kh, kw] -> [ceil(c / block), kh, kw, block], zeros beyond
     transposed          [..., i, j] -> [..., j, ceil(i / block) * block], zeros beyond i
     winograd            [o, i, kh, kw] -> [ceil(o / block), n, ceil(i / inner) * inner, block], zeros beyond: the
@@ -63,6 +65,14 @@ class Packing:
         rows, columns = (np.array(transforms(m, r)[1], float) for m, r in zip(self.tile, (kh, kw), strict=True))
         u: NDArray[Any] = np.einsum("er,oirs,fs->efio", rows, a, columns, optimize=True).astype(a.dtype)
         return u.reshape(-1, i, o // self.block, self.block).transpose(2, 0, 1, 3)
+
+    def _dot(self, a: NDArray[Any]) -> NDArray[Any]:
+        a = _grown(_grown(a, 0, self.block), 1, self.inner)
+        o, i, *kernel = a.shape
+        blocks = a.reshape(o // self.block, self.block, i // self.inner, self.inner // 4, 4, *kernel)
+        taps = range(5, blocks.ndim)
+        packed = blocks.transpose(0, 2, *taps, 3, 1, 4)
+        return packed.reshape(*packed.shape[:-2], self.block * 4)
 
     def _depthwise(self, a: NDArray[Any]) -> NDArray[Any]:
         kernel = a.shape[2:] if a.ndim == 4 else (1, 1)

@@ -16,6 +16,7 @@ from specc.ops import (
     logic,
     norm,
     pool,
+    quantized,
     reduce,
     resample,
     scan,
@@ -44,6 +45,7 @@ MODULES = (
     index,
     shape,
     windows,
+    quantized,
     scan,
 )
 """The modules of records, in the order in which the documents list them."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from specc.ir.dtypes import DTYPES
+from specc.ir.dtypes import DTYPES, SMALL
 from specc.ir.types import TensorType
 from specc.ops.elementwise import binary, draw_pair, draw_shape, infer, torch_function
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
@@ -35,6 +35,9 @@ def _where_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]
 def _cast_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     if attrs["dtype"] not in DTYPES:
         raise Illegal(f"there is no element type `{attrs['dtype']}`; there are {', '.join(DTYPES)}", argument="dtype")
+    if attrs["dtype"] in SMALL:
+        reason = f"`quantize` makes {attrs['dtype']}: what it cannot hold becomes the nearest that it can"
+        raise Illegal(reason, argument="dtype")
     return (replace(types[0], dtype=attrs["dtype"]),)
 
 
@@ -46,7 +49,8 @@ def _cast_reference(x: Any, *, dtype: str) -> Any:
 
 
 def _cast_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]:
-    return [TensorType(draw_shape(rng), rng.choice(tuple(DTYPES)))], {"dtype": rng.choice(tuple(DTYPES))}
+    wide = [dtype for dtype in DTYPES if dtype not in SMALL]
+    return [TensorType(draw_shape(rng), rng.choice(tuple(DTYPES)))], {"dtype": rng.choice(wide)}
 
 
 RECORDS = (

@@ -83,12 +83,13 @@ class KernelMath(Protocol):
     """What a record's `scalar` and `compute` may use; a backend supplies it over its own expressions.
 
     Scalars: `const(value, dtype)`, `cast(a, dtype)`, `max`, `min`, `exp`, `log`, `erf`, `tanh`, `sigmoid`, `sin`,
-    `cos`, `pow`, `sqrt`, `rsqrt`, `abs`, `floor`, `ceil`, `round`, `equal`, `select(condition, a, b)`,
-    `all(*conditions)`; between them `+ - * /`, comparisons, `//` and `%` of integers, and `& | ~` of truth values.
+    `cos`, `pow`, `sqrt`, `rsqrt`, `abs`, `floor`, `ceil`, `round`, `nearest` (as `round`, an int32, of a float32 below
+    2^22), `equal`, `select(condition, a, b)`, `all(*conditions)`; between them `+ - * /`, comparisons, `//` and `%` of
+    integers, and `& | ~` of truth values.
     Indices: `index(a, extent)` makes one of an element, `number(index, dtype)` an element of one, `clip(i, 0, 7)`.
-    Tensors: `stage(shape, element)` computes a tensor of the first operand's type and gives access to it;
-    `sum(extents, term)`, `max_over(extents, term)` reduce `term(*reduced indices)` and may stand only outermost in the
-    `element` of a stage.
+    Tensors: `stage(shape, element)` computes a tensor of the first operand's type and gives access to it
+    (one of int32 for operands of 8 bits); `sum(extents, term)`, `max_over(extents, term)` reduce
+    `term(*reduced indices)` and may stand only outermost in the `element` of a stage.
     """
 
     def __getattr__(self, name: str) -> Any: ...
@@ -177,6 +178,10 @@ ELEMENTS: dict[str, tuple[str, ...]] = {
     "any": tuple(DTYPES),
     "integer": ("int64", "int32"),
     "bool": ("bool",),
+    "quantized": ("uint8", "int8", "int32"),
+    "uint8": ("uint8",),
+    "int8": ("int8",),
+    "int32": ("int32",),
 }
 """Element types by the names under which a record says which it takes."""
 

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from specc.ir.dims import floordiv
-from specc.ir.dtypes import DTYPES
+from specc.ir.dtypes import DTYPES, SMALL
 from specc.ir.types import TensorType
 from specc.ops.record import ELEMENTS, Argument, Attributes, Illegal, Operator, Types
 
@@ -25,9 +25,15 @@ def _constant_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
         raise Illegal(f"there is no element type `{dtype}`; there are {', '.join(DTYPES)}", argument="dtype")
     if any(isinstance(extent, int) and extent < 1 for extent in shape):
         raise Illegal(f"the extents of a constant are at least 1, not {list(shape)}", argument="shape")
-    if not dtype.startswith("float") and not value.is_integer():
-        raise Illegal(f"{value} is no {dtype}", argument="value")
+    check_element(value, dtype)
     return (TensorType(shape, dtype),)
+
+
+def check_element(value: float, dtype: str) -> None:
+    """Raises `Illegal` unless a tensor of `dtype` can have the element `value`."""
+    whole = dtype.startswith("float") or value.is_integer()
+    if not whole or (dtype in SMALL and not SMALL[dtype][0] <= value <= SMALL[dtype][1]):
+        raise Illegal(f"{value} is no {dtype}", argument="value")
 
 
 def _constant(value: float, shape: tuple[int, ...], dtype: str) -> Any:
@@ -38,8 +44,9 @@ def _constant(value: float, shape: tuple[int, ...], dtype: str) -> Any:
 
 def _range_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     start, stop, step, dtype = (attrs[name] for name in ("start", "stop", "step", "dtype"))
-    if dtype not in DTYPES or dtype == "bool":
-        there_are = ", ".join(name for name in DTYPES if name != "bool")
+    numbers = [name for name in DTYPES if name not in (*SMALL, "bool")]
+    if dtype not in numbers:
+        there_are = ", ".join(numbers)
         raise Illegal(f"there are no numbers of type `{dtype}`; there are {there_are}", argument="dtype")
     if step < 1:
         raise Illegal(f"`step` is at least 1, not {step}", argument="step")

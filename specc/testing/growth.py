@@ -20,6 +20,7 @@ from typing import Any
 from specc import ops
 from specc.ir.body import Body
 from specc.ir.dims import Dim, Symbolic, substitute, symbols
+from specc.ir.dtypes import SMALL
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.ops.record import ELEMENTS, REQUIRED, Argument, Illegal, Operator
@@ -253,6 +254,9 @@ class _Growth:
             numbers = self._add("arange", [], {"stop": last, "dtype": kind})
             made = self._add("expand" if shape else "reshape", [numbers], {"shape": shape})
             fitting = [self._add("cast", [made], {"dtype": wanted.dtype})]
+        elif not fitting and wanted.dtype in SMALL:
+            ones = self._add("constant", [], {"value": 1.0, "shape": wanted.shape})
+            fitting = [self._add("quantize", [ones, self.graph.constant(3.0)], {"dtype": wanted.dtype})]
         return fitting
 
     def _picture(self, rng: random.Random) -> tuple[Value, int] | None:

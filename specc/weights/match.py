@@ -57,8 +57,8 @@ def match(graph: Graph, checkpoint: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _fits(array: Array, type: TensorType) -> bool:
-    kinds = "f" if type.dtype.startswith("float") else "iu" if type.dtype.startswith("int") else "b"
-    return array.shape == type.concrete and array.dtype.kind in kinds
+    kind = np.dtype(type.dtype).kind
+    return array.shape == type.concrete and array.dtype.kind in ("iu" if kind in "iu" else kind)
 
 
 def _count(keys: list[str], one: str, several: str) -> str:

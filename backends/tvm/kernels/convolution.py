@@ -41,7 +41,7 @@ kernel, half the speed)."""
 
 
 @dataclass(frozen=True)
-class _Geometry:
+class Geometry:
     """The extents of a convolution as its loops see them: `rows` x `columns` results a channel."""
 
     batch: int
@@ -59,7 +59,7 @@ class _Geometry:
 
 
 @dataclass(frozen=True)
-class _Schedule:
+class Schedule:
     """How a convolution is computed. The outer loop runs over strips of rows or over groups of output blocks.
 
     `unroll` steps of the reduction are written out; `ahead`: the weights of the next group are asked for.
@@ -75,7 +75,7 @@ class _Schedule:
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group whose anchor is a dense convolution; None for another group."""
     anchor = group.anchor
-    if anchor is None or group.step(anchor).op != "conv2d" or group.result.dtype != "float32":
+    if anchor is None or group.step(anchor).op != "conv2d" or group.type(anchor).dtype != "float32":
         return None
     step = group.step(anchor)
     data, weight, *bias = step.operands
@@ -89,26 +89,34 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     inner = block_of(x.layout) or 1
     packings[weight] = Packing("convolution", lanes, inner)
     packings |= {value: Packing("padded", lanes) for value in bias}
-    geometry = _geometry(group, anchor, target, choices)
-    schedule = _schedule(geometry, inner, target, choices)
-    return Template(lambda emitter: _Convolution(emitter, anchor, geometry, schedule, inner, target).emit(), packings)
+    geometry = geometry_of(group, anchor, target, choices)
+    schedule = schedule_of(geometry, inner, target, choices)
+    return Template(lambda emitter: Convolution(emitter, anchor, geometry, schedule, inner, target).emit(), packings)
 
 
-def _schedule(g: _Geometry, inner: int, target: Target, choices: Choices) -> _Schedule:
+def schedule_of(
+    g: Geometry, steps: int, target: Target, choices: Choices, size: int = 4, prefetch: bool = True
+) -> Schedule:
+    """How a convolution is computed whose reduction takes so many steps a block of channels.
+
+    Its elements have `size` bytes; with `prefetch`, its tiles can ask for weights ahead.
+    """
     blocks = -(-g.out_channels // target.lanes)
     tile = tiles.take(choices, g.columns, blocks, target)
     groups = -(-blocks // tile.blocks)
-    weight_bytes = 4 * blocks * target.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
+    weight_bytes = size * blocks * target.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
     read = g.in_height * g.in_width // (g.stride[1] if g.kernel == (1, 1) else 1)
-    wanted = take_order(choices, weight_bytes, 4 * g.in_channels * read, groups, target)
+    wanted = take_order(choices, weight_bytes, size * g.in_channels * read, groups, target)
     default = share(g.rows, g.batch, wanted) if wanted else share(g.rows, g.batch * groups)
     strips = take_strips(choices, g.rows, default)
-    unroll = choices.take("unroll", [u for u in (2, 1, 4) if inner % u == 0], _UNROLL if inner % _UNROLL == 0 else 1)
-    ahead = not wanted and strips == 1 and target.vectors and choices.take("ahead", (True, False), True)
-    return _Schedule(tile, bool(wanted), strips, unroll, ahead)
+    unroll = choices.take("unroll", [u for u in (2, 1, 4) if steps % u == 0], _UNROLL if steps % _UNROLL == 0 else 1)
+    able = prefetch and not wanted and strips == 1 and target.vectors
+    ahead = able and choices.take("ahead", (True, False), True)
+    return Schedule(tile, bool(wanted), strips, unroll, ahead)
 
 
-def _geometry(group: Group, anchor: int, target: Target, choices: Choices) -> _Geometry:
+def geometry_of(group: Group, anchor: int, target: Target, choices: Choices) -> Geometry:
+    """The extents of the convolution that is a group's anchor."""
     step = group.step(anchor)
     n, c, h, w = group.type(step.operands[0]).concrete
     _, o, oh, ow = step.type.concrete
@@ -117,8 +125,8 @@ def _geometry(group: Group, anchor: int, target: Target, choices: Choices) -> _G
     if kernel == (1, 1) == stride and not any(padding) and flattens(group):
         columns = _factor(h * w, target, choices)
         rows = h * w // columns
-        return _Geometry(n, c, rows, columns, o, rows, columns, (1, 1), (1, 1), (1, 1), (0, 0), True)
-    return _Geometry(n, c, h, w, o, oh, ow, (kernel[0], kernel[1]), stride, dilation, padding[:2], False)
+        return Geometry(n, c, rows, columns, o, rows, columns, (1, 1), (1, 1), (1, 1), (0, 0), True)
+    return Geometry(n, c, h, w, o, oh, ow, (kernel[0], kernel[1]), stride, dilation, padding[:2], False)
 
 
 def _factor(pixels: int, target: Target, choices: Choices) -> int:
@@ -137,11 +145,11 @@ def _factor(pixels: int, target: Target, choices: Choices) -> int:
     return choices.take("columns", [d for d in ranked if costs[d] <= tiles.WORSE * costs[ranked[0]]], ranked[0])
 
 
-class _Convolution:
+class Convolution:
     """Writes the loops of one convolution."""
 
     def __init__(
-        self, emitter: Emitter, anchor: int, geometry: _Geometry, schedule: _Schedule, inner: int, target: Target
+        self, emitter: Emitter, anchor: int, geometry: Geometry, schedule: Schedule, inner: int, target: Target
     ) -> None:
         self.emitter, self.geometry, self.schedule, self.inner = emitter, geometry, schedule, inner
         self.tile, self.lanes = schedule.tile, target.lanes

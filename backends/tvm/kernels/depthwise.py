@@ -35,7 +35,7 @@ from specc.targets import Target
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a depthwise convolution with its epilogue; None for another group."""
     anchor = group.anchor
-    if anchor is None or group.step(anchor).op != "conv2d" or group.result.dtype != "float32":
+    if anchor is None or group.step(anchor).op != "conv2d" or group.type(anchor).dtype != "float32":
         return None
     step = group.step(anchor)
     data, weight, *bias = step.operands

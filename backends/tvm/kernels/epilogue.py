@@ -68,6 +68,7 @@ class Epilogue:
         self.channels = group.result.concrete[1]
         self.partial = self.channels % lanes != 0
         self.value = group.last
+        self.dtype = group.type(anchor).dtype
         self.heavy = any(step.op in HEAVY for step in group.steps)
         self.result = emitter.result()
 
@@ -113,9 +114,9 @@ class Tile:
 
     def __init__(self, epilogue: Epilogue, pixels: int, blocks: Sequence[Any]) -> None:
         self.epilogue, self.pixels, self.blocks = epilogue, pixels, blocks
-        self.accumulators = Registers(len(blocks) * pixels, epilogue.lanes, "float32")
+        self.accumulators = Registers(len(blocks) * pixels, epilogue.lanes, epilogue.dtype)
         self._looped = epilogue.heavy and pixels > 2
-        self._held = self._memory("float32") if self._looped else []
+        self._held = self._memory(epilogue.dtype) if self._looped else []
         plain = not epilogue.result.block
         self._staged = self._memory(epilogue.result.type.dtype) if plain else []
 

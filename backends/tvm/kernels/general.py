@@ -23,6 +23,7 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Again, Emitter, Index, Leaf, Registers, Template, Tensor
 from specc.backends.tvm.expression import Math, Scalar
 from specc.backends.tvm.group import Group
+from specc.ir.dtypes import SMALL
 from specc.ir.types import TensorType, block_of
 from specc.targets import Target
 
@@ -117,7 +118,7 @@ class General:
                 ):
                     accesses[operand] = self._store_value(operand, leaf)
             types = [group.type(operand) for operand in step.operands]
-            self.dtype = types[0].dtype if types else step.type.dtype
+            self.dtype = _computed_in(types[0].dtype if types else step.type.dtype)
             compute = step.record.compute
             if compute is None:
                 raise ValueError(f"`{step.op}` has no compute for kernels")
@@ -183,7 +184,7 @@ class General:
         emitter.store(nest.accumulators, first, position)
         nest.depth += 1
         with self._nested(extents) as index:
-            value = term(*index)
+            value = emitter.math.cast(term(*index), self.dtype)
             emitter.store(nest.accumulators, join(Scalar(nest.accumulators[tuple(position)]), value), position)
         nest.depth -= 1
         return Scalar(nest.accumulators[tuple(position)])
@@ -259,7 +260,7 @@ class General:
             with emitter.lanes(lanes) if vectors else emitter.serial(lanes) as lane:
                 point = index_of(position, lane)
                 self.nest = Nest(number, target.type.concrete, point, lane, accumulators)
-                value = element(*point)
+                value = emitter.math.cast(element(*point), target.type.dtype)
                 emitter.store(target.buffer, value, target.position(point))
                 self.nest = None
             if fill:
@@ -270,6 +271,11 @@ class General:
     def _weight(self, number: int) -> int:
         """A guess at the work of an element: a reduction is long."""
         return 64 if self.plan.sums.get(number) else 1
+
+
+def _computed_in(dtype: str) -> str:
+    """The type of stages and sums over operands of this type: 8 bits hold no sum."""
+    return "int32" if dtype in SMALL else dtype
 
 
 def _blocked_index(first: int, block: int, place: tuple[Any, ...], lane: Any) -> Index:

@@ -34,8 +34,18 @@ _WAYS, _LINE = 8, 64
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group whose anchor is a linear layer with frozen weights; None for another group."""
     anchor = group.anchor
-    if anchor is None or group.step(anchor).op != "linear" or group.result.dtype != "float32":
+    if anchor is None or group.step(anchor).op != "linear" or group.type(anchor).dtype != "float32":
         return None
+    packings = operands_of(group, anchor, Packing("matrix", target.lanes), target)
+    if packings is None:
+        return None
+    schedule = schedule_of(group, anchor, target, choices)
+    return Template(lambda emitter: Linear(emitter, anchor, schedule, target).emit(), packings)
+
+
+def operands_of(group: Group, anchor: int, packed: Packing, target: Target) -> dict[int, Packing] | None:
+    """How the frozen operands of a linear layer and of its epilogue are stored, the weights as `packed`; None where the
+    template does not take them."""
     step = group.step(anchor)
     shape = step.type.concrete
     if group.result.shape != step.type.shape or any(v >= len(group.inputs) for v in step.operands):
@@ -43,7 +53,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     _, weight, *bias = step.operands
     if not all(group.inputs[v].frozen for v in (weight, *bias)) or 0 in shape:
         return None
-    packings = {weight: Packing("matrix", target.lanes)}
+    packings = {weight: packed}
     packings |= {value: Packing("padded", target.lanes) for value in bias}
     for number, operand in enumerate(group.inputs):
         if number in step.operands:
@@ -53,12 +63,11 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
             packings[number] = Packing("padded", target.lanes)
         elif prod(own) != 1 and own != shape and prod(own) != own[-1]:
             return None
-    schedule = _schedule(prod(shape[:-1]), shape[-1], group.type(step.operands[0]).concrete[-1], target, choices)
-    return Template(lambda emitter: _Linear(emitter, anchor, schedule, target).emit(), packings)
+    return packings
 
 
 @dataclass(frozen=True)
-class _Schedule:
+class Schedule:
     """How a linear layer is computed. The outer loop runs over strips of rows or over groups of output blocks; `unroll`
     steps of the reduction are written out."""
 
@@ -68,23 +77,25 @@ class _Schedule:
     unroll: int
 
 
-def _schedule(rows: int, outputs: int, inputs: int, target: Target, choices: Choices) -> _Schedule:
-    blocks = -(-outputs // target.lanes)
-    tile = _tile(rows, blocks, inputs, target, choices)
+def schedule_of(group: Group, anchor: int, target: Target, choices: Choices, size: int = 4, depth: int = 1) -> Schedule:
+    """How a linear layer is computed: its elements have `size` bytes, a step of the reduction takes `depth` of them."""
+    *lead, inputs = group.type(group.step(anchor).operands[0]).concrete
+    rows, blocks = prod(lead), -(-group.type(anchor).concrete[-1] // target.lanes)
+    tile = _tile(rows, blocks, size * inputs, target, choices)
     groups, count = -(-blocks // tile.blocks), -(-rows // tile.pixels)
     wanted = 0
     if count > 1:
-        wanted = take_order(choices, 4 * blocks * target.lanes * inputs, 4 * rows * inputs, groups, target)
+        wanted = take_order(choices, size * blocks * target.lanes * inputs, size * rows * inputs, groups, target)
     strips = take_strips(choices, count, min(wanted, count) if wanted else share(count, groups))
-    fitting = [u for u in (2, 1, 4) if inputs % u == 0]
-    unroll = 4 if inputs % 4 == 0 and tile.pixels * tile.blocks <= 8 else fitting[0]
-    return _Schedule(tile, bool(wanted), strips, choices.take("unroll", fitting, unroll))
+    fitting = [u for u in (2, 1, 4) if inputs // depth % u == 0]
+    unroll = 4 if inputs // depth % 4 == 0 and tile.pixels * tile.blocks <= 8 else fitting[0]
+    return Schedule(tile, bool(wanted), strips, choices.take("unroll", fitting, unroll))
 
 
-class _Linear:
+class Linear:
     """Writes the loops of one linear layer."""
 
-    def __init__(self, emitter: Emitter, anchor: int, schedule: _Schedule, target: Target) -> None:
+    def __init__(self, emitter: Emitter, anchor: int, schedule: Schedule, target: Target) -> None:
         self.emitter, self.anchor, self.lanes = emitter, anchor, target.lanes
         self.schedule, self.tile = schedule, schedule.tile
         step = emitter.group.step(anchor)
@@ -95,7 +106,7 @@ class _Linear:
         self.blocks = -(-self.outputs // self.lanes)
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
-        self.value = emitter.group.last
+        self.value, self.dtype = emitter.group.last, step.type.dtype
         self.heavy = any(step.op in HEAVY for step in emitter.group.steps)
 
     def emit(self) -> None:
@@ -123,26 +134,14 @@ class _Linear:
     def _tile(self, blocks: list[Any], first: Any, rows: int) -> None:
         """One register tile. An epilogue of many instructions is a loop over copies of the accumulators."""
         emitter, width = self.emitter, len(blocks)
-        acc = Registers(rows * width, self.lanes, "float32")
+        acc = Registers(rows * width, self.lanes, self.dtype)
+        made = emitter.group.result.dtype
+        done = acc if made == self.dtype else Registers(rows * width, self.lanes, made)
         looped = self.heavy and rows * width > 2
-        held = [on_stack((rows, self.lanes), "float32") for _ in blocks] if looped else []
+        held = [on_stack((rows, self.lanes), self.dtype) for _ in blocks] if looped else []
+        kept = held if made == self.dtype else [on_stack((rows, self.lanes), made) for _ in held]
+        self._accumulate(acc, blocks, first, rows)
         with emitter.lanes(self.lanes) as lane:
-            for j, block in enumerate(blocks):
-                for i in range(rows):
-                    start = (
-                        self.bias[block * self.lanes + lane] if self.bias is not None else tirx.const(0.0, "float32")
-                    )
-                    emitter.store(acc, start, [i * width + j, lane])
-            unroll = self.schedule.unroll
-            with emitter.serial(self.inputs // unroll) as outer:
-                for q in range(unroll):
-                    k = outer * unroll + q
-                    for i in range(rows):
-                        value = self.data[self._row(first + i, k)]
-                        for j, block in enumerate(blocks):
-                            position = [i * width + j, lane]
-                            weight = self.weight[block, k, lane]
-                            emitter.store(acc, acc[tuple(position)] + value * weight, position)
             if looped:
                 for i in range(rows):
                     for j in range(width):
@@ -150,20 +149,42 @@ class _Linear:
                 with emitter.serial(rows) as row:
                     for j, block in enumerate(blocks):
                         value = self._finished(Scalar(held[j][row, lane]), first + row, block * self.lanes + lane)
-                        emitter.store(held[j], value, [row, lane])
+                        emitter.store(kept[j], value, [row, lane])
             else:
                 for i in range(rows):
                     for j, block in enumerate(blocks):
                         value = self._finished(Scalar(acc[i * width + j, lane]), first + i, block * self.lanes + lane)
-                        emitter.store(acc, value, [i * width + j, lane])
+                        emitter.store(done, value, [i * width + j, lane])
         if looped:
             with emitter.serial(rows) as row:
                 for j, block in enumerate(blocks):
-                    self._store(held[j], row, first + row, block)
+                    self._store(kept[j], row, first + row, block)
         else:
             for i in range(rows):
                 for j, block in enumerate(blocks):
-                    self._store(acc, i * width + j, first + i, block)
+                    self._store(done, i * width + j, first + i, block)
+
+    def _accumulate(self, acc: Registers, blocks: list[Any], first: Any, rows: int) -> None:
+        """The sums of a tile, from the bias on."""
+        emitter, width, unroll = self.emitter, len(blocks), self.schedule.unroll
+        with emitter.lanes(self.lanes) as lane:
+            self._start(acc, blocks, rows, lane)
+            with emitter.serial(self.inputs // unroll) as outer:
+                for q in range(unroll):
+                    k = outer * unroll + q
+                    for i in range(rows):
+                        value = tirx.Cast(self.dtype, self.data[self._row(first + i, k)])
+                        for j, block in enumerate(blocks):
+                            position = [i * width + j, lane]
+                            weight = tirx.Cast(self.dtype, self.weight[block, k, lane])
+                            emitter.store(acc, acc[tuple(position)] + value * weight, position)
+
+    def _start(self, acc: Registers, blocks: list[Any], rows: int, lane: Any) -> None:
+        for j, block in enumerate(blocks):
+            for i in range(rows):
+                zero = tirx.const(0, self.dtype)
+                start = zero if self.bias is None else self.bias[block * self.lanes + lane]
+                self.emitter.store(acc, start, [i * len(blocks) + j, lane])
 
     def _row(self, row: Any, column: Any) -> tuple[Any, ...]:
         """The index of an element: the last leading dimension of more than one row runs through all of them."""
@@ -205,7 +226,7 @@ class _Linear:
                     copy(rest)
 
 
-def _tile(rows: int, blocks: int, inputs: int, target: Target, choices: Choices) -> tiles.Tile:
+def _tile(rows: int, blocks: int, row_bytes: int, target: Target, choices: Choices) -> tiles.Tile:
     """The tile that takes the fewest cycles for all rows, the last tile as long as the others.
 
     The rows of a tile are read side by side. Where they lie a multiple of a large power of two apart, they share a few
@@ -220,7 +241,7 @@ def _tile(rows: int, blocks: int, inputs: int, target: Target, choices: Choices)
         )
 
     sets = target.l1_bytes // (_WAYS * _LINE)
-    apart = sets // gcd(max(1, 4 * inputs // _LINE), sets)
+    apart = sets // gcd(max(1, row_bytes // _LINE), sets)
     most = min(rows, target.vector_registers, apart * _WAYS * 3 // 4)
     candidates = [
         tiles.Tile(pixels, wide)

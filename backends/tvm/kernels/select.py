@@ -7,10 +7,29 @@ from dataclasses import replace
 from specc.backends.tvm.choices import NOTHING, Choices, Configuration
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels import attention, convolution, depthwise, general, linear, scan, squeeze, winograd
+from specc.backends.tvm.kernels import (
+    attention,
+    convolution,
+    depthwise,
+    general,
+    integer,
+    linear,
+    scan,
+    squeeze,
+    winograd,
+)
 from specc.targets import Target
 
-TEMPLATES = (winograd.lower, convolution.lower, depthwise.lower, linear.lower, squeeze.lower, attention.lower)
+TEMPLATES = (
+    winograd.lower,
+    convolution.lower,
+    depthwise.lower,
+    linear.lower,
+    integer.convolution,
+    integer.linear,
+    squeeze.lower,
+    attention.lower,
+)
 """Each takes a group of a single result, a target, and what answers its choices (`choices`), and gives a template, or
 None for a group not of its class."""
 

@@ -44,6 +44,8 @@ class _Schedule:
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group that is a mean over the image followed by 1x1 convolutions; None for another group."""
     lanes, anchors = target.lanes, group.anchors
+    if group.result.dtype != "float32":
+        return None
     if len(anchors) < 2 or not _is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
         return None
     source = group.step(anchors[0]).operands[0]

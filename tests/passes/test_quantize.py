@@ -1,0 +1,189 @@
+"""Quantization: what integers of 8 bits lose is what rounding loses, and what cannot be one says why."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specc import ops
+from specc.backends.torch import evaluate, intermediates
+from specc.ir.graph import Graph, Value
+from specc.ir.types import TensorType
+from specc.ir.verify import verify
+from specc.passes.fusion import fuse
+from specc.passes.layout import layout
+from specc.passes.quantize import Grid, candidates, quantize
+from specc.passes.rewrite import Journal
+from specc.testing import check_pass
+from specc.weights import random_inputs, random_weights
+
+
+def intervals(graph: Graph, weights: Any, inputs: Any) -> dict[Value, tuple[float, float]]:
+    found = intermediates(graph, weights, inputs)
+    return {v: (float(a.min()), float(a.max())) for v, a in found.items() if a.dtype.kind == "f" and a.size}
+
+
+def quantized(graph: Graph, journal: Journal | None = None) -> Graph:
+    """The graph with every layer that can be one of integers, from the ranges of inputs that are drawn."""
+    return quantize(graph, intervals(graph, random_weights(graph), random_inputs(graph)), None, journal)
+
+
+def one_layer(seed: int) -> Graph:
+    """A convolution or a linear layer of some shape, of more products than are left as they are."""
+    rng = random.Random(seed)
+    graph = Graph("One")
+    bias = rng.random() < 0.7
+    channels, out = rng.choice((4, 17, 32, 64)), rng.choice((16, 33, 64))
+    if rng.random() < 0.7:
+        extent = rng.randint(14, 20)
+        x = graph.input("x", TensorType((1, channels, extent, extent + 3)))
+        k = rng.choice((1, 2, 3))
+        arguments = {"out": out, "k": k, "s": rng.choice((1, 1, 2)), "p": rng.randint(0, k - 1), "bias": bias}
+        value = graph.call("conv2d", [x], arguments, "layer")
+    else:
+        x = graph.input("x", TensorType((rng.choice((64, 300)), channels)))
+        value = graph.call("linear", [x], {"out": out, "bias": bias}, "layer")
+    graph.outputs = [value]
+    return graph
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_the_error_of_a_layer_is_that_of_rounding(seed: int) -> None:
+    graph = one_layer(seed)
+    weights, inputs = random_weights(graph, seed % 7), random_inputs(graph, seed % 5)
+    result = quantize(graph, intervals(graph, weights, inputs))
+    verify(result)
+    layer = next(i for i in graph.live())
+    if layer not in candidates(graph):
+        assert result.count(graph.node(layer).op) == 1
+        return
+    (expected,), (found,) = evaluate(graph, weights, inputs), evaluate(result, weights, inputs)
+    x, w = inputs["x"], weights["layer.weight"]
+    b = weights.get("layer.bias", np.zeros(len(w)))
+    grid = Grid.over((float(x.min()), float(x.max())))
+    step = np.abs(w).reshape(len(w), -1).max(1) / 127
+    # |a b - a' b'| <= |a| |b - b'| + |b| |a - a'| + |a - a'| |b - b'|, summed over the products
+    node = graph.node(layer)
+    apply = ops.get(node.op).torch
+
+    def products(left: Any, right: Any) -> Any:
+        import torch
+
+        return apply(torch.tensor(left, dtype=torch.float64), torch.tensor(right, dtype=torch.float64), **node.attrs)
+
+    steps = np.broadcast_to(step.reshape(-1, *(1,) * (w.ndim - 1)), w.shape)
+    half = np.full(x.shape, grid.scale / 2)
+    bound = products(np.abs(x), steps / 2) + products(half, np.abs(w)) + products(half, steps / 2)
+    channel = (-1, 1, 1) if node.op == "conv2d" else (-1,)
+    bound = bound.numpy() + (grid.scale * step / 2).reshape(channel) + 1e-6 * (1 + np.abs(b).reshape(channel))
+    assert (np.abs(found - expected) <= bound * (1 + 1e-5)).all()
+
+
+def residual(shift: float = 0.0) -> Graph:
+    """Two convolutions and the sum of what they read and make, three times, then a classifier."""
+    graph = Graph("Residual")
+    x = graph.input("x", TensorType((1, 16, 12, 12)))
+    for block in range(3):
+        y = graph.call("conv2d", [x], {"out": 16, "k": 3}, f"{block}.a")
+        y = graph.apply("relu", [y]) if not shift else graph.apply("silu", [y])
+        y = graph.call("conv2d", [y], {"out": 16, "k": 3}, f"{block}.b")
+        x = graph.apply("relu", [graph.apply("add", [x, y])])
+    pooled = graph.call("global_avg_pool", [x], {})
+    graph.outputs = [graph.call("linear", [pooled], {"out": 10}, "head")]
+    return graph
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_a_pass_like_others_but_for_its_error(shift: float) -> None:
+    result = check_pass(quantized, residual(shift), tolerance=0.05)
+    assert result.count("conv2d_integer") == 6 and result.count("conv2d") == 0
+
+
+def test_what_a_layer_reads_as_integers_is_stored_as_integers() -> None:
+    """Behind fusion, every kernel but those at the ends reads and writes 8 bits: sums take theirs as they are."""
+    graph = fuse(layout(quantized(residual()), 16))
+    verify(graph)
+    stored = [
+        graph.type(Value(identity)).dtype
+        for identity in graph.live()
+        if any(graph.node(user).group != graph.node(identity).group for user, _ in graph.users(Value(identity)))
+    ]
+    assert stored.count("uint8") == 6 and stored.count("float32") == 3  # the input in blocks, and both ends of the mean
+    fronts = [i for i in graph.live() if graph.node(i).op == "dequantize" and _reads_bytes(graph, i)]
+    assert len(fronts) == 2, "residual sums read integers; the first one reads the network's input"
+    for identity in fronts:
+        ((user, _),) = graph.users(Value(identity))
+        assert graph.node(user).group == graph.node(identity).group
+
+
+def _reads_bytes(graph: Graph, identity: int) -> bool:
+    return graph.type(graph.operands(identity)[0]).dtype == "uint8"
+
+
+def test_each_channel_has_its_own_scale() -> None:
+    """Channels of very different magnitudes: one scale for all would lose the small ones."""
+    graph = Graph("Channels")
+    x = graph.input("x", TensorType((1, 16, 16, 16)))
+    graph.outputs = [graph.call("conv2d", [x], {"out": 32, "k": 3, "bias": False}, "layer")]
+    weights, inputs = random_weights(graph), random_inputs(graph)
+    weights["layer.weight"] = weights["layer.weight"] * np.logspace(-4, 0, 32).reshape(-1, 1, 1, 1)
+    (expected,) = evaluate(graph, weights, inputs)
+
+    def errors(values: Any) -> Any:
+        (found,) = evaluate(quantize(graph, intervals(graph, weights, inputs)), values, inputs)
+        apart = np.abs(found - expected).max((0, 2, 3))
+        return apart / np.abs(expected).max((0, 2, 3))
+
+    per_channel = errors(weights)
+    step = np.abs(weights["layer.weight"]).max() / 127
+    per_tensor = errors({"layer.weight": np.round(weights["layer.weight"] / step) * step})
+    assert per_channel.max() < 0.05 < 0.5 < per_tensor.max()
+
+
+def test_a_bias_beside_tiny_weights_stays_in_32_bits() -> None:
+    graph = Graph("Bias")
+    x = graph.input("x", TensorType((1, 16, 16, 16)))
+    graph.outputs = [graph.call("conv2d", [x], {"out": 64}, "layer")]
+    weights, inputs = random_weights(graph), random_inputs(graph)
+    weights["layer.weight"][0], weights["layer.bias"][0] = 1e-12, 5.0
+    weights["layer.weight"][1], weights["layer.bias"][1] = 0.0, 0.0
+    (found,) = evaluate(quantize(graph, intervals(graph, weights, inputs)), weights, inputs)
+    assert np.allclose(found[:, 0], 5.0, rtol=1e-6) and not found[:, 1].any()
+
+
+def test_a_range_always_holds_zero() -> None:
+    assert Grid.over((1.0, 3.0)) == Grid(3 / 255, 0)
+    assert Grid.over((-2.0, -1.0)) == Grid(2 / 255, 255)
+    assert Grid.over((0.0, 0.0)) == Grid(1.0, 0)
+    assert Grid.over((-1.0, 1.0)).zero in (127, 128)
+
+
+def test_what_stays_real_says_why() -> None:
+    graph = Graph("Refusals")
+    x = graph.input("x", TensorType((1, 3, 40, 40)))
+    filters = graph.input("filters", TensorType((32, 32, 3, 3)))
+    stem = graph.call("conv2d", [x], {"out": 32, "k": 3}, "stem")
+    depthwise = graph.call("conv2d", [stem], {"out": 32, "k": 3, "groups": 32}, "depthwise")
+    dynamic = graph.apply("conv2d", [depthwise, filters], {"padding": 1}, "dynamic")
+    dense = graph.call("conv2d", [dynamic], {"out": 32, "k": 3}, "dense")
+    small = graph.call("linear", [graph.call("global_avg_pool", [dense], {})], {"out": 10}, "small")
+    graph.outputs = [small]
+    journal = Journal()
+    assert quantize(graph, {}, None, journal).count("conv2d_integer") == 0
+    reasons = {event.path: event.reason or "" for event in journal.refused}
+    assert "reads 3 channels" in reasons["stem"] and "grouped" in reasons["depthwise"]
+    assert "weights depend on an input" in reasons["dynamic"] and "is small" in reasons["small"]
+    assert "samples" in reasons["dense"]
+
+
+def test_only_the_layers_that_are_named() -> None:
+    graph = residual()
+    known = intervals(graph, random_weights(graph), random_inputs(graph))
+    first, *_ = candidates(graph)
+    assert quantize(graph, known, [first]).count("conv2d_integer") == 1
