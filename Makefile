@@ -8,7 +8,8 @@
 #   make docs    writes docs/errors.md and docs/std.md from their sources
 #   make arm-test  networks for ARM cores, RISC-V and a microcontroller, run under emulators (installs cross compilers
 #                  and qemu)
-#   make web-test  networks for WebAssembly, run by node and in a browser (installs clang, lld, Chromium)
+#   make web-test  networks for WebAssembly, run by node and in a browser, and the page of a profile (installs clang, lld,
+#                Chromium)
 #   make cuda-test  networks for NVIDIA GPUs, run on one of this machine; compiled in any case (GPU=sm_90)
 #   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
 #   make nightly  ten thousand random examples of every property of the language: printing, formatting, mutated specs
@@ -73,7 +74,7 @@ arm-test: $(READY)
 
 web-test: $(READY)
 	@$(call with,clang wasm-ld node chromium,clang lld wasi-libc libclang-rt-dev-wasm32 nodejs chromium)
-	$(BIN)/pytest -m cross tests/deploy/test_web.py tests/deploy/test_page.py
+	$(BIN)/pytest -m cross tests/deploy/test_web.py tests/deploy/test_page.py tests/waterline
 
 # The second line needs the artifacts, numpy and the folder specc/ alone: it can be run by hand where a GPU is.
 cuda-test: $(READY)

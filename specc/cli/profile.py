@@ -2,67 +2,89 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING
+import shlex
 
 import click
 
 from specc.cli.options import artifact_argument, choose_size, json_option, print_json, size_option, threads_option
-
-if TYPE_CHECKING:
-    from specc.profile import KernelTime
+from specc.terminal import say
 
 
 @click.command()
 @artifact_argument
 @click.option("--by-call", is_flag=True, help="A row for each call, in order; without it, for each kernel.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="How long to measure.")
+@click.option("--html", metavar="OUT", type=click.Path(), help="Write a page with charts and tables, too.")
+@click.option("--scaling", is_flag=True, help="Measure with one thread as well, and compare.")
 @size_option
 @threads_option
 @json_option
 def profile(
-    path: str, by_call: bool, seconds: float, shapes: dict[str, int] | None, threads: int | None, as_json: bool
+    path: str,
+    by_call: bool,
+    seconds: float,
+    html: str | None,
+    scaling: bool,
+    shapes: dict[str, int] | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Time every kernel of an artifact where it stands in the run, and compare it with this machine's roofline."""
     from specc import profile as stopwatch
     from specc import report, runtime
+    from specc.files import check_writable, replacing
     from specc.waterline import gaps
 
+    if html is not None:
+        check_writable(html, path)
     artifact = runtime.open(path, threads)
     size = choose_size(artifact.manifest, shapes)
     found = stopwatch.profile(artifact, size, seconds)
+    alone = None
+    if scaling:
+        alone = stopwatch.profile(runtime.Artifact(artifact.contents, 1), size, seconds)
     memory = size.facts["memory"]
+    if html is not None:
+        from specc.waterline import page
+        from specc.waterline.origin import origin
+
+        options = [f"--threads {artifact.threads}", f"--seconds {seconds:g}", *(["--scaling"] * scaling)]
+        options += [f"--shapes {size}"] * (len(artifact.manifest.sizes) > 1)
+        command = f"specc profile {shlex.quote(path)} {' '.join(options)} --html {shlex.quote(html)}"
+        text = page.render(found, origin(artifact, size, path, found, command), alone)
+        with replacing(html) as file:
+            file.write(text.encode())
+        say(f"{html}: {len(text) / 1e3:.0f} kB; open it in a browser")
     if as_json:
         about = {"network": artifact.manifest.network, "shapes": dict(size.dimensions)}
-        print_json({**about, "memory": memory, **found.to_json()})
+        compared = {"alone": alone.to_json()} if alone else {}
+        print_json({**about, "memory": memory, **found.to_json(), **compared})
         return
     total = sum(call.microseconds for call in found.calls)
     if by_call:
-        groups: list[list[KernelTime]] = [[call] for call in found.calls]
+        groups = [gaps.Sum((number,), (call,)) for number, call in enumerate(found.calls)]
     else:
-        kernels: dict[str, list[KernelTime]] = defaultdict(list)
-        for call in found.calls:
-            kernels[call.kernel].append(call)
-        groups = sorted(kernels.values(), key=lambda calls: -sum(call.microseconds for call in calls))
+        groups = sorted(gaps.by_kernel(found.calls), key=lambda kernel: -kernel.microseconds)
     rows = []
-    for calls in groups:
-        spent = sum(call.microseconds for call in calls)
-        least = sum(call.ideal for call in calls)
+    for group in groups:
+        spent, first = group.microseconds, group.calls[0]
+        once = sum(alone.calls[number].microseconds for number in group.numbers) if alone else 0.0
         rows.append(
             {
                 "us": f"{spent:.0f}",
                 "part": f"{spent / total:.1%}",
-                "calls": str(len(calls)),
-                "GFLOP/s": f"{sum(call.operations for call in calls) / spent / 1e3:.1f}",
-                "GB/s": f"{sum(call.bytes for call in calls) / spent / 1e3:.1f}",
-                "of roof": f"{least / spent:.0%}",
-                "kernel": calls[0].kernel,
-                "first in": calls[0].path,
+                "calls": str(len(group.calls)),
+                **({"1 thread": f"{once / spent:.2f}x"} if alone else {}),
+                "GFLOP/s": f"{group.operations / spent / 1e3:.1f}",
+                "GB/s": f"{group.bytes / spent / 1e3:.1f}",
+                "of roof": f"{group.share:.0%}",
+                "kernel": first.kernel,
+                "first in": first.path,
             }
         )
     name = f"{artifact.manifest.network} at {size}" if size.dimensions else artifact.manifest.network
     if rows:
-        click.echo(report.table(rows, right=("us", "part", "calls", "GFLOP/s", "GB/s", "of roof")))
+        click.echo(report.table(rows, right=("us", "part", "calls", "1 thread", "GFLOP/s", "GB/s", "of roof")))
     click.echo(
         f"{name}, {artifact.threads} threads: {total:.0f} us in {len(found.calls)} kernels, "
         f"{found.microseconds:.0f} us in all; roofs {found.roofs.operations / 1e9:.0f} GFLOP/s, "

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from specc.profile import KernelTime, Profile
+from specc.waterline.axes import duration
 
 BRIEF = 15.0
 """Microseconds: a call as brief is mostly begun and ended. Waking the threads and meeting at the end takes 2 to 5."""
@@ -204,10 +205,6 @@ def verdict(profile: Profile, blocks: Blocks) -> str:
     at = f"{calls}, {where}" if where else calls
     return (
         f"Look first at {first.operators} ({at}): {first.microseconds / total:.0%} of the time, and "
-        f"{_time(first.gap)} of the {_time(gaps)} that all kernels take beyond their ideal time; "
+        f"{duration(first.gap)} of the {duration(gaps)} that all kernels take beyond their ideal time; "
         f"{reason(first, profile)}."
     )
-
-
-def _time(microseconds: float) -> str:
-    return f"{microseconds / 1e3:.2f} ms" if microseconds >= 1e3 else f"{microseconds:.0f} µs"

@@ -30,11 +30,15 @@ _OPTIONS = (
 
 
 class Page:
-    """One tab of a browser of its own, whose profile vanishes with it. `problems` are its complaints."""
+    """One tab of a browser of its own, whose profile vanishes with it.
+
+    `problems` are its complaints, `requests` the addresses that it asked for.
+    """
 
     def __init__(self, width: int = 1000, height: int = 800, seconds: float = 60.0) -> None:
         assert PROGRAM, "there is no Chromium"
         self.problems: list[str] = []
+        self.requests: list[str] = []
         self._seconds = seconds
         self._folder = tempfile.TemporaryDirectory(prefix="specc-browser-", ignore_cleanup_errors=True)
         commands, self._commands = os.pipe()
@@ -57,10 +61,9 @@ class Page:
             (target, *_) = [each for each in self.call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
             attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
             self._session = attached["sessionId"]
-            for domain in ("Page", "Runtime", "Log"):
+            for domain in ("Page", "Runtime", "Log", "Network"):
                 self.call(f"{domain}.enable")
-            metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-            self.call("Emulation.setDeviceMetricsOverride", **metrics)
+            self.resize(width, height)
         except BaseException:
             self.close()
             raise
@@ -96,6 +99,15 @@ class Page:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
 
+    def resize(self, width: int, height: int = 800) -> None:
+        """Makes the window so many pixels wide and high."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **metrics)
+
+    def prefer(self, scheme: str) -> None:
+        """Says that the person likes pages "light" or "dark"."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
     def open(self, address: str) -> None:
         """Goes to a page, and returns when it is loaded."""
         self.call("Page.navigate", url=address)
@@ -119,6 +131,29 @@ class Page:
         """`mousePressed`, `mouseMoved` or `mouseReleased` at a place in the window, with the left button."""
         buttons = {"button": "left", "buttons": 0 if kind == "mouseReleased" else 1, "clickCount": 1}
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **buttons)
+
+    def move(self, x: float, y: float) -> None:
+        """The mouse goes to a place in the window, no button pressed."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        """The middle of the first element that the selector finds, which is scrolled into view."""
+        x, y = self.ask(
+            f"(() => {{ const found = document.querySelector({json.dumps(selector)});"
+            "found.scrollIntoView({block: 'center'}); const box = found.getBoundingClientRect();"
+            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        return x, y
+
+    def click(self, selector: str) -> None:
+        """A click in the middle of the first element that the selector finds."""
+        x, y = self.middle(selector)
+        self.mouse("mousePressed", x, y)
+        self.mouse("mouseReleased", x, y)
+
+    def type(self, text: str) -> None:
+        """Text into what has the focus."""
+        self.call("Input.insertText", text=text)
 
     def key(self, key: str, text: str = "") -> None:
         """A key is pressed and let go."""
@@ -144,4 +179,8 @@ class Page:
             self.problems.append(str(found["params"]["exceptionDetails"]))
         elif found.get("method") == "Log.entryAdded" and found["params"]["entry"]["level"] == "error":
             self.problems.append(str(found["params"]["entry"]))
+        elif found.get("method") == "Runtime.consoleAPICalled" and found["params"]["type"] in ("error", "assert"):
+            self.problems.append(str(found["params"]["args"]))
+        elif found.get("method") == "Network.requestWillBeSent":
+            self.requests.append(found["params"]["request"]["url"])
         return found

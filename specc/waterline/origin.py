@@ -1,0 +1,58 @@
+"""Where the numbers of a profile come from: the artifact, the machine, the moment and the command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from specc.artifact import Size
+from specc.profile import Profile
+from specc.runtime import Artifact
+from specc.waterline.axes import amount
+from specc.waterline.gaps import Blocks
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The network, lines for people by what they say, and the blocks of the spec."""
+
+    network: str
+    facts: Mapping[str, str]
+    blocks: Blocks
+
+
+def origin(artifact: Artifact, size: Size, path: str | Path, found: Profile, command: str) -> Origin:
+    """What is to be said of `found`, which was measured just now of the artifact at `path`, at one of its sizes."""
+    manifest, facts = artifact.manifest, artifact.manifest.facts
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    roofs = found.roofs
+    cached = ", ".join(f"{rate / 1e9:.0f} GB/s for {amount(size, 'B')} again and again" for size, rate in roofs.cached)
+    lines = {
+        "Command": command,
+        "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
+        "Artifact": f"{Path(path).name}, {amount(os.path.getsize(path), 'B')}, BLAKE2b-128 {digest}",
+        "Compiled": f"by specc {manifest.specc} at -O{facts['level']} for {manifest.machine.target}",
+        "Inputs": ", ".join(map(str, size.inputs)) or "none",
+        "Machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores for this process",
+        "Threads": str(found.threads),
+        "Other load": f"{os.getloadavg()[0]:.1f} programs at work on average in the last minute, this one among them",
+        "Roofs": f"{roofs.operations / 1e9:.0f} GFLOP/s; {roofs.bytes / 1e9:.1f} GB/s from memory, {cached}",
+        "Memory": f"{amount(size.facts['memory']['arena'], 'B')} for the tensors between kernels",
+    }
+    return Origin(manifest.network, lines, facts["spec"]["blocks"])
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), "") or platform.processor() or platform.machine()
