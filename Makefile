@@ -6,8 +6,8 @@
 #   make bench   measures networks beside their peers and writes docs/performance.md (half an hour; nothing else
 #                may run on the machine meanwhile)
 #   make docs    writes docs/errors.md and docs/std.md from their sources
-#   make arm-test  networks for ARM cores, RISC-V and a microcontroller, run under emulators (installs cross compilers
-#                  and qemu)
+#   make arm-test  networks for ARM cores, RISC-V and a microcontroller, run under emulators, and their loops counted
+#                  (installs cross compilers, qemu and LLVM's tools)
 #   make web-test  networks for WebAssembly, run by node and in a browser, and the page of a profile (installs clang, lld,
 #                Chromium)
 #   make cuda-test  networks for NVIDIA GPUs, run on one of this machine; compiled in any case (GPU=sm_90)
@@ -67,10 +67,11 @@ zoo: $(READY)
 
 arm-test: $(READY)
 	@$(call with,aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc riscv64-linux-gnu-gcc arm-none-eabi-gcc \
-	  qemu-aarch64 qemu-arm qemu-riscv64 qemu-system-arm,gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
+	  qemu-aarch64 qemu-arm qemu-riscv64 qemu-system-arm llvm-mca-19,gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
 	  gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-riscv64-linux-gnu libc6-dev-riscv64-cross \
-	  gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm)
+	  gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm llvm-19)
 	$(BIN)/pytest -m cross tests/deploy/test_emulated.py tests/deploy/test_microcontroller.py
+	$(BIN)/pytest tests/test_static_profile.py
 
 web-test: $(READY)
 	@$(call with,clang wasm-ld node chromium,clang lld wasi-libc libclang-rt-dev-wasm32 nodejs chromium)

@@ -27,8 +27,9 @@ class Target:
     `vector_bits` and `vector_registers` bound the register tiles; `fma_per_cycle` vector multiply-adds start in a
     cycle, each taking `fma_latency` cycles. Cache sizes are bytes for one core. `requires` are the CPU features, in
     /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), and the GPU's architecture, without
-    which an artifact for this target is refused. `options` are LLVM's own. `rounding` is
-    asked of the kernels, not of the machine: their rounding errors may be so many times those of direct sums.
+    which an artifact for this target is refused. `options` are LLVM's own. `model` is the core by whose timing
+    `specc.static_profile` counts cycles, where LLVM knows none of `cpu` itself. `rounding` is asked of the kernels, not
+    of the machine: their rounding errors may be so many times those of direct sums.
 
     With `gpu`, kernels run on an NVIDIA GPU of that architecture, and everything else on a processor as `triple` says:
     a vector is a warp, the first-level cache is what a multiprocessor has of shared memory and cache, the second is
@@ -45,8 +46,9 @@ class Target:
     l2_bytes: int
     requires: tuple[str, ...]
     fma_latency: int = 4
-    fma_per_cycle: int = 2
+    fma_per_cycle: float = 2
     options: tuple[str, ...] = ()
+    model: str = ""
     gpu: str = ""
     rounding: float = ROUNDING
 
@@ -98,7 +100,10 @@ def _arm(name: str, cpu: str, l1: int, l2: int, fma_latency: int = 4, fma_per_cy
     """A 64-bit ARM core with NEON; from the A76 on, with half precision and dot products, too."""
     later = ("asimdhp", "asimddp") if cpu in ("cortex-a76", "neoverse-n1") else ()
     needs = ("fp", "asimd", *later)
-    return Target(name, "aarch64-linux-gnu", cpu, ("+neon",), 128, 32, l1, l2, needs, fma_latency, fma_per_cycle)
+    model = "neoverse-n1" if cpu == "cortex-a76" else ""  # the N1 is made from the A76
+    return Target(
+        *(name, "aarch64-linux-gnu", cpu, ("+neon",), 128, 32, l1, l2, needs, fma_latency, fma_per_cycle), model=model
+    )
 
 
 def _cuda(gpu: str, l1_bytes: int, l2_bytes: int) -> Target:
@@ -130,6 +135,7 @@ TARGETS: dict[str, Target] = {
             requires=("neon", "vfpv4"),
             fma_latency=8,
             fma_per_cycle=1,
+            model="cortex-a57",  # in its 32-bit state: of smaller cores LLVM knows the timing of a part of NEON only
         ),
         # LLVM takes vectors of known length for SVE's where it is told how long these are at least.
         Target(
@@ -141,7 +147,8 @@ TARGETS: dict[str, Target] = {
         Target(
             *("riscv64", "riscv64-linux-gnu", "generic-rv64", _RV64GC, 128, 8, 32 << 10, 256 << 10),
             requires=("i", "m", "a", "f", "d", "c"),
-            fma_per_cycle=1,
+            fma_per_cycle=0.25,
+            model="sifive-u74",
         ),
         # V, with registers of 128 bits at least, by the names of its parts: what TVM knows by the name `v` are vectors
         # of a length that is open until the program runs.
@@ -150,6 +157,7 @@ TARGETS: dict[str, Target] = {
             *(32 << 10, 256 << 10),
             requires=("i", "m", "a", "f", "d", "c", "v"),
             fma_per_cycle=1,
+            model="sifive-p670",
         ),
         Target("wasm32", "wasm32-wasi", "generic", ("+simd128",), 128, 16, 32 << 10, 256 << 10, ()),
         _cuda("sm_80", 192 << 10, 40 << 20),
@@ -158,7 +166,9 @@ TARGETS: dict[str, Target] = {
         # C for a compiler that is not here: its channels lie in fours, and what is a vector elsewhere is a loop.
         Target("c", "c", "generic", (), 128, 16, 16 << 10, 128 << 10, ()),
         # A microcontroller: 32 registers of one float32, no second-level cache.
-        Target("cortex-m7", "thumbv7em-none-eabihf", "cortex-m7", (), 128, 8, 16 << 10, 16 << 10, (), fma_per_cycle=1),
+        Target(
+            "cortex-m7", "thumbv7em-none-eabihf", "cortex-m7", (), 128, 8, 16 << 10, 16 << 10, (), fma_per_cycle=0.25
+        ),
     )
 }
 """Every target but `native`, by name."""

@@ -42,15 +42,17 @@ are to stay on the stack (`emitter.on_stack`): each accumulator then costs two c
 
 
 _ELF = (
-    *("-fPIC", "-shared", "-static-libgcc"),
+    *("-fPIC", "-shared", "-static-libgcc", "-Wl,--strip-debug"),
     "-Wl,--version-script=exports,--build-id=none,--gc-sections,-z,noexecstack,-z,defs",
 )
 _EXPORTS = ("describe", "open", "close", "set_threads", "set_shapes", "get_size", "run", "profile", "message")
 _WASM = (
-    *("--target=wasm32-wasi", "-mexec-model=reactor"),
+    *("--target=wasm32-wasi", "-mexec-model=reactor", "-s"),
     f"-Wl,{','.join(f'--export=specc_{name}' for name in _EXPORTS)},--export=aligned_alloc,--export=free",
 )
-"""How a library is linked for Linux, and for WebAssembly: a module without threads, with functions to get memory."""
+"""How a library is linked for Linux, and for WebAssembly: a module without threads, with functions to get memory.
+
+Kernels keep their names in a library for Linux: `specc.disassembly` finds them by these."""
 
 
 def tvm_target(target: Target) -> Any:
@@ -136,7 +138,7 @@ def _link(driver: str, tables: str, objects: list[Path], target: Target, folder:
         _run(_binutil("objcopy", target), *kept, "--strip-debug", "network.o", folder=folder)
         _run(_binutil("ar", target), "rcsD", "library", "network.o", folder=folder)
     else:
-        inputs = (*flags, "-o", "library", driver, *names, "-ldl" if target.gpu else "-lm", "-s")
+        inputs = (*flags, "-o", "library", driver, *names, "-ldl" if target.gpu else "-lm")
         _compile_c(*inputs, *(_WASM if target.architecture == "wasm32" else _ELF), target=target, folder=folder)
     return (folder / "library").read_bytes()
 

@@ -16,6 +16,8 @@ from specc.terminal import say
 @click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="How long to measure.")
 @click.option("--html", metavar="OUT", type=click.Path(), help="Write a page with charts and tables, too.")
 @click.option("--scaling", is_flag=True, help="Measure with one thread as well, and compare.")
+@click.option("--static", is_flag=True, help="Run nothing: count the cycles of inner loops with llvm-mca.")
+@click.option("--core", metavar="NAME", help="With --static: by LLVM's model of this core, not of the target's.")
 @size_option
 @threads_option
 @json_option
@@ -25,11 +27,23 @@ def profile(
     seconds: float,
     html: str | None,
     scaling: bool,
+    static: bool,
+    core: str | None,
     shapes: dict[str, int] | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Time every kernel of an artifact where it stands in the run, and compare it with this machine's roofline."""
+    if core and not static:
+        raise click.UsageError("--core goes with --static")
+    if static and (html or scaling or by_call):
+        raise click.UsageError("--static runs nothing: it goes with none of --html, --scaling and --by-call")
+    if static:
+        from specc import artifact as container
+        from specc.cli.static_profile import show_static
+
+        contents = container.read(path)
+        return show_static(contents, choose_size(contents.manifest, shapes), core, as_json)
     from specc import profile as stopwatch
     from specc import report, runtime
     from specc.files import check_writable, replacing
