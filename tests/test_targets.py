@@ -18,11 +18,12 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm asimdhp asimddp {sve}\n"
     [
         ("riscv64", {"/proc/cpuinfo": RISCV.format(v="")}, "riscv64"),
         ("riscv64", {"/proc/cpuinfo": RISCV.format(v="v")}, "riscv64-v"),
-        ("aarch64", {"/proc/cpuinfo": ARM.format(sve="")}, "aarch64"),
+        ("aarch64", {"/proc/cpuinfo": "Features\t: fp asimd evtstrm\n"}, "aarch64"),
+        ("aarch64", {"/proc/cpuinfo": ARM.format(sve="")}, "cortex-a76"),
         (
             "aarch64",
             {"/proc/cpuinfo": ARM.format(sve="sve"), "/proc/sys/abi/sve_default_vector_length": "16\n"},
-            "aarch64",
+            "cortex-a76",
         ),
         (
             "aarch64",
