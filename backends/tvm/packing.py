@@ -27,6 +27,7 @@ class Packing:
     winograd            [o, i, kh, kw] -> [ceil(o / block), n, ceil(i / inner) * inner, block], zeros beyond: the
                         weights at the n places of tiles of `tile` results, G g G^T (`filtering`)
     matrix              [o, i] -> [ceil(o / block), i, block], zeros beyond
+    terms               [o, i, ...] -> [... * i, o]
     """
 
     kind: str
@@ -82,6 +83,9 @@ class Packing:
 
     def _transposed(self, a: NDArray[Any]) -> NDArray[Any]:
         return _grown(a.swapaxes(-1, -2), a.ndim - 1, self.block)
+
+    def _terms(self, a: NDArray[Any]) -> NDArray[Any]:
+        return a.reshape(a.shape[0], a.shape[1], -1).transpose(2, 1, 0).reshape(-1, a.shape[0])
 
     def _matrix(self, a: NDArray[Any]) -> NDArray[Any]:
         a = _grown(a, 0, self.block)

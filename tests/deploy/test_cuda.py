@@ -115,7 +115,9 @@ def test_runs_on_the_same_addresses_become_a_graph(digits: Path) -> None:
     kernels = len(container.read(digits / "digits.artifact").manifest.sizes[0].facts["kernels"])
     assert len(found["profile"]) == kernels and all(seconds > 0 for seconds in found["profile"])
     assert count(digits, "cuStreamBeginCapture_v2") == 1 and count(digits, "cuGraphLaunch") == 3
-    assert count(digits, "cuLaunchKernel") == 3 * kernels, "the first run, the graph, and the profile"
+    launches = [line.split()[1] for line in log(digits) if line.startswith("cuLaunchKernel")]
+    each = len(launches) // 3
+    assert each >= kernels and launches == launches[:each] * 3, "the first run, the graph, the profile"
 
 
 def test_a_program_in_c(digits: Path) -> None:

@@ -19,7 +19,7 @@ from specc.diagnostics import error
 from specc.targets import Target
 
 _LIBRARIES = ("libnvrtc.so.12", "libnvrtc.so.13")
-_OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--restrict", "--extra-device-vectorization")
+_OPTIONS = ("--std=c++17",)
 
 
 def cubin(text: str, target: Target) -> bytes:

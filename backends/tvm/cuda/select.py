@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specc.backends.tvm.cuda import elements
+from specc.backends.tvm.cuda import elements, products
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
 from specc.diagnostics import error
@@ -17,4 +17,4 @@ def lower(group: Group, target: Target) -> Template:
         if any(type.layout for type in step.types):
             note = "leave the pass `layout` out: tensors lie plainly there"
             raise error("S0806", f"there are no kernels in blocks of channels for {target.name}", notes=(note,))
-    return elements.lower(group, target)
+    return products.lower(group, target) or elements.lower(group, target)
