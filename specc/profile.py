@@ -87,6 +87,7 @@ class Profile:
             "threads": self.threads,
             "operations_per_second": self.roofs.operations,
             "bytes_per_second": self.roofs.bytes,
+            "other_operations_per_second": dict(self.roofs.others),
             "cached_bytes_per_second": [{"bytes": size, "rate": rate} for size, rate in self.roofs.cached],
             "calls": [call.to_json() for call in self.calls],
         }
@@ -124,5 +125,5 @@ def _call(described: Mapping[str, Any], microseconds: float, roofs: Roofs, netwo
     about = dict(described)
     kernel, path = about.pop("kernel"), about.pop("path")
     operations, moved, weights = 2 * about.pop("macs"), about.pop("bytes"), about.pop("weights")
-    ideal = 1e6 * roofs.seconds(operations, moved, weights, network)
+    ideal = 1e6 * roofs.seconds(operations, moved, weights, network, about["element"])
     return KernelTime(kernel, path, microseconds, operations, moved, ideal, weights, about)

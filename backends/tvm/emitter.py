@@ -32,7 +32,8 @@ class Kernel:
     """A group in TIR: `function(*inputs, *results, *temporaries)`, and how each input is stored.
 
     Frozen inputs are stored as they are packed. Temporaries are memory that nobody else reads. For reports: `template`
-    names the module that wrote it, `parallel` the iterations of each loop that threads share.
+    names the module that wrote it, `parallel` the iterations of each loop that threads share, `configuration` what was
+    chosen.
     """
 
     function: Any
@@ -40,6 +41,7 @@ class Kernel:
     template: str = ""
     parallel: tuple[int, ...] = ()
     temporaries: tuple[TensorType, ...] = ()
+    configuration: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,14 @@ def kernel_of(group: Group, template: Template, form: Form = "vectors") -> Kerne
             with writing(form), emitter.open():
                 template.write(emitter)
             name = template.write.__module__.rpartition(".")[2]
-            return Kernel(emitter.function, emitter.packings, name, tuple(emitter.shared), tuple(emitter.temporaries))
+            return Kernel(
+                emitter.function,
+                emitter.packings,
+                name,
+                tuple(emitter.shared),
+                tuple(emitter.temporaries),
+                template.configuration,
+            )
         except Again:
             continue
 

@@ -148,7 +148,8 @@ class _Lowering:
             and operands.count(operands[number]) == 1
         )
         macs = {identity: fixed(macs_of(self.graph, identity)) for identity in piece}
-        chief = self.graph.node(max(piece, key=lambda identity: macs[identity]))
+        most = max(piece, key=lambda identity: macs[identity])
+        chief, factors = self.graph.node(most), self.graph.operands(most)
         return Call(
             name,
             operands,
@@ -160,6 +161,7 @@ class _Lowering:
             group.title,
             sum(macs.values()),
             chief.span,
+            self.graph.type(factors[0]).dtype if factors and macs[most] else "",
             tuple(operand.type for operand in group.inputs),
             tuple(group.read(number) for number in range(len(operands))),
         )

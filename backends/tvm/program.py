@@ -45,8 +45,9 @@ class Call:
     operands one behind the other at which bytes of its result each begins, `begins` of one that copies a part of its
     operand at which byte that begins; None for any other call. For reports: `path` is where in the
     network the call comes from, `title` the operators that it computes, `macs` its multiply-accumulate operations,
-    `span` the place in the spec of that operator which does most of them, `types` the operands' types, and `reads` the
-    most bytes of each operand that are read (None, or nothing at all: all of them).
+    `span` the place in the spec of that operator which does most of them and `element` the type of what it multiplies,
+    `types` the operands' types, and `reads` the most bytes of each operand that are read (None, or nothing at all: all
+    of them).
     """
 
     kernel: str
@@ -59,6 +60,7 @@ class Call:
     title: str = ""
     macs: int = 0
     span: Span | None = None
+    element: str = ""
     types: tuple[TensorType, ...] = ()
     reads: tuple[int | None, ...] = ()
 
@@ -124,12 +126,14 @@ class Program:
                     "path": call.path,
                     "place": place(call.span) if call.span else None,
                     "macs": call.macs,
+                    "element": call.element,
                     "bytes": moved,
                     "weights": weights,
                     "operands": [str(type) for type in call.types],
                     "results": [str(self.buffers[storage.number]) for storage in call.results],
                     "template": kernel.template,
                     "parallel": list(kernel.parallel),
+                    "configuration": dict(kernel.configuration),
                 }
             )
         return rows

@@ -1,6 +1,7 @@
 """The roofs over every kernel on this machine, measured: multiply-adds from registers, and reads from its memories.
 
-    multiplications   vectors that never leave the registers, enough of them to hide the latency of a multiply-add
+    multiplications   vectors that never leave the registers, enough of them to hide the latency of a multiply-add;
+                      of float32, and of integers of 8 bits where the target has dot products
     traffic           the sum of an array, read again and again: of a small one from a cache, of a large one from memory
 
 A kernel that does F operations and moves B bytes takes at least max(F / operations, B / bytes) seconds (Williams,
@@ -26,6 +27,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter, Registers
+from specc.backends.tvm.kernels.integer import DEPTH, add_products
 from specc.backends.tvm.library import PASS_OPTIONS, tvm_target
 from specc.targets import Target
 
@@ -47,12 +49,18 @@ _ROUNDS = 4
 class Roofs:
     """What all threads do in a second: operations (a multiply-add is two), and bytes that they read from memory.
 
-    `cached` are the bytes that they read in a second where they read so many, all of them together, again and again.
+    `cached` are the bytes that they read in a second where they read so many, all of them together, again and again,
+    `others` the operations on factors of other types than float32.
     """
 
     operations: float
     bytes: float
     cached: tuple[tuple[int, float], ...] = ()
+    others: tuple[tuple[str, float], ...] = ()
+
+    def multiplying(self, element: str) -> float:
+        """The operations in a second on factors of this type: those of float32 where nothing else is known."""
+        return dict(self.others).get(element, self.operations)
 
     def rate(self, again: int) -> float:
         """The bytes in a second from a set of `again` bytes: that of the largest set measured that is no larger.
@@ -64,19 +72,22 @@ class Roofs:
             return self.bytes
         return next((rate for size, rate in reversed(self.cached) if size <= again), self.cached[0][1])
 
-    def seconds(self, operations: float, moved: int, weights: int = 0, network: int = 0) -> float:
+    def seconds(
+        self, operations: float, moved: int, weights: int = 0, network: int = 0, element: str = "float32"
+    ) -> float:
         """The least time for a call of a kernel that does so many operations and moves so many bytes.
 
         `weights` of them are weights, which were read a whole run of the network ago: they come from where all data of
         the network, `network` bytes, fit. What else it reads or writes can be where its own bytes fit.
         """
         traffic = (moved - weights) / self.rate(moved) + weights / self.rate(max(network, moved))
-        return max(operations / self.operations, traffic)
+        return max(operations / self.multiplying(element), traffic)
 
     def best(self, other: Roofs) -> Roofs:
         """The higher one of each roof: what disturbs a measurement makes it lower."""
         cached = tuple((size, max(a, b)) for (size, a), (_, b) in zip(self.cached, other.cached, strict=True))
-        return Roofs(max(self.operations, other.operations), max(self.bytes, other.bytes), cached)
+        others = tuple((kind, max(a, b)) for (kind, a), (_, b) in zip(self.others, other.others, strict=True))
+        return Roofs(max(self.operations, other.operations), max(self.bytes, other.bytes), cached, others)
 
 
 class Meter:
@@ -94,6 +105,11 @@ class Meter:
             read = _compiled(target, _read(target, window))
             self._reads.append([lambda a=a, r=r, read=read: read(a, r) for a, r in zip(arrays, results)])
         self._operations = 2 * _STEPS * _VECTORS * target.lanes
+        self._integers = None
+        if target.dot_products:
+            dots = _compiled(target, _multiply_integers(target))
+            sums = [tvm.runtime.tensor(np.ones((2, target.lanes), np.int32)) for _ in range(threads)]
+            self._integers = [lambda s=s: dots(s) for s in sums]
 
     def measure(self) -> Roofs:
         """The roofs now; takes about a fifth of a second."""
@@ -102,9 +118,12 @@ class Meter:
             barrier = Barrier(self.threads)
             list(pool.map(lambda core: self._settle(core, barrier), cores))
             operations = self._rate(pool, barrier, self._multiply, self._operations)
+            others = []
+            if self._integers:
+                others.append(("uint8", self._rate(pool, barrier, self._integers, DEPTH * self._operations)))
             rates = [self._rate(pool, barrier, read, 4 * _ARRAY) for read in self._reads]
         sizes = [4 * window * self.threads for window in _WINDOWS]
-        return Roofs(operations, rates[-1], tuple(zip(sizes, rates)))
+        return Roofs(operations, rates[-1], tuple(zip(sizes, rates)), tuple(others))
 
     @staticmethod
     def _settle(core: int, barrier: Barrier) -> None:
@@ -146,6 +165,28 @@ def _multiply(target: Target) -> Any:
                     Emitter.store(registers, registers[i, lane] * factor + factor, (i, lane))
             total = sum((registers[i, lane] for i in range(1, _VECTORS)), registers[0, lane])
             Emitter.store(result, total, (lane,))
+    return builder.get()
+
+
+def _multiply_integers(target: Target) -> Any:
+    """(factors and result): as `_multiply`, four products of 8 bits a lane in one instruction."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("kernel")
+        T.func_attr({"tirx.noalias": True})
+        factors = T.arg("factors", T.buffer((2, target.lanes), "int32"))
+        registers = Registers(_VECTORS, target.lanes, "int32")
+        four = T.Bind(factors[0, 0])
+        vector = tirx.BufferLoad(factors, [tirx.const(0, "int32"), tirx.Ramp(0, 1, target.lanes)])
+        eight = T.Bind(tirx.reinterpret(f"int8x{DEPTH * target.lanes}", vector))
+        with T.vectorized(0, target.lanes) as lane:
+            for i in range(_VECTORS):
+                Emitter.store(registers, tirx.const(0, "int32"), (i, lane))
+        with T.serial(0, _STEPS):
+            for i in range(_VECTORS):
+                add_products(registers, i, four, eight, target.lanes)
+        with T.vectorized(0, target.lanes) as lane:
+            total = sum((registers[i, lane] for i in range(1, _VECTORS)), registers[0, lane])
+            Emitter.store(factors, total, (1, lane))
     return builder.get()
 
 

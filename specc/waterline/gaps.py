@@ -149,8 +149,13 @@ def _parent(path: str) -> str:
 
 def limit(kernel: Sum, profile: Profile) -> str:
     """What bounds the ideal time of a kernel: "compute" or "memory"."""
-    computing = 1e6 * kernel.operations / profile.roofs.operations
+    computing = 1e6 * kernel.operations / roof(kernel, profile)
     return "compute" if computing >= 0.999 * kernel.ideal else "memory"
+
+
+def roof(kernel: Sum, profile: Profile) -> float:
+    """The operations in a second that are the most for factors of a kernel's type."""
+    return profile.roofs.multiplying(kernel.calls[0].about["element"])
 
 
 def reason(kernel: Sum, profile: Profile) -> str:
@@ -171,8 +176,9 @@ def reason(kernel: Sum, profile: Profile) -> str:
         return f"its loop has {pieces} pieces for {threads} threads, which leaves them idle {idle:.0%} of the time"
     if bound == "compute":
         done = kernel.operations / kernel.microseconds / 1e3
+        unit = "GOP/s" if "int" in call.about["element"] else "GFLOP/s"
         return (
-            f"computing bounds it, at {done:.0f} of {profile.roofs.operations / 1e9:.0f} GFLOP/s: "
+            f"computing bounds it, at {done:.0f} of {roof(kernel, profile) / 1e9:.0f} {unit}: "
             "another tile or template may come closer"
         )
     moved = kernel.bytes / kernel.microseconds / 1e3

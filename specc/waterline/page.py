@@ -82,7 +82,9 @@ def _call(call: KernelTime, kernel: int, blocks: gaps.Blocks) -> dict[str, Any]:
 def _form(call: KernelTime) -> str:
     """How a kernel is written, as far as the manifest says."""
     loops = " and ".join(map(str, call.about["parallel"]))
-    return f"template {call.about['template']}; {f'threads share {loops} pieces' if loops else 'one thread'}"
+    chosen = ", ".join(f"{name} {value}" for name, value in call.about["configuration"].items())
+    shared = f"threads share {loops} pieces" if loops else "one thread"
+    return f"template {call.about['template']}{f' ({chosen})' if chosen else ''}; {shared}"
 
 
 def _row(
@@ -210,7 +212,10 @@ def _roofline(kernels: Sequence[gaps.Sum], profile: Profile, alone: Profile | No
     densest = max([1.0, *(kernel.operations / kernel.bytes for _, kernel in dots)])
     x = Logarithmic.over(0.1, 1.3 * max(densest, *(roofs.operations / roofs.bytes for _, roofs in machines)))
     slowest = min(roofs.bytes for _, roofs in machines)
-    y = Logarithmic.over(0.1 * slowest / 1e9, 1.2 * max(roofs.operations for _, roofs in machines) / 1e9)
+    kinds = {kernel.calls[0].about["element"] for _, kernel in dots}
+    levels = {kind: rate for kind, rate in profile.roofs.others if kind in kinds}
+    highest = max([*levels.values(), *(roofs.operations for _, roofs in machines)])
+    y = Logarithmic.over(0.1 * slowest / 1e9, 1.2 * highest / 1e9)
     longest = max((kernel.microseconds for _, kernel in dots), default=1.0)
 
     def dot(rank: int, kernel: gaps.Sum, microseconds: float) -> dict[str, Any]:
@@ -229,9 +234,13 @@ def _roofline(kernels: Sequence[gaps.Sum], profile: Profile, alone: Profile | No
     return {
         "x": x.ticks(),
         "y": y.ticks(),
-        "roofs": [roof for kind, roofs in machines for roof in _roofs(kind, roofs, x, y)],
+        "roofs": [roof for kind, roofs in machines for roof in _roofs(kind, roofs, x, y, levels if not kind else {})],
         "labels": [
             {"kind": "level", "x": 100, "y": y.at(top), "text": f"{top:.0f} GFLOP/s"},
+            *(
+                {"kind": "level", "x": 100, "y": y.at(rate / 1e9), "text": f"{kind}: {rate / 1e9:.0f} GOP/s"}
+                for kind, rate in levels.items()
+            ),
             _slope_label("memory", profile.roofs.bytes / 1e9, 0.3, top, x, y),
             _slope_label("cache", profile.roofs.rate(0) / 1e9, 0.85, top, x, y),
         ],
@@ -242,12 +251,15 @@ def _roofline(kernels: Sequence[gaps.Sum], profile: Profile, alone: Profile | No
     }
 
 
-def _roofs(kind: str, roofs: Roofs, x: Logarithmic, y: Logarithmic) -> list[dict[str, Any]]:
-    """The slopes of memory and of the fastest cache, and the level of the multiply-adds, as lines."""
-    top = roofs.operations / 1e9
+def _roofs(
+    kind: str, roofs: Roofs, x: Logarithmic, y: Logarithmic, levels: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The slopes of memory and of the fastest cache, and the levels of the multiply-adds, as lines."""
+    tops = [roofs.operations / 1e9, *(rate / 1e9 for rate in levels.values())]
     rates = sorted({roofs.bytes / 1e9, roofs.rate(0) / 1e9})
+    top = max(tops)
     lines = [(*_start(rate, x, y), top / rate, top) for rate in rates if top / rate > 10.0**x.low]
-    lines.append((max(top / rates[-1], 10.0**x.low), top, 10.0**x.high, top))
+    lines += [(max(each / rates[-1], 10.0**x.low), each, 10.0**x.high, each) for each in tops]
     return [{"kind": kind, "points": (x.at(a), y.at(b), x.at(c), y.at(d))} for a, b, c, d in lines]
 
 

@@ -25,6 +25,8 @@ def call(kernel: str, path: str, us: float, ideal: float, operations: int = 0, m
         "results": ["float32[1, 8]"],
         "template": "general",
         "parallel": [64],
+        "configuration": {},
+        "element": "float32",
     }
     return KernelTime(kernel, path, us, operations, moved, ideal, 0, plain | about)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from profiles_by_hand import BLOCKS, ROOFS, call, network, usual
 
+from specc.backends.tvm.roofline import Roofs
 from specc.waterline import gaps
 
 
@@ -100,6 +103,21 @@ def test_the_place_is_that_of_the_block_and_else_of_the_operator() -> None:
 def test_the_reason_follows_from_the_numbers(made: gaps.KernelTime, words: str) -> None:
     (kernel,) = gaps.by_kernel([made])
     assert words in gaps.reason(kernel, network(made))
+
+
+def test_integers_have_a_roof_of_their_own() -> None:
+    roofs = replace(ROOFS, others=(("uint8", 400e9),))
+    assert [roofs.multiplying(kind) for kind in ("", "float32", "uint8")] == [100e9, 100e9, 400e9]
+    assert roofs.seconds(1_000_000, 1000, element="uint8") * 1e6 == pytest.approx(2.5)
+    made = call("k", "", 100.0, 12.5, 5_000_000, element="uint8")
+    (kernel,) = gaps.by_kernel([made])
+    assert "computing bounds it, at 50 of 400 GOP/s" in gaps.reason(kernel, replace(network(made), roofs=roofs))
+
+
+def test_of_two_measurements_the_higher_roofs_count() -> None:
+    once = Roofs(100e9, 12e9, ((1 << 20, 40e9),), (("uint8", 300e9),))
+    again = Roofs(90e9, 13e9, ((1 << 20, 45e9),), (("uint8", 400e9),))
+    assert once.best(again) == Roofs(100e9, 13e9, ((1 << 20, 45e9),), (("uint8", 400e9),))
 
 
 def test_one_thread_has_nobody_to_share_with() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -114,6 +115,19 @@ def test_another_number_of_threads_stands_beside() -> None:
     assert found.words.count("2.00×") == 3
     assert "a ring is a kernel with one thread" in found.words and len(found.marks("circle", class_="ring")) == 1
     assert "×" not in made(usual()).words
+
+
+def test_what_was_chosen_for_a_kernel_is_told() -> None:
+    chosen = {"tile": "13x2", "unroll": 2}
+    made_so = network(call("conv2d", "", 9.0, 1.0, configuration=chosen, template="convolution", parallel=[8, 4]))
+    assert "template convolution (tile 13x2, unroll 2); threads share 8 and 4 pieces" in made(made_so).words
+
+
+def test_integers_have_a_level_in_the_roofline() -> None:
+    profile = network(call("conv2d_integer", "stem", 9.0, 1.0, 1_000_000, 1000, element="uint8"))
+    both = replace(profile, roofs=replace(profile.roofs, others=(("uint8", 400e9),)))
+    assert "uint8: 400 GOP/s" in made(both).words and "GOP/s" not in made(profile).words
+    assert len(made(both).marks("line", class_="roof ")) == len(made(profile).marks("line", class_="roof ")) + 1
 
 
 def test_the_page_needs_nothing_else() -> None:

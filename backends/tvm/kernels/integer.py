@@ -71,7 +71,7 @@ def linear(group: Group, target: Target, choices: Choices) -> Template | None:
     return Template(lambda emitter: _Linear(emitter, anchor, schedule, target, dots).emit(), packings)
 
 
-def _add_products(acc: Registers, number: int, four: Any, weights: Any, lanes: int) -> None:
+def add_products(acc: Registers, number: int, four: Any, weights: Any, lanes: int) -> None:
     """Adds the products of `four` uint8, one number of 32 bits, with the four int8 of each lane to an accumulator."""
     vector = acc.vectors[number]
     at = tirx.Ramp(0, 1, lanes)
@@ -171,7 +171,7 @@ class _Convolution(convolutions.Convolution):
                         four = _four(self.data, *at(i), q * DEPTH) if i in inside else border
                         for j, block in enumerate(blocks):
                             weights = _weights(self.weight, block, channel, r, s, q, lanes=self.lanes)
-                            _add_products(acc, i * count + j, four, weights, self.lanes)
+                            add_products(acc, i * count + j, four, weights, self.lanes)
             return
         with emitter.serial(self.inner) as i_lane, emitter.lanes(self.lanes) as lane:
             for i in reading:
@@ -207,4 +207,4 @@ class _Linear(linears.Linear):
                     four = _four(self.data, *self._row(first + i, k * DEPTH))
                     for j, block in enumerate(blocks):
                         weights = _weights(self.weight, block, k, 0, lanes=self.lanes)
-                        _add_products(acc, i * width + j, four, weights, self.lanes)
+                        add_products(acc, i * width + j, four, weights, self.lanes)

@@ -73,6 +73,7 @@ def test_the_manifest_says_where_in_the_spec_a_kernel_comes_from() -> None:
     assert first["path"].startswith("stem") and first["place"].startswith("std/conv.specc:")
     assert first["operands"][0] == "float32[1, 3, 8, 8]" and first["operands"][1] == "float32[4, 3, 3, 3]"
     assert len(first["results"]) == 1 and first["template"] == "convolution"
+    assert first["element"] == "float32" and "tile" in first["configuration"]
     assert all(extent > 1 for call in kernels for extent in call["parallel"])
 
 
