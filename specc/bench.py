@@ -11,6 +11,8 @@ How it is measured, and why so:
 - A pool's threads spin for a while after its last call and take a core from the next contender. So a pause stands
   before each block, and the first calls in a block are not counted: they wake the pool and fill the caches.
 - Medians, with the 10th and 90th percentile as spread; the ratio is that of the medians.
+- The memory of a run is what the process holds more at the peak of a contender's first call than before it, when its
+  network is loaded already: the tensors in between, whoever allocates them, and without the weights.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from specc.compare import difference, finite
 from specc.diagnostics import did_you_mean, error
 from specc.exporting import merged, module_to_onnx
 from specc.ir.graph import Graph
+from specc.memory import Growth
 from specc.runtime import Artifact
 
 PEERS: Mapping[str, str] = {
@@ -49,12 +52,16 @@ Call = Callable[[], Sequence[Array]]
 
 @dataclass(frozen=True)
 class Timing:
-    """The latency of one contender. `form` says what exactly ran; `apart` is how far it is from the first's results."""
+    """The latency of one contender. `form` says what exactly ran; `apart` is how far it is from the first's results.
+
+    `memory` is what a run takes beyond the loaded network, in bytes; None where the system does not say.
+    """
 
     name: str
     form: str
     milliseconds: tuple[float, ...]
     apart: float
+    memory: int | None
 
     @property
     def median(self) -> float:
@@ -78,6 +85,7 @@ class Timing:
             "p90_ms": high,
             "ratio": self.median / ours,
             "difference": finite(self.apart) if compared else None,
+            "run_memory_bytes": self.memory,
         }
 
 
@@ -92,8 +100,9 @@ class Contender:
 
 def bench(contenders: Sequence[Contender], seconds: float = 5.0) -> list[Timing]:
     """Measures all contenders in turns for about `seconds` each; the first one's results are the expected ones."""
-    expected = contenders[0].call()
-    apart = [max(map(difference, contender.call(), expected), default=0.0) for contender in contenders]
+    first = [_first_call(contender) for contender in contenders]
+    expected = first[0][0]
+    apart = [max(map(difference, results, expected), default=0.0) for results, _ in first]
     times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     spent = dict.fromkeys(times, 0.0)
     turn = 0
@@ -111,11 +120,22 @@ def bench(contenders: Sequence[Contender], seconds: float = 5.0) -> list[Timing]
                 counted += 1
             spent[contender.name] += time.perf_counter() - begin
         turn += 1
-    return [Timing(c.name, c.form, tuple(times[c.name]), distance) for c, distance in zip(contenders, apart)]
+    return [
+        Timing(contender.name, contender.form, tuple(times[contender.name]), distance, memory)
+        for contender, distance, (_, memory) in zip(contenders, apart, first)
+    ]
+
+
+def _first_call(contender: Contender) -> tuple[Sequence[Array], int | None]:
+    """The results of a call, and the memory that it takes."""
+    growth = Growth()
+    results = contender.call()
+    return results, growth.peak()
 
 
 def ours(artifact: Artifact, inputs: Sequence[Array]) -> Contender:
     """The artifact itself."""
+    artifact.load()
     return Contender(OURS, artifact.manifest.machine.target, lambda: artifact(*inputs))
 
 

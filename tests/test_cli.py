@@ -262,6 +262,7 @@ def test_bench_measures_a_spec_beside_its_peers(capsys: pytest.CaptureFixture[st
         assert timing["difference"] < 1e-4
         assert timing["calls"] >= 10
         assert 0 < timing["p10_ms"] <= timing["median_ms"] <= timing["p90_ms"]
+        assert 0 <= timing["run_memory_bytes"] < 64e6
 
 
 @pytest.mark.slow

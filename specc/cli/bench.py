@@ -88,8 +88,9 @@ def bench(
             "ratio": f"{timing.median / best:.2f}",
             "difference": f"{timing.apart:.1e}" if same else "-",
             "calls": str(len(timing.milliseconds)),
+            "memory": "-" if timing.memory is None else f"{timing.memory / 1e6:.1f} MB",
             "form": timing.form,
         }
         for timing in timings
     ]
-    click.echo(report.table(rows, right=("median", "p10", "p90", "ratio", "difference", "calls")))
+    click.echo(report.table(rows, right=("median", "p10", "p90", "ratio", "difference", "calls", "memory")))

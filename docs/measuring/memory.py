@@ -1,0 +1,65 @@
+"""The memory of a run beside the peers', for nine networks: the tensors in between, without the weights.
+
+`specc bench` measures it with each contender's first call (`specc/memory.py` says how), in a process of its own for
+each network. With networks named, only these are measured, and the others' rows stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from typing import Any
+
+from measuring.results import NETWORKS, machine, say, specc, table
+
+TITLE = "Memory of a run"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this section."""
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="these alone", default=[])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--against", default="onnxruntime,openvino")
+
+
+def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, Any]:
+    """For each network, the bytes that each contender takes, and those of specc's arena."""
+    found: dict[str, Any] = {}
+    kept = {"threads": options.threads, "against": options.against}
+    if options.networks and known and (known["options"], known["machine"]) == (kept, machine()):
+        found = known["results"]
+    words = ["--against", options.against, "--threads", str(options.threads), "--seconds", "0", "--json"]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.networks or NETWORKS:
+            artifact = f"{folder}/{name}.specc-artifact"
+            compiled = json.loads(specc("compile", f"examples/{NETWORKS[name]}", "-o", artifact, "--json"))
+            timings = json.loads(specc("bench", artifact, *words))["timings"]
+            taken = {timing["name"]: timing["run_memory_bytes"] for timing in timings}
+            arena = compiled["manifest"]["sizes"][0]["facts"]["memory"]["arena"]
+            found[name] = {"arena_bytes": arena, "bytes": taken}
+            say(f"{name}: {found[name]}")
+    return {name: found[name] for name in NETWORKS if name in found}
+
+
+def write(results: dict[str, Any]) -> list[str]:
+    """The section of the page."""
+    contenders = list(next(iter(results.values()))["bytes"])
+    rows, ratios = [], []
+    for name, row in results.items():
+        ours, *theirs = row["bytes"].values()
+        ratios.append(ours / min(theirs))
+        cells = [f"{bytes_ / 1e6:.1f}" for bytes_ in (ours, *theirs)]
+        rows.append([name, f"{row['arena_bytes'] / 1e6:.1f}", *cells, f"{ratios[-1]:.2f}"])
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return [
+        "MB (10^6 bytes) by which the resident memory of a process grows at the peak of the first run, beyond what it",
+        "is when the network is loaded: pages that are touched, without those of files, so neither code nor mapped",
+        "weights. The arena is what specc plans for the tensors in between; what a run takes beyond it are the",
+        "kernels' buffers, the stacks of threads and the results. The ratio is that of specc to the best peer.",
+        "",
+        *table(["network", "specc's arena", *contenders, "ratio"], rows),
+        "",
+        f"Geometric mean of the ratios: {mean:.2f}; the greatest: {max(ratios):.2f}.",
+    ]
