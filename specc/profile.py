@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc import sample
 from specc.artifact import Size
+from specc.diagnostics import error
 from specc.runtime import Artifact
 from specc.targets import TARGETS
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from specc.backends.tvm.roofline import Roofs
 
 WARM_UP = 3
+_TOLD = {
+    *("kernel", "path", "place", "operators", "operands", "results"),
+    *("macs", "element", "bytes", "weights", "template", "parallel", "configuration"),
+}
+"""What the manifest has to say of a call."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,16 @@ class Profile:
 
 def profile(artifact: Artifact, size: Size, seconds: float = 3.0) -> Profile:
     """Runs `artifact` at one of its sizes for about `seconds` in all, every second run watched call by call, and
-    measures the roofs between runs, so that both are of the same moments."""
+    measures the roofs between runs, so that both are of the same moments.
+
+    Raises S0903 where the manifest says too little of the kernels.
+    """
     from specc.backends.tvm import roofline
 
     described = size.facts["kernels"]
+    if any(not call.keys() >= _TOLD for call in described):
+        message = f"`{artifact.manifest.network}` does not say enough of its kernels: another specc compiled it"
+        raise error("S0903", message, notes=("compile it again",))
     inputs = sample.draw(size.inputs)
     network = sum(array.nbytes for array in artifact.contents.weights) + size.facts["memory"]["arena"]
     for _ in range(WARM_UP):

@@ -12,6 +12,7 @@ import pytest
 import tiny
 from profiles_by_hand import BLOCKS, call, network, usual
 
+from specc import artifact as container
 from specc import terminal
 from specc.cli import execute
 from specc.profile import Profile
@@ -190,3 +191,14 @@ def test_what_cannot_be_written_is_said_at_once(
     assert execute(["profile", str(artifact), "--html", out]) == terminal.FAILED
     assert "error[S0002]" in capsys.readouterr().err
     assert artifact.read_bytes() == before
+
+
+def test_an_artifact_that_tells_less_is_refused(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    contents = container.read(artifact)
+    (size,) = contents.manifest.sizes
+    calls = [{"kernel": call["kernel"]} for call in size.facts["kernels"]]
+    less = replace(size, facts={**size.facts, "kernels": calls})
+    path = artifact.with_name("less.artifact")
+    container.write(path, replace(contents, manifest=replace(contents.manifest, sizes=(less,))))
+    assert execute(["profile", str(path), "--seconds", "0"]) == terminal.FAILED
+    assert "error[S0903]" in capsys.readouterr().err
