@@ -90,6 +90,7 @@ CODES: dict[str, str] = {
     "S0915": "an artifact is signed by another, or was changed since",
     "S0916": "a file holds no key for signatures",
     "S0917": "an artifact needs a GPU that is not here",
+    "S0918": "a tensor that cannot be used where it lies",
     "S1001": "an option with an illegal value",
     "S1002": "arrays that cannot be read",
     "S1003": "arrays that are not those of the network",

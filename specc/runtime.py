@@ -4,7 +4,8 @@
 
 The library of an artifact holds kernels and the driver that calls them, behind a small interface in C
 (`backends/tvm/c/specc.h`). It needs libc and OpenMP's runtime; here, ctypes reaches it. Weights are passed as the
-artifact's memory map. Neither PyTorch nor TVM is needed or imported.
+artifact's memory map. Neither PyTorch nor TVM is needed or imported. Kernels for a GPU also take tensors that lie in
+its memory, of any library that speaks DLPack.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from specc import signature
 from specc.artifact import ALIGNMENT, Array, Contents, Manifest, TensorSpec
 from specc.compare import TOLERANCE, difference
 from specc.diagnostics import did_you_mean, error
+from specc.dlpack import DeviceTensor, look, on_gpu
 from specc.gpus import check_gpu, is_gpu
 from specc.targets import missing_features
+
+Given = Array | DeviceTensor
 
 
 class Artifact:
@@ -75,6 +79,16 @@ class Artifact:
     def __call__(self, /, *arrays: Array, **named: Array) -> list[Array]:
         return self._run(self._inputs(arrays, named))
 
+    def into(self, outputs: Sequence[Any], /, *arrays: Any, **named: Any) -> None:
+        """As a call, but the results go to `outputs`: dense arrays, one for each, or tensors in the GPU's memory.
+
+        Raises S0910, S0911, S0912 or S0918 for outputs that are not those of the interface.
+        """
+        inputs = self._inputs(arrays, named)
+        model = self._loaded()
+        with self._lock:
+            model.run(inputs, outputs=self._outputs(outputs, model.at([each.shape for each in inputs]).outputs))
+
     def profile(self, /, *arrays: Array, **named: Array) -> list[float]:
         """The seconds that each call of a kernel takes in one run, in the order of `kernels` of the manifest's size."""
         inputs = self._inputs(arrays, named)
@@ -84,7 +98,7 @@ class Artifact:
             model.run(inputs, seconds)
         return [float(second) for second in seconds]
 
-    def _run(self, inputs: list[Array]) -> list[Array]:
+    def _run(self, inputs: list[Given]) -> list[Array]:
         model = self._loaded()
         with self._lock:
             return model.run(inputs)
@@ -110,7 +124,21 @@ class Artifact:
             furthest = list(map(max, furthest, apart))
         return furthest
 
-    def _inputs(self, arrays: tuple[Array, ...], named: dict[str, Array]) -> list[Array]:
+    def _outputs(self, given: Sequence[Any], specs: Sequence[TensorSpec]) -> list[Given]:
+        if len(given) != len(specs):
+            raise _misfit("S0910", self.manifest, f"{len(given)} outputs are given, and there are {len(specs)}")
+        outputs = [_of_type(self.manifest, "output", spec, each) for spec, each in zip(specs, given)]
+        for spec, output, each in zip(specs, outputs, given):
+            if output.shape != spec.shape:
+                shapes = f"{list(spec.shape)}, not {list(output.shape)}"
+                raise _misfit("S0911", self.manifest, f"the output `{spec.name}` has the shape {shapes}")
+            if isinstance(output, np.ndarray) and not (
+                output is each and output.flags.c_contiguous and output.flags.writeable
+            ):
+                raise _misfit("S0918", self.manifest, f"the output `{spec.name}` is no dense array that can be written")
+        return outputs
+
+    def _inputs(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> list[Given]:
         """The inputs in order; raises S0910, S0911, S0912 or S0913 unless they are those of the interface at a size."""
         specs = self.manifest.inputs
         names = [spec.name for spec in specs]
@@ -126,7 +154,7 @@ class Artifact:
         missing = [name for name in names if name not in given]
         if missing:
             raise _misfit("S0910", self.manifest, f"the input `{missing[0]}` is missing")
-        inputs = [_of_type(self.manifest, spec, given[spec.name]) for spec in specs]
+        inputs = [_of_type(self.manifest, "input", spec, given[spec.name]) for spec in specs]
         for size in self.manifest.sizes:
             if all(array.shape == spec.shape for spec, array in zip(size.inputs, inputs)):
                 for spec, array in zip(size.inputs, inputs):
@@ -149,16 +177,21 @@ def open(path: str | Path, threads: int | None = None, signed_by: str | Path | N
 # ---- inputs --------------------------------------------------------------------------------------------------------
 
 
-def _of_type(manifest: Manifest, spec: TensorSpec, given: Any) -> Array:
-    array = np.asarray(given)
-    if array.dtype != np.dtype(spec.dtype):
+def _of_type(manifest: Manifest, what: str, spec: TensorSpec, given: Any) -> Given:
+    """An input or an output as an array, or where it lies in the GPU's memory, of the type that it has to have."""
+    if on_gpu(given) and not any(map(is_gpu, manifest.machine.requires)):
+        message = f"the {what} `{spec.name}` lies in a GPU's memory, and the network was not compiled for a GPU"
+        raise _misfit("S0918", manifest, message)
+    array = look(given) if on_gpu(given) else np.asarray(given)
+    if array.dtype != spec.dtype:
         hint = f'convert it with `.astype("{spec.dtype}")`'
-        raise _misfit("S0912", manifest, f"the input `{spec.name}` is {spec.dtype}, not {array.dtype}", hint)
+        raise _misfit("S0912", manifest, f"the {what} `{spec.name}` is {spec.dtype}, not {array.dtype}", hint)
     return array
 
 
-def _check_domain(manifest: Manifest, spec: TensorSpec, array: Array) -> None:
-    if spec.domain is not None and array.dtype.kind in "iu" and array.size:
+def _check_domain(manifest: Manifest, spec: TensorSpec, array: Given) -> None:
+    """Raises S0913 for an index outside of its table; of one in the GPU's memory, the kernel takes the nearest."""
+    if spec.domain is not None and isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.size:
         least, greatest = spec.domain
         if (least is not None and array.min() < least) or (greatest is not None and array.max() > greatest):
             limits = f"{'any' if least is None else least} to {'any' if greatest is None else greatest}"
@@ -166,7 +199,7 @@ def _check_domain(manifest: Manifest, spec: TensorSpec, array: Array) -> None:
             raise _misfit("S0913", manifest, f"the input {found}", "an index lies inside its table")
 
 
-def _no_size(manifest: Manifest, inputs: Sequence[Array]) -> Exception:
+def _no_size(manifest: Manifest, inputs: Sequence[Given]) -> Exception:
     """The message for inputs whose shapes are those of no size."""
     if len(manifest.sizes) > 1:
         shapes = ", ".join(f"{spec.name}{list(array.shape)}" for spec, array in zip(manifest.inputs, inputs))
@@ -345,25 +378,29 @@ class Model:
             self._size = next(size for size in self.sizes if size.shapes == shapes)
         return self._size
 
-    def run(self, inputs: Sequence[Array], seconds: Array | None = None) -> list[Array]:
+    def run(
+        self, inputs: Sequence[Given], seconds: Array | None = None, outputs: Sequence[Given] | None = None
+    ) -> list[Array]:
         """The outputs for inputs that are as one of its sizes says; `seconds` becomes the time that each call takes.
 
-        Raises S0907.
+        With `outputs`, the results go there. Raises S0907.
         """
-        arrays = [np.ascontiguousarray(array) for array in inputs]
-        outputs = [aligned_empty(spec.shape, spec.dtype) for spec in self.at([a.shape for a in inputs]).outputs]
-        given, wanted = _addresses(arrays), _addresses(outputs)
+        size = self.at([each.shape for each in inputs])
+        arrays = [each if isinstance(each, DeviceTensor) else np.ascontiguousarray(each) for each in inputs]
+        made = [] if outputs is not None else [aligned_empty(spec.shape, spec.dtype) for spec in size.outputs]
+        given, wanted = _addresses(arrays), _addresses(made if outputs is None else outputs)
         if seconds is None:
             problem = self._library.specc_run(self._handle, given, wanted)
         else:
             problem = self._library.specc_profile(self._handle, given, wanted, seconds.ctypes.data)
         if problem:
             raise error("S0907", f"the network fails while it runs: {self._words(problem)}")
-        return outputs
+        return made
 
 
-def _addresses(arrays: Sequence[Array]) -> Any:
-    return (ctypes.c_void_p * (len(arrays) + 1))(*(array.ctypes.data for array in arrays))
+def _addresses(arrays: Sequence[Given]) -> Any:
+    places = (each.address if isinstance(each, DeviceTensor) else each.ctypes.data for each in arrays)
+    return (ctypes.c_void_p * (len(arrays) + 1))(*places)
 
 
 def _together(arrays: Sequence[Array]) -> tuple[int, int, list[Array]]:

@@ -231,6 +231,7 @@ def test_importing_it_brings_little_along() -> None:
         "codes",
         "compare",
         "diagnostics",
+        "dlpack",
         "gpus",
         "ir",
         "ir.dtypes",

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 import click
 
 from specc.cli.options import artifact_argument, choose_size, json_option, print_json, size_option, threads_option
+from specc.diagnostics import error
+from specc.gpus import is_gpu
 from specc.terminal import say
+
+if TYPE_CHECKING:
+    from specc.artifact import Manifest
 
 
 @click.command()
@@ -43,6 +49,7 @@ def profile(
         from specc.cli.static_profile import show_static
 
         contents = container.read(path)
+        _check_processor(contents.manifest)
         return show_static(contents, choose_size(contents.manifest, shapes), core, as_json)
     from specc import profile as stopwatch
     from specc import report, runtime
@@ -52,6 +59,7 @@ def profile(
     if html is not None:
         check_writable(html, path)
     artifact = runtime.open(path, threads)
+    _check_processor(artifact.manifest)
     size = choose_size(artifact.manifest, shapes)
     found = stopwatch.profile(artifact, size, seconds)
     alone = None
@@ -108,3 +116,11 @@ def profile(
     verdict = gaps.verdict(found, artifact.manifest.facts["spec"]["blocks"])
     if verdict:
         click.echo(verdict)
+
+
+def _check_processor(manifest: Manifest) -> None:
+    """Raises S1006 for kernels that run on a GPU."""
+    if any(map(is_gpu, manifest.machine.requires)):
+        message = f"`{manifest.network}` runs on a GPU, and `specc profile` knows the roofs of processors"
+        note = "in Python, `runtime.open(path).profile(*inputs)` gives the seconds of each call"
+        raise error("S1006", message, notes=(note,))

@@ -33,13 +33,35 @@ def check(path: str) -> bool:
         times.append(time.perf_counter() - start)
     seconds = network.profile(*given)
     graphs = "a graph gives the same" if same else "a graph gives OTHER numbers"
+    places = in_place(network, given, single)
     print(f"{path}: {network.manifest.network}, differs by {apart:.3g} from the reference, {graphs}")
     print(f"  {1e6 * np.median(times):.0f} us a run with its copies, {1e6 * sum(seconds):.0f} us in kernels (events)")
+    print(f"  {places[1]}")
     calls = sorted(zip(seconds, network.manifest.sizes[0].facts["kernels"]), key=lambda each: -each[0])
     for taken, call in calls[:8]:
         rate = f", {2e-9 * call['macs'] / taken:.0f} GFLOP/s" if call["macs"] else ""
         print(f"  {1e6 * taken:8.1f} us  {call['operators']} at {call['path'] or '-'}{rate}")
-    return same
+    return same and places[0]
+
+
+def in_place(network: runtime.Artifact, given: list[np.ndarray], expected: list[np.ndarray]) -> tuple[bool, str]:
+    """Whether tensors of PyTorch's in the GPU's memory give the same, and what to say of it."""
+    try:
+        import torch
+    except ImportError:
+        return True, "no PyTorch here: tensors in the GPU's memory were not tried"
+    if not torch.cuda.is_available():
+        return True, "a PyTorch without CUDA: tensors in the GPU's memory were not tried"
+    inputs = [torch.from_numpy(array.copy()).cuda() for array in given]
+    outputs = [torch.zeros(array.shape, dtype=torch.from_numpy(array).dtype, device="cuda") for array in expected]
+    times = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        network.into(outputs, *inputs)
+        times.append(time.perf_counter() - start)
+    same = all(np.array_equal(a.cpu().numpy(), b) for a, b in zip(outputs, expected))
+    words = "the same numbers" if same else "OTHER numbers"
+    return same, f"{1e6 * np.median(times):.0f} us a run on tensors in the GPU's memory, {words}"
 
 
 def main() -> int:

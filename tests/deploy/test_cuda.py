@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from emulation import build_driver, compile_kernels, kernels_of
 
 import specc
@@ -120,6 +121,23 @@ def test_runs_on_the_same_addresses_become_a_graph(digits: Path) -> None:
     assert each >= kernels and launches == launches[:each] * 3, "the first run, the graph, the profile"
 
 
+def test_several_sizes(digits: Path) -> None:
+    graph = specc.load(EXAMPLES / "digits.specc")
+    shapes = [{"n": 1}, {"n": 3}]
+    specc.compile(graph, target="cuda:sm_90", shapes=shapes).save(digits / "sizes.artifact")
+    text = "\n".join(kernels_of(graph, "cuda:sm_90", each) for each in shapes)
+    compile_kernels(text, digits / "sizes.so")
+    words = (sys.executable, "-m", "specc", "run", "sizes.artifact", "--self-test", "--tolerance", "1e-5")
+    done = emulate(digits, *words, EMULATED_KERNELS=str(digits / "sizes.so"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_roofs_of_processors_are_not_its_roofs(digits: Path) -> None:
+    for words in ((), ("--static",)):
+        done = emulate(digits, sys.executable, "-m", "specc", "profile", "digits.artifact", *words)
+        assert done.returncode == 1 and "error[S1006]" in done.stderr
+
+
 def test_a_program_in_c(digits: Path) -> None:
     unpack(container.read(digits / "digits.artifact"), digits / "net")
     source = str(EXAMPLES / "deploy" / "c" / "classify.c")
@@ -200,3 +218,84 @@ def test_what_has_no_kernel_is_refused() -> None:
 def test_the_table_has_a_row_for_each_gpu() -> None:
     assert [t.gpu for t in targets.TARGETS.values() if t.gpu] == list(GPUS)
     assert targets.native().gpu == ""
+
+
+# ---- tensors in the GPU's memory -------------------------------------------------------------------------------------
+
+_ON_GPU = """
+import ctypes, numpy
+from specc import runtime
+from specc.dlpack import _Tensor
+
+driver = ctypes.CDLL("libcuda.so.1")
+
+class OnGpu:
+    "What a library of tensors gives: memory of the driver's, told of by DLPack. The emulated GPU's is readable here."
+
+    def __init__(self, array, strides=None):
+        memory = ctypes.c_size_t()
+        assert not driver.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(array.nbytes))
+        self.array = numpy.frombuffer((ctypes.c_char * array.nbytes).from_address(memory.value), array.dtype)
+        self.array = self.array.reshape(array.shape)
+        self.array[...] = array
+        shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+        strides = strides and (ctypes.c_int64 * array.ndim)(*strides)
+        self.told = _Tensor(memory.value, 2, 0, array.ndim, 2, 8 * array.itemsize, 1, shape, strides, 0), shape, strides
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, stream):
+        assert stream == 1
+        make = ctypes.pythonapi.PyCapsule_New
+        make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+        return make(ctypes.addressof(self.told[0]), b"dltensor", None)
+
+network = runtime.open("digits.artifact")
+(image,) = network.contents.samples[0].inputs
+(expected,) = network(image)
+tensor, result = OnGpu(image), OnGpu(numpy.zeros_like(expected))
+"""
+
+
+def test_tensors_in_its_memory_are_used_where_they_lie(digits: Path) -> None:
+    program = """
+for _ in range(3):
+    result.array[...] = 0
+    network.into([result], tensor)
+    assert numpy.array_equal(result.array, expected)
+assert numpy.array_equal(network(tensor)[0], expected)
+own = numpy.zeros_like(expected)
+network.into([own], image)
+assert numpy.array_equal(own, expected)
+"""
+    done = emulate(digits, sys.executable, "-c", _ON_GPU + program)
+    assert done.returncode == 0, done.stderr
+    copies = [line for line in log(digits) if line.startswith("cuMemcpyAsync")]
+    assert len(copies) == 1 + 2 + 1 + 2, "weights; the first run; a result to the processor; a run with arrays"
+    assert count(digits, "cuGraphLaunch") == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "words"),
+    [
+        ("network.into([result], OnGpu(image, strides=(64, 64, 1, 8)))", "S0918", "has gaps or another order"),
+        ("network.into([OnGpu(numpy.zeros((1, 11), 'float32'))], image)", "S0911", "`output` has the shape [1, 10]"),
+        ("network.into([OnGpu(numpy.zeros((1, 10)))], image)", "S0912", "`output` is float32, not float64"),
+        ("network.into([], image)", "S0910", "0 outputs are given, and there are 1"),
+        ("network.into([numpy.zeros((1, 20), 'float32')[:, ::2]], image)", "S0918", "is no dense array"),
+    ],
+)
+def test_outputs_that_do_not_fit(call: str, code: str, words: str, digits: Path) -> None:
+    done = emulate(digits, sys.executable, "-c", _ON_GPU + call)
+    assert done.returncode == 1
+    assert f"error[{code}]" in done.stderr and words in done.stderr
+
+
+def test_a_network_for_the_processor_takes_none() -> None:
+    class OnGpu:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+    with pytest.raises(specc.SpeccError, match="S0918"):
+        tiny.artifact()(OnGpu())
