@@ -19,9 +19,10 @@ from specc.waterline.gaps import Blocks
 
 @dataclass(frozen=True)
 class Origin:
-    """The network, lines for people by what they say, and the blocks of the spec."""
+    """The network; in a line and in several, by what they say, where the numbers come from; and the spec's blocks."""
 
     network: str
+    summary: str
     facts: Mapping[str, str]
     blocks: Blocks
 
@@ -45,7 +46,11 @@ def origin(artifact: Artifact, size: Size, path: str | Path, found: Profile, com
         "Roofs": f"{roofs.operations / 1e9:.0f} GFLOP/s; {roofs.bytes / 1e9:.1f} GB/s from memory, {cached}",
         "Memory": f"{amount(size.facts['memory']['arena'], 'B')} for the tensors between kernels",
     }
-    return Origin(manifest.network, lines, facts["spec"]["blocks"])
+    threads = f"{found.threads} thread{'s' * (found.threads > 1)}"
+    summary = (
+        f"{lines['Machine'].partition(',')[0]}, {threads}, compiled for {manifest.machine.target}, {lines['Date']}"
+    )
+    return Origin(manifest.network, summary, lines, facts["spec"]["blocks"])
 
 
 def processor() -> str:

@@ -141,6 +141,10 @@ filter.addEventListener("input", () => {
   document.getElementById("shown").textContent = `${shown} of ${kernels.length}`;
 });
 
+// ---- paper: it has nothing to press
+
+addEventListener("beforeprint", () => all("details").forEach((each) => (each.open = true)));
+
 // ---- the tree of blocks
 
 function refold() {

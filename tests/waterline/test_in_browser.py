@@ -49,7 +49,12 @@ def tab() -> Iterator[Page]:
 
 def write(folder: Path, profile: Profile, alone: Profile | None = None) -> Path:
     path = folder / "page.html"
-    origin = Origin("Net_small", {"Command": "specc profile " + "long/" * 60, "Digest": "0" * 64}, BLOCKS)
+    origin = Origin(
+        "Net_small",
+        "a machine with a long name " * 4,
+        {"Command": "specc profile " + "long/" * 60, "Digest": "0" * 64},
+        BLOCKS,
+    )
     path.write_text(page.render(profile, origin, alone), encoding="utf-8")
     return path
 

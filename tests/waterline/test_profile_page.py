@@ -64,7 +64,9 @@ class Read(HTMLParser):
 
 
 def made(profile: Profile, name: str = "Net_small", alone: Profile | None = None) -> Read:
-    return Read(page.render(profile, Origin(name, {"Command": "specc profile net"}, BLOCKS), alone))
+    return Read(
+        page.render(profile, Origin(name, "a machine, 2 threads", {"Command": "specc profile net"}, BLOCKS), alone)
+    )
 
 
 def test_every_call_and_every_kernel_has_its_marks() -> None:
@@ -137,7 +139,7 @@ def test_the_page_needs_nothing_else() -> None:
         assert not about.get("src") and about.get("href", "data:").startswith("data:")
     (policy,) = [a["content"] for a in found.marks("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert "default-src 'none'" in policy
-    text = page.render(usual(), Origin("N", {}, {}))
+    text = page.render(usual(), Origin("N", "", {}, {}))
     assert not re.search(r"https?://|@import|url\(", text)
     assert len(text) < 60_000
 
@@ -147,7 +149,9 @@ NASTY = "</script><img src=x onerror=alert(1)>&\"'`{{ 7 * 7 }}`"
 
 def test_names_stay_names() -> None:
     calls = [call(NASTY, NASTY, 100.0, 10.0, 1000, 1000, place=NASTY, operands=[f"float32[{NASTY}]"], template=NASTY)]
-    text = page.render(network(*calls), Origin(NASTY, {NASTY: NASTY}, {"": (NASTY, NASTY), NASTY: (NASTY, NASTY)}))
+    text = page.render(
+        network(*calls), Origin(NASTY, NASTY, {NASTY: NASTY}, {"": (NASTY, NASTY), NASTY: (NASTY, NASTY)})
+    )
     found = Read(text)
     assert not found.marks("img") and "<img" not in text
     assert [tag for tag, _ in found.found].count("script") == 2

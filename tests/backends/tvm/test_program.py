@@ -77,6 +77,13 @@ def test_the_manifest_says_where_in_the_spec_a_kernel_comes_from() -> None:
     assert all(extent > 1 for call in kernels for extent in call["parallel"])
 
 
+def test_each_weight_of_a_network_without_shared_ones_is_read_by_one_call() -> None:
+    artifact = tiny.artifact()
+    calls = artifact.manifest.sizes[0].facts["kernels"]
+    assert sum(call["weights"] for call in calls) == sum(array.nbytes for array in artifact.contents.weights)
+    assert all(call["weights"] < call["bytes"] for call in calls)
+
+
 def test_places_do_not_depend_on_the_folder_that_compiles(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     path = tiny.write(tmp_path)
     away = specc.compile(specc.load(path, variant="small"), level=0).manifest.facts["spec"]["blocks"]
