@@ -240,3 +240,15 @@ def test_importing_it_brings_little_along() -> None:
         "targets",
     ]
     assert ours == {f"specc.{name}" for name in needed}
+
+
+def test_scratch_memory_stays_and_is_each_thread_s_own(path: Path) -> None:
+    """Several numbers of threads, one after the other, on one model: what they share out is freed and taken anew."""
+    model = Artifact(container.read(path), 1)._loaded()
+    image = tiny.image()
+    (expected,) = model.run([image])
+    for threads in (2, 1, 2):
+        assert model._library.specc_set_threads(model._handle, threads) == 0
+        assert np.array_equal(model.run([image])[0], expected)
+    assert model._library.specc_set_threads(model._handle, 0) != 0
+    assert np.array_equal(model.run([image])[0], expected)

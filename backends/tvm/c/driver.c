@@ -93,7 +93,7 @@ static int free_scratch(int device, int number, void *memory) {
   scratch_used = (uint64_t)((char *)memory - scratch_memory);
   return 0;
 }
-#else
+#elif defined SPECC_SOURCE
 static void *scratch(int device, int number, uint64_t bytes, int code, int bits) {
   (void)device, (void)number, (void)code, (void)bits;
   return aligned_memory(bytes);
@@ -104,9 +104,45 @@ static int free_scratch(int device, int number, void *memory) {
   free(memory);
   return 0;
 }
-#endif
+#else
+/* Scratch memory stays for the next kernel: a model has some pieces of it for each thread, which grow to what is asked
+   for at most. Taken from malloc each time, pieces of many sizes would scatter over the heaps of all threads. */
+enum { PIECES = 4 };
+typedef struct { void *memory; uint64_t bytes; int taken; } piece;
+typedef struct { piece pieces[PIECES]; } workspace;
+static _Thread_local workspace *workspace_now;
 
-#ifndef SPECC_SOURCE
+static void *scratch(int device, int number, uint64_t bytes, int code, int bits) {
+  (void)device, (void)number, (void)code, (void)bits;
+  piece *best = 0; /* the smallest that suffices, else the largest */
+  for (int i = 0; workspace_now && i < PIECES; i++) {
+    piece *one = &workspace_now->pieces[i];
+    if (one->taken) continue;
+    if (!best || (one->bytes >= bytes ? best->bytes < bytes || one->bytes < best->bytes : best->bytes < one->bytes))
+      best = one;
+  }
+  if (!best) return aligned_memory(bytes);
+  if (best->bytes < bytes) {
+    free(best->memory);
+    best->memory = aligned_memory(bytes);
+    best->bytes = best->memory ? bytes : 0;
+  }
+  best->taken = best->memory != 0;
+  return best->memory;
+}
+
+static int free_scratch(int device, int number, void *memory) {
+  (void)device, (void)number;
+  for (int i = 0; workspace_now && i < PIECES; i++) {
+    if (workspace_now->pieces[i].memory == memory) {
+      workspace_now->pieces[i].taken = 0;
+      return 0;
+    }
+  }
+  free(memory);
+  return 0;
+}
+
 static _Thread_local int threads_now = 1;
 
 typedef struct { void *barrier; int32_t tasks; } task_group;
@@ -116,11 +152,16 @@ static int launch(task *body, void *data, int tasks) {
 #ifdef _OPENMP
   int count = tasks > 0 ? tasks : threads_now, failed = 0;
   if (count > 1) {
+    workspace *first = workspace_now;
+    int owned = threads_now;
 #pragma omp parallel num_threads(count) reduction(| : failed)
     {
+      int this = omp_get_thread_num();
       task_group group = {0, omp_get_num_threads()};
-      failed |= body(omp_get_thread_num(), &group, data);
+      workspace_now = first && this < owned ? first + this : 0;
+      failed |= body(this, &group, data);
     }
+    workspace_now = first;
     return failed;
   }
 #else
@@ -145,7 +186,18 @@ struct specc_model {
   const char *weights;
   char *arena;
   int threads, size;
+#ifndef SPECC_SOURCE
+  workspace *workspaces; /* one for each thread */
+#endif
 };
+
+#ifndef SPECC_SOURCE
+static void free_workspaces(specc_model *model) {
+  for (int i = 0; model->workspaces && i < model->threads; i++)
+    for (int j = 0; j < PIECES; j++) free(model->workspaces[i].pieces[j].memory);
+  free(model->workspaces);
+}
+#endif
 
 EXPORT const specc_interface *specc_describe(void) { return &network; }
 
@@ -185,7 +237,12 @@ EXPORT int specc_open(const void *weights, uint64_t bytes, specc_model **model) 
     return SPECC_NO_MEMORY;
   }
 #endif
-  *made = (specc_model){weights, arena, 1, 0};
+  *made = (specc_model){.weights = weights, .arena = arena};
+  int problem = specc_set_threads(made, 1);
+  if (problem) {
+    specc_close(made);
+    return problem;
+  }
   *model = made;
   return SPECC_OK;
 }
@@ -195,6 +252,9 @@ EXPORT void specc_close(specc_model *model) {
 #ifdef SPECC_STATIC
   model->arena = 0;
 #else
+#ifndef SPECC_SOURCE
+  free_workspaces(model);
+#endif
   free(model->arena);
   free(model);
 #endif
@@ -202,6 +262,12 @@ EXPORT void specc_close(specc_model *model) {
 
 EXPORT int specc_set_threads(specc_model *model, int32_t threads) {
   if (!model || threads < 1) return SPECC_BAD_ARGUMENT;
+#ifndef SPECC_SOURCE
+  workspace *made = calloc((size_t)threads, sizeof *made);
+  if (!made) return SPECC_NO_MEMORY;
+  free_workspaces(model);
+  model->workspaces = made;
+#endif
   model->threads = threads;
   return SPECC_OK;
 }
@@ -339,6 +405,9 @@ static int compute(specc_model *model, const void *const *inputs, void *const *o
   if (!problem) {
 #ifndef SPECC_SOURCE
     threads_now = model->threads;
+    workspace_now = model->workspaces;
+    for (int i = 0; i < model->threads; i++) /* a kernel that failed has given nothing back */
+      for (int j = 0; j < PIECES; j++) model->workspaces[i].pieces[j].taken = 0;
 #endif
     problem = run_calls(model, &memory, seconds);
   }
