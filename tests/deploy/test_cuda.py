@@ -23,6 +23,7 @@ import specc
 from specc import artifact as container
 from specc import grammar, targets
 from specc.backends.tvm.cuda import nvrtc
+from specc.passes.registry import parse
 from specc.unpack import unpack
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -200,19 +201,35 @@ def test_failures_are_told_and_leave_nothing_behind(
 
 
 _SCAN = """specc 1
-block Sum(x: [n, c], total: [n, c]) -> [n, c]:
-    total = total + x
-    return total
+block Inner(x: [n], h: [n]) -> ([n], [n]):
+    h = tanh(0.5 * h + x)
+    return h, h
 
-network Sums(x: [2, 3, 4]) -> [2, 4]:
-    y = scan(Sum, x, state=constant(0, [2, 4]))
-    return y
+block Outer(x: [n, w], h: [n, w]) -> ([n, w], [n, w]):
+    ys, last = scan(Inner, x, state=constant(0, [n]), axis=1, reverse=true)
+    h = linear(h, w) + ys
+    return softmax(h, axis=-1), h
+
+network N(x: [n = 2, l = 5, 40]) -> [n, l, 40]:
+    y = scan(Outer, x, state=constant(0, [n, 40]))
+    return y[0]
 """
 
 
-def test_what_has_no_kernel_is_refused() -> None:
-    with pytest.raises(specc.SpeccError, match="no kernel of `scan` for cuda:sm_80"):
-        specc.compile(grammar.loads(_SCAN), target="cuda:sm_80")
+def test_a_loop_in_a_loop(digits: Path) -> None:
+    graph = grammar.loads(_SCAN)
+    specc.compile(graph, target="cuda:sm_90").save(digits / "scan.artifact")
+    compile_kernels(kernels_of(graph, "cuda:sm_90"), digits / "scan.so")
+    words = (sys.executable, "-m", "specc", "run", "scan.artifact", "--self-test", "--tolerance", "1e-5")
+    for order in ("forward", "reverse"):
+        done = emulate(digits, *words, EMULATED_KERNELS=str(digits / "scan.so"), EMULATED_ORDER=order)
+        assert done.returncode == 0, done.stderr
+
+
+def test_blocks_of_channels_are_refused() -> None:
+    passes = parse("canonicalize,reparam,canonicalize,layout{block=16},fusion")
+    with pytest.raises(specc.SpeccError, match="no kernels in blocks of channels for cuda:sm_80"):
+        specc.compile(specc.load(EXAMPLES / "digits.specc"), target="cuda:sm_80", passes=passes)
 
 
 def test_the_table_has_a_row_for_each_gpu() -> None:

@@ -7,6 +7,6 @@ temporaries, which the memory plan places in the arena like anything else. Tenso
 neighbours.
 
 Modules: `threads` (grids, barriers), `elements` (any group: a thread or a team of threads for each element), `products`
-(convolutions and matrix products in tiles), `select` (which of them), `device` (TIR -> CUDA and its launches), `nvrtc`
-(CUDA -> cubin).
+(convolutions and matrix products in tiles), `scan` (a loop in one block), `select` (which of them), `device` (TIR ->
+CUDA and its launches), `nvrtc` (CUDA -> cubin), `program` (what `c/cuda.c` runs).
 """

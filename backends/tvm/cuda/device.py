@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 
 from specc.backends.tvm.emitter import Kernel
@@ -68,8 +70,9 @@ def device(name: str, kernel: Kernel, target: Target) -> Device:
     with made:
         module = _PASSES(tirx.transform.BindTarget(made.with_host("c"))(tvm.IRModule({name: kernel.function})))
         functions = {v: f for v, f in module.functions.items() if v.name_hint != name}
-        printer = tvm.get_global_func("target.build.cuda")
-        text = printer(_FINISH(tvm.IRModule(functions)), made).inspect_source()
+        with _printing():
+            built = tvm.get_global_func("target.build.cuda")(_FINISH(tvm.IRModule(functions)), made)
+        text = built.inspect_source()
     parameters = {v.name_hint: [parameter.name for parameter in f.params] for v, f in functions.items()}
     launches = []
     for function, extents in _launches(module[name]):
@@ -79,6 +82,18 @@ def device(name: str, kernel: Kernel, target: Target) -> Device:
         launches.append(Launch(function, extents[0], extents[1], arguments))
     assert not parameters, "TVM splits a kernel in another way"
     return Device(_functions(text), tuple(launches))
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Keeps TVM from compiling what it prints, which it does where CUDA's runtime and driver are installed."""
+    name = "tvm_callback_cuda_compile"
+    compiler = tvm.get_global_func(name)
+    tvm_ffi.register_global_func(name, lambda code: b"", override=True)
+    try:
+        yield
+    finally:
+        tvm_ffi.register_global_func(name, compiler, override=True)
 
 
 _PASSES = tvm.ir.transform.Sequential(

@@ -12,6 +12,7 @@ product with one row, which is bound by reading the weights, reads them in order
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -29,11 +30,35 @@ _MANY = 1 << 15
 """Elements that keep a GPU busy with a thread for each."""
 
 
-def lower(group: Group, target: Target) -> Template:
-    """The template of any group."""
+@dataclass
+class Site:
+    """A kernel that is one launch of one block, whose threads write one stage after the other: see `scan`.
+
+    Its temporaries have to be known before it begins; so it is written again for each that was missing.
+    """
+
+    threads: int
+    thread: Any = None
+    types: list[TensorType] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def begin(self, emitter: Emitter) -> None:
+        """Makes all temporaries that are known."""
+        self.tensors = [emitter.temporary(type) for type in self.types]
+
+    def allocate(self, type: TensorType) -> Tensor:
+        """The next temporary; a stage that is stored only now stands in front of others that are known."""
+        if not self.tensors or self.tensors[0].type != type:
+            self.types.insert(len(self.types) - len(self.tensors), type)
+            raise Again
+        return self.tensors.pop(0)
+
+
+def lower(group: Group, target: Target, site: Site | None = None) -> Template:
+    """The template of any group; with `site`, of a part of the kernel there."""
     plan = Plan()
     lengths: dict[tuple[int, int], int] = {}
-    return Template(lambda emitter: _Elements(emitter, plan, target, lengths).emit())
+    return Template(lambda emitter: _Elements(emitter, plan, target, lengths, site).emit())
 
 
 class _Elements(General):
@@ -43,14 +68,17 @@ class _Elements(General):
     stages are stored, for one more stage gives nests other numbers.
     """
 
-    def __init__(self, emitter: Emitter, plan: Plan, target: Target, lengths: dict[tuple[int, int], int]) -> None:
+    def __init__(
+        self, emitter: Emitter, plan: Plan, target: Target, lengths: dict[tuple[int, int], int], site: Site | None
+    ) -> None:
         super().__init__(emitter, plan, 1, target)
-        self.lengths = lengths
+        self.lengths, self.site = lengths, site
         self.thread: Any = 0
+        self.member: Any = 0
         self.team = 1
 
     def allocate(self, type: TensorType) -> Tensor:
-        return self.emitter.temporary(type)
+        return self.site.allocate(type) if self.site else self.emitter.temporary(type)
 
     def _team(self, number: int, elements: int) -> int:
         """How many threads share an element."""
@@ -59,7 +87,7 @@ class _Elements(General):
         product = any(self.emitter.group.step(anchor).record.macs is not None for anchor in anchors)
         if length < WARP or (product and elements >= _MANY):
             return 1
-        return BLOCK if length >= 16 * BLOCK and elements < 1024 else WARP
+        return BLOCK if length >= 16 * BLOCK and elements < 1024 and not self.site else WARP
 
     def _write(self, target: Tensor, element: Callable[..., Scalar]) -> None:
         emitter, shape = self.emitter, target.type.concrete
@@ -69,20 +97,42 @@ class _Elements(General):
         number = self.nests
         self.nests += 1
         team = self._team(number, elements)
+        if self.site:
+            self._write_inside(self.site, number, team, target, element)
+            return
         threads = min(BLOCK, -(-elements * team // WARP) * WARP)
         teams = threads // team
         with grid(emitter, -(-elements // teams), threads) as (block, thread):
-            own, member = emitter.divmod(thread, team) if team > 1 else (thread, 0)
-            place = block * teams + own
-            whole = elements % teams == 0
-            self.thread, self.team = thread, team
-            if team == 1:
-                with only_if(whole or place < elements):
-                    self._element_at(number, place, target, element)
-            else:  # all threads reach every barrier: those that have no element compute the last one once more
-                inside = place if whole else tirx.min(place, elements - 1)
-                self.member = member
-                self._element_at(number, inside, target, element, tirx.all(member == 0, place < elements))
+            self._round(number, (block, thread), teams, team, target, element)
+
+    def _write_inside(self, site: Site, number: int, team: int, target: Tensor, element: Callable[..., Scalar]) -> None:
+        """All elements of `target`, by the threads of one block in as many rounds as it takes."""
+        thread, teams = self.emitter.bind(site.thread, site.threads), site.threads // team
+        with self.emitter.serial(-(-prod(target.type.concrete) // teams)) as step:
+            self._round(number, (step, thread), teams, team, target, element)
+            barrier()
+
+    def _round(
+        self,
+        number: int,
+        place: tuple[Any, Any],
+        teams: int,
+        team: int,
+        target: Tensor,
+        element: Callable[..., Scalar],
+    ) -> None:
+        """An element for each of so many teams: the number of the block, or of the round, and that of the thread."""
+        emitter, elements, (block, thread) = self.emitter, prod(target.type.concrete), place
+        own, self.member = emitter.divmod(thread, team) if team > 1 else (thread, 0)
+        at = block * teams + own
+        whole = elements % teams == 0
+        self.thread, self.team = thread, team
+        if team == 1:
+            with only_if(whole or at < elements):
+                self._element_at(number, at, target, element)
+        else:  # all threads reach every barrier: those that have no element compute the last one once more
+            inside = at if whole else tirx.min(at, elements - 1)
+            self._element_at(number, inside, target, element, tirx.all(self.member == 0, at < elements))
 
     def _element_at(
         self, number: int, place: Any, target: Tensor, element: Callable[..., Scalar], stores: Any = True
@@ -129,7 +179,7 @@ class _Elements(General):
     def _joined(self, own: Any, join: Callable[[Any, Any], Any]) -> Scalar:
         """What the members of the team have, joined: every one of them gets it."""
         emitter, thread = self.emitter, self.thread
-        parts = shared((BLOCK,), self.dtype)
+        parts = shared((self.site.threads if self.site else BLOCK,), self.dtype)
         emitter.store(parts, own, [thread])
         barrier()
         half = self.team // 2

@@ -46,8 +46,13 @@ class _Piece:
     """Whether it runs at every step, and not once in front of the loop."""
 
 
-def lower(group: Group, target: Target, choices: Choices, select: Select) -> Template | None:
-    """The template of a group that is a scan; None for another group. `select` chooses those of the body's pieces."""
+def lower(
+    group: Group, target: Target, choices: Choices, select: Select, writer: type[Scan] | None = None
+) -> Template | None:
+    """The template of a group that is a scan; None for another group.
+
+    `select` chooses those of the body's pieces, `writer` writes the kernel.
+    """
     steps = [step for step in group.steps if step.op != "constant"]
     if len(steps) != 1 or "body" not in steps[0].record.traits:
         return None
@@ -64,7 +69,8 @@ def lower(group: Group, target: Target, choices: Choices, select: Select) -> Tem
     for part in parts:
         for number, packing in part.template.packings.items():
             packings[frozen[part.operands[number].node]] = packing
-    return Template(lambda emitter: _Scan(emitter, body, scan.operands, scan.attrs, parts).emit(), packings)
+    made = writer or Scan
+    return Template(lambda emitter: made(emitter, body, scan.operands, scan.attrs, parts).emit(), packings)
 
 
 def _parts(
@@ -106,7 +112,7 @@ def _parts(
         ]
 
 
-class _Scan:
+class Scan:
     """Writes the kernel."""
 
     def __init__(
@@ -166,8 +172,12 @@ class _Scan:
 
     def _buffer(self, value: Value) -> Tensor:
         type = self.graph.type(value)
-        self.buffers[value] = T.alloc_buffer(type.concrete, type.dtype)
+        self.buffers[value] = self.allocate(type)
         return self._tensor(value)
+
+    def allocate(self, type: TensorType) -> Any:
+        """Memory for a tensor of one step."""
+        return T.alloc_buffer(type.concrete, type.dtype)
 
     def _tensor(self, value: Value) -> Tensor:
         return Tensor(self.buffers[value], self.graph.type(value), self.emitter.simplify)
@@ -201,7 +211,7 @@ class _Scan:
 
     def _copied(self, value: Value) -> Tensor:
         type = self.graph.type(value)
-        tensor = Tensor(T.alloc_buffer(type.concrete, type.dtype), type, self.emitter.simplify)
+        tensor = Tensor(self.allocate(type), type, self.emitter.simplify)
         self._copy(tensor, self._tensor(value))
         return tensor
 

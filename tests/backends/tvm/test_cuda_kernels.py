@@ -14,7 +14,7 @@ from emulation import Emulated, compile_kernels
 from kernel_programs import _GUARD, _guarded, draw, program, reference, tensor, weight
 
 from specc import ops, targets
-from specc.backends.tvm.cuda import elements, products
+from specc.backends.tvm.cuda import elements, products, scan
 from specc.backends.tvm.cuda.device import Device, device
 from specc.backends.tvm.cuda.program import text
 from specc.backends.tvm.emitter import Kernel, Template, kernel_of
@@ -169,3 +169,28 @@ def test_what_is_no_product_or_a_small_one_is_left_to_others() -> None:
     depthwise = program([tensor(1, 40, 9, 9), weight(40, 1, 3, 3)], ("conv2d", (0, 1), {"groups": 40}))
     for group in (thin, depthwise, program([tensor(64, 64)], ("relu", (0,), {}))):
         assert products.lower(group, TARGET) is None
+
+
+# ---- scans ----------------------------------------------------------------------------------------------------------
+
+
+def _cell(seed: int) -> Group:
+    record = ops.get("scan")
+    types, given = record.example(random.Random(seed))
+    attrs = ops.complete(record, given)
+    live = len(attrs["body"].inputs)
+    inputs = [Input(t, frozen=i >= live and seed % 3 > 0) for i, t in enumerate(types)]
+    return program(inputs, ("scan", range(len(inputs)), attrs))
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    groups = {f"cell_{seed}": _cell(seed) for seed in range(8)}
+    return Kernels(groups, scan.lower, tmp_path_factory.mktemp("scans") / "kernels.so")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_scans(seed: int, scans: Kernels) -> None:
+    (launch,) = scans.devices[f"cell_{seed}"].launches
+    assert launch.blocks == 1
+    scans.check(f"cell_{seed}")
