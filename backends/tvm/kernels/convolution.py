@@ -106,7 +106,9 @@ def schedule_of(
     groups = -(-blocks // tile.blocks)
     weight_bytes = size * blocks * target.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
     read = g.in_height * g.in_width // (g.stride[1] if g.kernel == (1, 1) else 1)
-    wanted = take_order(choices, weight_bytes, size * g.in_channels * read, groups, target)
+    wanted = 0
+    if g.batch * g.rows > 1:  # one row is one strip, which would leave nothing to share out
+        wanted = take_order(choices, weight_bytes, size * g.in_channels * read, groups, target)
     default = share(g.rows, g.batch, wanted) if wanted else share(g.rows, g.batch * groups)
     strips = take_strips(choices, g.rows, default)
     unroll = choices.take("unroll", [u for u in (2, 1, 4) if steps % u == 0], _UNROLL if steps % _UNROLL == 0 else 1)

@@ -9,6 +9,7 @@ import pytest
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
 from specc.backends.tvm.choices import Choices
+from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group, Input
 from specc.backends.tvm.kernels import convolution, general
 from specc.targets import Target
@@ -38,6 +39,16 @@ def test_equals_torch(
     target: Target, shape: tuple[int, ...], out: int, k: tuple[int, int], attrs: dict[str, Any]
 ) -> None:
     check(conv(shape, out, k, target.blocked_layout, **attrs), convolution.lower, target)
+
+
+@pytest.mark.parametrize("l2_bytes", [1 << 14, 1 << 20])
+@pytest.mark.parametrize(("channels", "out"), [(64, 256), (3072, 768)])
+def test_threads_share_a_convolution_of_one_row(channels: int, out: int, l2_bytes: int) -> None:
+    target = replace(NATIVE, l2_bytes=l2_bytes)
+    group = conv((1, channels, 7, 7), out, (1, 1), BLOCKED)  # 49 pixels are one row
+    template = convolution.lower(group, target, Choices())
+    assert template is not None
+    assert max(kernel_of(group, template).parallel) >= 8
 
 
 @pytest.mark.parametrize(("shape", "out", "k", "attrs"), CASES[3:6])
