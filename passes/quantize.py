@@ -96,9 +96,7 @@ def _refusal(graph: Graph, identity: int) -> str | None:
     if terms > MOST_TERMS:
         return f"its sums of {terms} products could leave 32 bits"
     if nominal(macs_of(graph, identity), graph.defaults) <= SMALL_MACS:
-        return (
-            f"it is small: the conversions cost more than {nominal(macs_of(graph, identity), graph.defaults)} products"
-        )
+        return f"it is small: {nominal(macs_of(graph, identity), graph.defaults)} products are not worth conversions"
     return None
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from specc import __version__, sample, targets
 from specc.artifact import Array, Contents, Machine, Manifest, Sample, Size, TensorSpec
+from specc.compare import difference
 from specc.diagnostics import Label, Span, error
 from specc.ir.dims import symbols
 from specc.ir.domains import domains
@@ -37,6 +38,7 @@ from specc.targets import Target
 
 if TYPE_CHECKING:
     from specc.backends.tvm import Lowered
+    from specc.calibration import Calibrated
 
 Weights = str | Path | Mapping[str, Any]
 Shapes = Mapping[str, int] | Sequence[Mapping[str, int]]
@@ -95,6 +97,9 @@ def compile(
     strips: int = 1,
     peak: int | None = None,
     static: bool = False,
+    precision: str = "float32",
+    samples: str | Mapping[str, Any] | None = None,
+    bound: float | None = None,
 ) -> Artifact:
     """The artifact of `graph` for `target`.
 
@@ -110,6 +115,9 @@ def compile(
     strips    so many strips of rows for the first stages, which cuts the memory that they need
     peak      bytes for the tensors between kernels: the smallest number of strips that fits; S1001 where none does
     static    its library is an archive for a linker, which cannot be run from the artifact but only be unpacked
+    precision "float32", or "int8": layers of integers, as many as `samples` allow (see `specc.calibration`)
+    samples   inputs that are typical, in an .npz file or by name; None: drawn, which fits weights that are drawn too
+    bound     the relative error of the outputs up to which layers become integers
     """
     from specc.backends import tvm as backend
 
@@ -121,9 +129,11 @@ def compile(
     for spec in specs.values():
         _check_size(spec)
     values, origin = find_weights(graph, weights)
+    quantizing = calibrated(precision, list(specs.values()), values, samples, bound, passes, told)
     place = _places(graph)
     sizes: list[Size] = []
     parts: list[Lowered] = []
+    judged: dict[tuple[tuple[str, int], ...], Graph] = {}
     for dimensions, spec in specs.items():
         size = Size(dimensions, *interface(spec))
         name = str(size) if len(specs) > 1 else ""
@@ -133,7 +143,8 @@ def compile(
 
         folder = Path(dump) / name if dump is not None else None
         lowering = _Lowering(spec, machine, values, folder, verify_each, observe)
-        lowered, steps = lowering.run(level, passes, strips, peak)
+        lowered, steps = lowering.run(level, passes, strips, peak, quantizing)
+        judged[dimensions] = next((step.after for step in steps if not step.transformation.exact), spec)
         (one,) = lowered.sizes
         facts = {
             "passes": [step.to_json() for step in steps],
@@ -144,12 +155,16 @@ def compile(
         parts.append(lowered)
     joined = backend.join(parts)
     library = backend.build(joined, machine, lambda done, total: told(Progress("kernels", done, total)), static)
-    samples = []
-    for size, spec in zip(sizes, specs.values()):
+    tests = []
+    apart = 0.0
+    for size, (dimensions, spec) in zip(sizes, specs.items()):
         told(Progress("sample", size=str(size) if len(specs) > 1 else ""))
-        given = sample.draw(size.inputs)
-        expected = reference(spec, values, {i.name: array for i, array in zip(size.inputs, given)})
-        samples.append(Sample(given, [a.astype(o.dtype, copy=False) for o, a in zip(size.outputs, expected)]))
+        given = [quantizing.samples[0][i.name] for i in size.inputs] if quantizing else sample.draw(size.inputs)
+        by_name = {i.name: array for i, array in zip(size.inputs, given)}
+        exact = reference(spec, values, by_name)
+        expected = exact if judged[dimensions] is spec else reference(judged[dimensions], values, by_name)
+        apart = max(apart, *(difference(a, b) for a, b in zip(expected, exact)))
+        tests.append(Sample(given, [a.astype(o.dtype, copy=False) for o, a in zip(size.outputs, expected)]))
     manifest = Manifest(
         network=graph.name,
         sizes=tuple(sizes),
@@ -165,10 +180,36 @@ def compile(
                 "blocks": {path: [block, place(span)] for path, (block, span) in graph.blocks.items()},
             },
             "weights": origin,
+            "precision": quantizing.facts(apart) if quantizing else {"name": "float32"},
             "tuning": [],
         },
     )
-    return Artifact(Contents(manifest, library, joined.weights, samples))
+    return Artifact(Contents(manifest, library, joined.weights, tests))
+
+
+def calibrated(
+    precision: str,
+    specs: Sequence[Graph],
+    weights: Mapping[str, Array],
+    samples: str | Mapping[str, Any] | None,
+    bound: float | None,
+    passes: Sequence[Pass] | None,
+    told: Observer,
+) -> Calibrated | None:
+    """The pass that brings a network to `precision` (see `compile`), or the one among `passes`; None for float32."""
+    from specc.calibration import Calibrated, prepare
+
+    if precision == "float32" and samples is None and bound is None:
+        return next((each for each in passes or () if isinstance(each, Calibrated)), None)
+    if passes is not None or len(specs) > 1:
+        what = "passes of your own" if passes is not None else "several sizes: samples have one"
+        raise error("S1001", f"a precision does not go with {what}")
+
+    def calibrating(done: int, total: int) -> None:
+        told(Progress("calibration", done, total))
+
+    inputs, _ = interface(specs[0])
+    return prepare(precision, inputs, weights, samples, bound, calibrating)
 
 
 def specialize_all(graph: Graph, shapes: Shapes | None) -> dict[tuple[tuple[str, int], ...], Graph]:
@@ -205,14 +246,14 @@ class _Lowering:
     told: Observer
 
     def run(
-        self, level: int, passes: Sequence[Pass] | None, strips: int, peak: int | None
+        self, level: int, passes: Sequence[Pass] | None, strips: int, peak: int | None, precision: Pass | None = None
     ) -> tuple[Lowered, list[Step]]:
         """The kernels and the program; see `compile`. Raises S1001 where no number of strips needs so little memory."""
         from specc.passes.registry import pipeline
 
         arenas = []
         for number in (strips,) if peak is None else STRIPS:
-            found = self.by(pipeline(level, self.machine, number) if passes is None else passes)
+            found = self.by(pipeline(level, self.machine, number, precision) if passes is None else passes)
             arenas.append(found[0].arena)
             if peak is None or arenas[-1] <= peak:
                 return found

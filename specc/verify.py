@@ -29,6 +29,7 @@ from specc.driver import (
     Progress,
     Shapes,
     Weights,
+    calibrated,
     compile,
     find_weights,
     interface,
@@ -55,6 +56,9 @@ class Verdict:
     differences: Mapping[str, float]
     tolerance: float
     diagnostic: Diagnostic | None = None
+    agreement: Mapping[str, float] | None = None
+    """For a verdict on accuracy, the share of answers that stay the same (`specc.calibration`). Its `differences` are
+    relative root mean squares, those of others max |difference| / max |output|."""
 
     @property
     def holds(self) -> bool:
@@ -67,6 +71,7 @@ class Verdict:
             "holds": self.holds,
             "differences": {name: finite(apart) for name, apart in self.differences.items()},
             "tolerance": self.tolerance,
+            "agreement": None if self.agreement is None else dict(self.agreement),
             "diagnostic": self.diagnostic.to_json() if self.diagnostic else None,
         }
 
@@ -83,9 +88,12 @@ def verify(
     passes: Sequence[Pass] | None = None,
     verify_each: bool = False,
     reduce_to: Path | None = None,
+    precision: str = "float32",
+    samples: str | Mapping[str, Any] | None = None,
+    bound: float | None = None,
 ) -> list[Verdict]:
-    """One verdict for each pass (with `per_pass`) and one for the artifact, at each of the sizes in `shapes`; the first
-    that does not hold ends it.
+    """One verdict for each pass that is exact (with `per_pass`), one on what `precision` loses over the `samples`, and
+    one for the artifact, at each of the sizes in `shapes`; the first that does not hold ends it.
 
     With the folder `reduce_to`, the graph behind which the first pass goes wrong is made as small as can be found, and
     written there as a spec with its weights and inputs.
@@ -97,20 +105,24 @@ def verify(
     specs = specialize_all(graph, shapes)
     values, _ = find_weights(graph, weights)
     verdicts: list[Verdict] = []
-    run = pipeline(level, machine) if passes is None else passes
+    quantizing = calibrated(precision, list(specs.values()), values, samples, bound, passes, told)
+    run = pipeline(level, machine, precision=quantizing) if passes is None else passes
     asked: list[tuple[str, dict[str, Array], dict[str, Array]]] = []
     for dimensions, spec in specs.items():
         inputs, outputs = interface(spec)
         at = f" at {Size(dimensions, inputs, outputs)}" if len(specs) > 1 else ""
-        given = {spec_.name: array for spec_, array in zip(inputs, sample.draw(inputs))}
+        drawn = {spec_.name: array for spec_, array in zip(inputs, sample.draw(inputs))}
+        given = drawn if quantizing is None else dict(quantizing.samples[0])
         expected = {output.name: array for output, array in zip(outputs, reference(spec, values, given))}
-        asked.append((at, given, expected))
         before = spec
         for number, transformation in enumerate(run if per_pass else (), 1):
             after = transformation(before)
             if verify_each:
                 check_invariants(after)
             results = evaluate(after, values, given)
+            if not transformation.exact:  # from here on, the reference rounds as well
+                before, expected = after, dict(zip(expected, results))
+                continue
             apart = {name: difference(a, b) for a, (name, b) in zip(results, expected.items())}
             verdict = Verdict(f"{transformation}{at}", apart, PASS_TOLERANCE)
             if not verdict.holds:
@@ -122,7 +134,18 @@ def verify(
             verdicts.append(verdict)
             before = after
             told(Progress("verify", number, len(run)))
-    artifact = compile(graph, machine, values, shapes, level, progress=progress, passes=passes, verify_each=verify_each)
+        asked.append((at, given, expected))
+    own = passes if quantizing is None else run
+    artifact = compile(graph, machine, values, shapes, level, progress=progress, passes=own, verify_each=verify_each)
+    if quantizing is not None:
+        outcome = quantizing.outcome
+        subject = f"{outcome.layers} layers of integers over {len(quantizing.samples)} samples"
+        found = outcome.accuracy
+        verdicts.append(Verdict(subject, found.errors, quantizing.bound, agreement=found.agreement))
+        (one,) = artifact.contents.samples
+        ((at, given, expected),) = asked
+        asked = [(f", against the same integers in float64{at}", given, dict(zip(expected, one.outputs)))]
+        tolerance = max(tolerance, artifact.manifest.facts["precision"]["tolerance"] or 0.0)
     for at, given, expected in asked:
         apart = {name: difference(a, b) for a, (name, b) in zip(artifact(**given), expected.items())}
         verdicts.append(Verdict(f"artifact for {machine.name}{at}", apart, tolerance))

@@ -7,7 +7,7 @@ Modules, in the order in which they build on each other: `interface` (shapes of 
 
 from __future__ import annotations
 
-from specc.backends.torch.judge import evaluate, freeze, intermediates
+from specc.backends.torch.judge import evaluate, freeze, intermediates, observe
 from specc.backends.torch.module import GraphModule, to_inference, to_torch
 
-__all__ = ["GraphModule", "evaluate", "freeze", "intermediates", "to_inference", "to_torch"]
+__all__ = ["GraphModule", "evaluate", "freeze", "intermediates", "observe", "to_inference", "to_torch"]

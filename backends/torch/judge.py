@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,19 @@ def intermediates(
     """The value of every result of every node, in the order of the graph."""
     wanted = {Value(identity, result) for identity in graph for result in range(len(graph.node(identity).types))}
     return {value: _array(tensor) for value, tensor in _run(graph, weights, inputs, dtype, wanted)}
+
+
+def observe(
+    graph: Graph,
+    frozen: Mapping[Value, Array],
+    inputs: Mapping[str, Array],
+    wanted: Collection[Value],
+    dtype: str = "float32",
+) -> Iterator[tuple[Value, Array]]:
+    """The values `wanted`, one after the other in the order of the graph, for what `freeze` gives of its weights."""
+    known = {value: _tensor(array, dtype) for value, array in frozen.items()}
+    for value, tensor in _run(graph, {}, inputs, dtype, wanted, known):
+        yield value, _array(tensor)
 
 
 def freeze(graph: Graph, weights: Mapping[str, Array]) -> dict[Value, Array]:
@@ -85,24 +99,27 @@ def _run(
     inputs: Mapping[str, Array],
     dtype: str,
     wanted: Collection[Value],
+    known: Mapping[Value, Any] = MappingProxyType({}),
 ) -> Iterator[tuple[Value, Any]]:
     given = [np.asarray(array) for array in by_position(graph, (), inputs)]
     values = bind(graph, [array.shape for array in given])
     if values:
         graph = specialize(graph, values)
     tensors = {identity: _tensor(array, dtype) for identity, array in zip(graph.inputs, given)}
-    yield from _values(graph, _ancestors(graph, wanted), weights, tensors, dtype, wanted)
+    order = _ancestors(graph, [value for value in wanted if value not in known], known)
+    yield from ((value, known[value]) for value in wanted if value in known)
+    yield from _values(graph, order, weights, tensors, dtype, wanted, known)
 
 
-def _ancestors(graph: Graph, wanted: Iterable[Value]) -> list[int]:
-    """The nodes that `wanted` depend on, in order."""
+def _ancestors(graph: Graph, wanted: Iterable[Value], known: Collection[Value] = ()) -> list[int]:
+    """The nodes that `wanted` depend on, in order; what is `known` depends on nothing."""
     needed: set[int] = set()
     pending = [value.node for value in wanted]
     while pending:
         identity = pending.pop()
         if identity not in needed:
             needed.add(identity)
-            pending += graph.structure.predecessors(identity)
+            pending += (operand.node for operand in graph.operands(identity) if operand not in known)
     return [identity for identity in graph.order() if identity in needed]
 
 
@@ -120,10 +137,14 @@ def _values(
     tensors: Mapping[int, Any],
     dtype: str,
     wanted: Collection[Value],
+    given: Mapping[Value, Any] = MappingProxyType({}),
 ) -> Iterator[tuple[Value, Any]]:
-    """Runs the nodes of `order` and yields what is wanted; what no later node takes is dropped on the way."""
+    """Runs the nodes of `order` and yields what is wanted; what no later node takes is dropped on the way.
+
+    Operands that are `given` need not be computed.
+    """
     waiting = Counter(operand for identity in order for operand in graph.operands(identity))
-    known: dict[Value, Any] = {}
+    known: dict[Value, Any] = dict(given)
     for identity in order:
         node = graph.node(identity)
         operands = graph.operands(identity)

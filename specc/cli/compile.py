@@ -11,6 +11,7 @@ import click
 
 from specc import targets
 from specc.cli.options import (
+    check_precision,
     compilation,
     compiling_options,
     json_option,
@@ -18,9 +19,11 @@ from specc.cli.options import (
     mention_weights,
     parse_passes,
     pass_options,
+    precision_options,
     print_json,
     spec_argument,
     split_spec,
+    tell_precision,
 )
 from specc.terminal import say
 
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     "--strips", type=click.IntRange(min=1), default=1, help="Strips of rows for the first stages: less memory."
 )
 @click.option("--peak", type=click.IntRange(min=0), metavar="BYTES", help="As few strips as need no more memory.")
+@precision_options
 @click.option("--dump", type=click.Path(), metavar="DIR", help="Write the graph's text after every pass here.")
 @json_option
 def compile(
@@ -59,6 +63,9 @@ def compile(
     strips: int,
     peak: int | None,
     emit: str,
+    precision: str,
+    calibrate: str | None,
+    bound: float | None,
     dump: str | None,
     as_json: bool,
 ) -> None:
@@ -78,6 +85,9 @@ def compile(
         raise click.UsageError(f"there are no static libraries for {target}")
     elif emit == "onnx" and (target != "native" or passes or dump or strips != 1 or peak is not None):
         raise click.UsageError("--emit onnx is for any machine, with the passes that make fewer operators")
+    check_precision(precision, calibrate, weights)
+    if emit == "onnx" and precision != "float32":
+        raise click.UsageError("--emit onnx writes the network in float32")
     if emit == "onnx" and shapes and len(shapes) > 1:
         raise click.UsageError("--emit onnx writes one size: give --shapes once")
     path, _ = split_spec(spec)
@@ -113,12 +123,16 @@ def compile(
             strips=strips,
             peak=peak,
             static=emit == "static",
+            precision=precision,
+            samples=calibrate,
+            bound=bound,
         )
     size = artifact.save(output) if emit == "artifact" else sum(unpack(artifact.contents, output).values())
     manifest = artifact.manifest
     seconds = time.perf_counter() - start
     kernels = len({call["kernel"] for one in manifest.sizes for call in one.facts["kernels"]})
     arena = max(one.facts["memory"]["arena"] for one in manifest.sizes)
+    tell_precision(manifest.facts["precision"])
     sizes = f" at {len(manifest.sizes)} sizes" if len(manifest.sizes) > 1 else ""
     say(
         f"{kernels} kernels for {manifest.machine.target}{sizes}, {size / 1e6:.1f} MB in {output}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -128,6 +128,19 @@ rounding_option = click.option(
     help="Kernels may round so many times as coarsely as direct sums do; 1 leaves these alone.",
 )
 compiling_options = _options(weights_option, target_option, sizes_option, level_option, rounding_option)
+precision_options = _options(
+    click.option(
+        "--precision",
+        default="float32",
+        show_default=True,
+        metavar="float32|int8",
+        help="What it computes in; int8 with --calibrate.",
+    ),
+    click.option("--calibrate", type=click.Path(), metavar="NPZ", help="Typical inputs, for int8."),
+    click.option(
+        "--bound", type=Finite(), help="Keep layers in float32 that put outputs off by more than this  [default: 0.1]"
+    ),
+)
 measuring_options = _options(weights_option, target_option, shapes_option, level_option)
 pass_options = _options(passes_option, verify_each_option)
 spec_argument = click.argument("spec", metavar="FILE[:VARIANT]")
@@ -183,6 +196,30 @@ def mention_weights(weights: str | None) -> None:
     """Says so where weights are drawn."""
     if weights is None:
         say("no --weights: they are drawn from seed 0")
+
+
+def check_precision(precision: str, calibrate: str | None, weights: str | None) -> None:
+    """Refuses integers whose range nobody can know: of weights that were trained, for inputs that are drawn."""
+    if precision == "int8" and weights is not None and calibrate is None:
+        raise click.UsageError("--precision int8 with --weights needs --calibrate: inputs that are typical, as an .npz")
+
+
+def tell_precision(facts: Mapping[str, Any]) -> None:
+    """Says what became integers, how near the outputs are, and which layers stay in float32 for what reason."""
+    if facts["name"] == "float32":
+        return
+    if facts["drawn"]:
+        say("no --calibrate: its samples are drawn from seed 0")
+    for layer in facts["kept"]:
+        where = f" ({layer['place']})" if layer["place"] else ""
+        say(f"{facts['name']}: `{layer['path'] or layer['op']}`{where} stays in float32: {layer['why']}")
+    said = []
+    for name, apart in facts["errors"].items():
+        equal = facts["agreement"].get(name)
+        answers = "" if equal is None else f", {equal:.1%} of its answers are the same"
+        said.append(f"`{name}` is off by {apart:.3g}{answers}")
+    count = facts["samples"]
+    say(f"{facts['name']}: {facts['layers']} layers; over {count} sample{'s' * (count > 1)}, {'; '.join(said)}")
 
 
 class compilation:

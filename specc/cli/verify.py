@@ -9,6 +9,7 @@ import click
 
 from specc import targets, terminal
 from specc.cli.options import (
+    check_precision,
     compilation,
     compiling_options,
     json_option,
@@ -16,6 +17,7 @@ from specc.cli.options import (
     mention_weights,
     parse_passes,
     pass_options,
+    precision_options,
     print_json,
     spec_argument,
     tolerance_option,
@@ -37,6 +39,7 @@ from specc.terminal import FAILED, FINE
     help="With --per-pass: shrink what differs, write it here.",
 )
 @tolerance_option
+@precision_options
 @json_option
 def verify(
     spec: str,
@@ -50,6 +53,9 @@ def verify(
     per_pass: bool,
     reduce_to: str | None,
     tolerance: float,
+    precision: str,
+    calibrate: str | None,
+    bound: float | None,
     as_json: bool,
 ) -> int:
     """Compare what a network compiles to with its spec in float64; exit 1 if they differ."""
@@ -57,6 +63,7 @@ def verify(
 
     chosen = parse_passes(passes)
     graph = load_spec(spec)
+    check_precision(precision, calibrate, weights)
     mention_weights(weights)
     with compilation(graph.name) as observe:
         verdicts = judge.verify(
@@ -71,6 +78,9 @@ def verify(
             chosen,
             verify_each,
             Path(reduce_to) if reduce_to is not None else None,
+            precision,
+            calibrate,
+            bound,
         )
     holds = all(verdict.holds for verdict in verdicts)
     if as_json:
@@ -79,6 +89,14 @@ def verify(
         for verdict in verdicts:
             word = "equal" if verdict.holds else "DIFFERENT"
             apart = ", ".join(f"{name} {distance:.3g}" for name, distance in verdict.differences.items())
+            if verdict.agreement is not None:
+                same = "".join(
+                    f"; {share:.1%} of the answers of {name} stay" for name, share in verdict.agreement.items()
+                )
+                word = "within" if verdict.holds else "ABOVE"
+                limit = f"{word} {verdict.tolerance:.3g}"
+                click.echo(f"{verdict.subject}: {limit} (rms difference / rms output: {apart}{same})")
+                continue
             click.echo(f"{verdict.subject}: {word} (max |difference| / max |output|: {apart})")
     found = [verdict.diagnostic for verdict in verdicts if verdict.diagnostic]
     if found:

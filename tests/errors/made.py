@@ -224,6 +224,7 @@ FILES: dict[str, Maker] = {
     "double.npz": npz(image=IMAGE.astype("float64")),
     "pickled.npz": npz(image=np.array([{}], object)),
     "empty.npz": npz(),
+    "nan.npz": npz(image=np.full_like(IMAGE, np.nan)),
     "outputs.npz": npz(output=np.ones((1, 5), "float32")),
     "outputs_of_others.npz": npz(output=np.zeros((5, 1), "float32")),
     "tokens.npz": npz(tokens=np.array([[0, 1, 50]])),
