@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from specc.ir.graph import Graph as Graph
     from specc.runtime import Artifact as Artifact
     from specc.runtime import open as open
+    from specc.tuning import tune as tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "open",
     "to_torch",
+    "tune",
 ]
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "load": "specc.driver",
     "open": "specc.runtime",
     "to_torch": "specc.driver",
+    "tune": "specc.tuning",
 }
 
 

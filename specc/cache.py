@@ -18,14 +18,14 @@ from specc.diagnostics import SpeccError
 from specc.files import replacing
 
 
-def kept(kind: str, name: str, origin: str, make: Callable[[], bytes]) -> bytes:
-    """What `make` makes of `origin`: from the cache where it is there and whole, else made and put there."""
+def kept(kind: str, name: str, origin: str, make: Callable[[], bytes], keep: bool = True) -> bytes:
+    """What `make` makes of `origin`: from the cache where it is there and whole, else made; to `keep`, put there."""
     folder = _folder(kind)
     path = folder and folder / f"{name}-{_digest(origin.encode()).hex()}.{kind}"
     if path and (found := _whole(path)) is not None:
         return found
     content = make()
-    if path:
+    if path and keep:
         with suppress(SpeccError), replacing(path) as file:  # a cache that takes no more is no reason to fail
             file.write(_digest(content) + content)
     return content
@@ -44,12 +44,16 @@ def _whole(path: Path) -> bytes | None:
     return content[16:] if _digest(content[16:]) == content[:16] else None
 
 
+def root() -> Path:
+    """The cache's folder, whether or not it is there. Raises RuntimeError where there is no home for it."""
+    given = os.environ.get("SPECC_CACHE_DIR")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specc"
+
+
 def _folder(kind: str) -> Path | None:
     """The folder of what is of one kind; None where it cannot be made."""
     try:
-        given = os.environ.get("SPECC_CACHE_DIR")
-        root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specc"
-        folder = root / f"{kind}s"
+        folder = root() / f"{kind}s"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # there is no home either
         return None

@@ -104,4 +104,9 @@ CODES: dict[str, str] = {
     "S1103": "an operation that specc has no operator for",
     "S1104": "a file that holds no network",
     "S1105": "an imported network computes something else",
+    "S1201": "tuning records that cannot be read",
+    "S1202": "a file that holds what is no tuning record",
+    "S1203": "a target whose kernels cannot be timed here",
+    "S1204": "a tracker that lends no machine",
+    "S1205": "a network that cannot be measured",
 }

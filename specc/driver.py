@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specc import __version__, sample, targets
+from specc import __version__, records, sample, targets
 from specc.artifact import Array, Contents, Machine, Manifest, Sample, Size, TensorSpec
 from specc.compare import difference
 from specc.diagnostics import Label, Span, error
@@ -100,6 +100,7 @@ def compile(
     precision: str = "float32",
     samples: str | Mapping[str, Any] | None = None,
     bound: float | None = None,
+    tuning: str | Path | None = None,
 ) -> Artifact:
     """The artifact of `graph` for `target`.
 
@@ -118,11 +119,13 @@ def compile(
     precision "float32", or "int8": layers of integers, as many as `samples` allow (see `specc.calibration`)
     samples   inputs that are typical, in an .npz file or by name; None: drawn, which fits weights that are drawn too
     bound     the relative error of the outputs up to which layers become integers
+    tuning    a file of tuning records, or "none"; None: where `specc tune` puts them (see `records.place`)
     """
     from specc.backends import tvm as backend
 
     told = progress or (lambda _: None)
     machine = targets.find(target)
+    tuned = records.find(tuning).best(machine.name)
     if passes is not None and (strips != 1 or peak is not None):
         raise error("S1001", "strips are a pass of the level's; among passes of your own, name it: strips{count=4}")
     specs = specialize_all(graph, shapes)
@@ -142,7 +145,7 @@ def compile(
             told(replace(now, size=name))
 
         folder = Path(dump) / name if dump is not None else None
-        lowering = _Lowering(spec, machine, values, folder, verify_each, observe)
+        lowering = _Lowering(spec, machine, values, tuned, folder, verify_each, observe)
         lowered, steps = lowering.run(level, passes, strips, peak, quantizing)
         judged[dimensions] = next((step.after for step in steps if not step.transformation.exact), spec)
         (one,) = lowered.sizes
@@ -181,7 +184,10 @@ def compile(
             },
             "weights": origin,
             "precision": quantizing.facts(apart) if quantizing else {"name": "float32"},
-            "tuning": [],
+            "tuning": {
+                "kernels": {name: dict(found) for name, found in sorted(joined.configurations.items())},
+                "outdated": list(joined.outdated),
+            },
         },
     )
     return Artifact(Contents(manifest, library, joined.weights, tests))
@@ -241,6 +247,7 @@ class _Lowering:
     spec: Graph
     machine: Target
     values: Mapping[str, Array]
+    tuned: Mapping[str, records.Configuration]
     dump: Path | None
     verify_each: bool
     told: Observer
@@ -275,7 +282,7 @@ class _Lowering:
             observe=lambda step: self.told(Progress("passes", next(count), len(passes), step)),
         )
         self.told(Progress("weights"))
-        return backend.lower(optimized, self.machine, freeze(optimized, self.values)), steps
+        return backend.lower(optimized, self.machine, freeze(optimized, self.values), self.tuned), steps
 
 
 def _check_size(graph: Graph) -> None:

@@ -91,6 +91,7 @@ def verify(
     precision: str = "float32",
     samples: str | Mapping[str, Any] | None = None,
     bound: float | None = None,
+    tuning: str | Path | None = None,
 ) -> list[Verdict]:
     """One verdict for each pass that is exact (with `per_pass`), one on what `precision` loses over the `samples`, and
     one for the artifact, at each of the sizes in `shapes`; the first that does not hold ends it.
@@ -136,7 +137,17 @@ def verify(
             told(Progress("verify", number, len(run)))
         asked.append((at, given, expected))
     own = passes if quantizing is None else run
-    artifact = compile(graph, machine, values, shapes, level, progress=progress, passes=own, verify_each=verify_each)
+    artifact = compile(
+        graph,
+        machine,
+        values,
+        shapes,
+        level,
+        progress=progress,
+        passes=own,
+        verify_each=verify_each,
+        tuning=tuning,
+    )
     if quantizing is not None:
         outcome = quantizing.outcome
         subject = f"{outcome.layers} layers of integers over {len(quantizing.samples)} samples"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import profiles  # noqa: F401  (loads hypothesis' profile)
 import pytest
+
+os.environ["SPECC_TUNING"] = "none"
+"""What was tuned on this machine has no part in what the tests compile."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,7 +17,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
@@ -85,7 +85,7 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None, st
         tables = cuda.header(lowered, kernels, target)
         with tempfile.TemporaryDirectory(prefix="specc-") as folder:
             (Path(folder) / "kernels.cubin").write_bytes(cubin)
-            return _link("cuda.c", tables, [], target, Path(folder), static)
+            return link("cuda.c", tables, [], target, Path(folder), "static" if static else "shared")
     objects: dict[str, Path] = {}
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
@@ -103,11 +103,15 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None, st
             pool.shutdown(wait=True, cancel_futures=True)
             raise
         tables = header(lowered, target)
-        return _link("driver.c", tables, list(objects.values()), target, Path(folder), static)
+        kind = "static" if static else "shared"
+        return link("driver.c", tables, list(objects.values()), target, Path(folder), kind)
 
 
-def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Path:
-    """The object file of a kernel in `folder`; objects are kept by the kernel's text, the target and TVM's version."""
+def compile_kernel(function: Any, name: str, target: Target, folder: Path, keep: bool = True) -> Path:
+    """The object file of a kernel in `folder`.
+
+    Objects are kept by the kernel's text, the target and TVM's version; without `keep`, one that is new is not.
+    """
     made = folder / f"{name}.o"
 
     def compile() -> bytes:
@@ -117,20 +121,24 @@ def compile_kernel(function: Any, name: str, target: Target, folder: Path) -> Pa
         return made.read_bytes()
 
     text = "\n".join((version("apache-tvm"), str(tvm_target(target)), repr(PASS_OPTIONS), function.script()))
-    made.write_bytes(kept("kernel", name, text, compile))
+    made.write_bytes(kept("kernel", name, text, compile, keep))
     return made
 
 
-def _link(driver: str, tables: str, objects: list[Path], target: Target, folder: Path, static: bool) -> bytes:
-    """The library: the program's driver with its tables and the kernels' objects."""
+def link(driver: str, tables: str, objects: Sequence[Path], target: Target, folder: Path, kind: str) -> bytes:
+    """The library: the program's driver with its tables and the kernels' objects.
+
+    `kind` is "shared", "static", or "measured": a shared one with the function of `c/measure.c` besides.
+    """
     (folder / "network.h").write_text(tables, encoding="utf-8")
-    for name in (driver, "specc.h"):
+    sources = (driver, *(["measure.c"] if kind == "measured" else []))
+    for name in (*sources, "specc.h"):
         (folder / name).write_text((SOURCES / name).read_text(encoding="utf-8"), encoding="utf-8")
-    (folder / "exports").write_text("{ global: specc_*; local: *; };\n", encoding="utf-8")
-    names = sorted(f"./{path.name}" for path in objects)
+    (folder / "exports").write_text("{ global: specc_*; __tvm_ffi_measure; local: *; };\n", encoding="utf-8")
+    names = sorted(f"./{os.path.relpath(path, folder)}" for path in objects)
     threads = not target.gpu and target.architecture != "wasm32"
     flags = ("-std=gnu11", "-O2", "-fvisibility=hidden", *(["-fopenmp"] if threads else []))
-    if static:
+    if kind == "static":
         _compile_c(*flags, "-fPIC", "-c", driver, "-o", "driver.o", target=target, folder=folder)
         _compile_c("-r", "-nostdlib", "-o", "network.o", "driver.o", *names, target=target, folder=folder)
         # One object whose names are its own, so that a program can hold kernels of several networks.
@@ -138,7 +146,7 @@ def _link(driver: str, tables: str, objects: list[Path], target: Target, folder:
         _run(_binutil("objcopy", target), *kept, "--strip-debug", "network.o", folder=folder)
         _run(_binutil("ar", target), "rcsD", "library", "network.o", folder=folder)
     else:
-        inputs = (*flags, "-o", "library", driver, *names, "-ldl" if target.gpu else "-lm")
+        inputs = (*flags, "-o", "library", *sources, *names, "-ldl" if target.gpu else "-lm")
         _compile_c(*inputs, *(_WASM if target.architecture == "wasm32" else _ELF), target=target, folder=folder)
     return (folder / "library").read_bytes()
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specc.backends.tvm.choices import NOTHING, Configuration
 from specc.backends.tvm.cuda.select import lower as lower_for_gpu
-from specc.backends.tvm.emitter import Kernel, kernel_of
+from specc.backends.tvm.emitter import Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group, extract, pieces
 from specc.backends.tvm.kernels import select
 from specc.backends.tvm.memory import Plan, plan
@@ -45,11 +47,16 @@ class Size:
 @dataclass(frozen=True)
 class Lowered:
     """A network at one size or at several: `kernels` are the functions that the programs call, by name, `weights` the
-    packed arrays that they read."""
+    packed arrays that they read. `configurations` are those of the kernels whose cost model was overruled; `outdated`
+    names the kernels whose configuration is none of their template's (any more)."""
 
     sizes: tuple[Size, ...]
     kernels: Mapping[str, Kernel]
     weights: list[Array]
+    groups: Mapping[str, Group]
+    """What each kernel computes."""
+    configurations: Mapping[str, Configuration]
+    outdated: tuple[str, ...]
 
     @property
     def arena(self) -> int:
@@ -63,8 +70,12 @@ def join(parts: Sequence[Lowered]) -> Lowered:
     numbers: dict[tuple[str, tuple[int, ...], bytes], int] = {}
     weights: list[Array] = []
     sizes: list[Size] = []
+    groups: dict[str, Group] = {}
+    configurations: dict[str, Configuration] = {}
     for part in parts:
         kernels |= part.kernels
+        groups |= part.groups
+        configurations |= part.configurations
         now = []
         for array in part.weights:
             digest = hashlib.blake2b(array.reshape(-1).view(np.uint8).data, digest_size=32).digest()
@@ -73,14 +84,36 @@ def join(parts: Sequence[Lowered]) -> Lowered:
                 weights.append(array)
             now.append(number)
         sizes += [replace(size, weights=tuple(now[number] for number in size.weights)) for size in part.sizes]
-    return Lowered(tuple(sizes), kernels, weights)
+    outdated = tuple(sorted({name for part in parts for name in part.outdated}))
+    return Lowered(tuple(sizes), kernels, weights, groups, configurations, outdated)
 
 
-def lower(graph: Graph, target: Target, frozen: Mapping[Value, Array]) -> Lowered:
-    """The kernels and the program of a graph with fixed dimensions; `frozen` holds what needs no input, logically."""
+@dataclass(frozen=True)
+class Made:
+    """What several lowerings of one graph, for one target, have in common."""
+
+    kernels: dict[tuple[str, frozenset[tuple[str, Any]]], tuple[Kernel, bool]] = field(default_factory=dict)
+    """By name and configuration: the kernel, and whether the configuration is one of its template's."""
+    weights: dict[tuple[Value, Packing], Array] = field(default_factory=dict)
+    programs: list[tuple[Program, Program, Plan]] = field(default_factory=list)
+    """As the groups have it, then with storages shared, and the plan of that."""
+
+
+def lower(
+    graph: Graph,
+    target: Target,
+    frozen: Mapping[Value, Array],
+    configurations: Mapping[str, Configuration] = MappingProxyType({}),
+    made: Made | None = None,
+) -> Lowered:
+    """The kernels and the program of a graph with fixed dimensions; `frozen` holds what needs no input, logically.
+
+    `configurations` overrule the cost models of the kernels that they name. `made` is filled, and used, by lowerings of
+    the same graph.
+    """
     graph = graph.copy()
     graph.prune()
-    return _Lowering(graph, target, frozen).run()
+    return _Lowering(graph, target, frozen, configurations, made or Made()).run()
 
 
 @dataclass
@@ -88,9 +121,12 @@ class _Lowering:
     graph: Graph
     target: Target
     arrays: Mapping[Value, Array]
+    configurations: Mapping[str, Configuration]
+    made: Made
     groups: dict[str, Group] = field(default_factory=dict)
     """The groups that may need a kernel, by its name."""
     kernels: dict[str, Kernel] = field(default_factory=dict)
+    outdated: set[str] = field(default_factory=set)
     weights: dict[tuple[Value, Packing], tuple[Storage, Array]] = field(default_factory=dict)
     buffers: list[TensorType] = field(default_factory=list)
     storages: dict[Value, Storage] = field(default_factory=dict)
@@ -122,9 +158,22 @@ class _Lowering:
             tuple(map(graph.type, graph.outputs)),
             results,
         )
-        program = share(program)
+        program, places = self._planned(program)
         kernels = {call.kernel: self._kernel(call.kernel) for call in program.calls}
-        return Lowered((Size(program, plan(program), tuple(range(len(arrays)))),), kernels, arrays)
+        taken = {n: c for n, c in self.configurations.items() if n in kernels and n not in self.outdated}
+        groups = {name: self.groups[name] for name in kernels}
+        outdated = tuple(sorted(self.outdated & kernels.keys()))
+        size = Size(program, places, tuple(range(len(arrays))))
+        return Lowered((size,), kernels, arrays, groups, taken, outdated)
+
+    def _planned(self, program: Program) -> tuple[Program, Plan]:
+        """The program with its storages shared, and their places."""
+        for before, shared, places in self.made.programs:
+            if before == program:
+                return shared, places
+        shared = share(program)
+        self.made.programs.append((program, shared, plan(shared)))
+        return self.made.programs[-1][1:]
 
     def _call(self, piece: list[int]) -> Call:
         group, outside, values = extract(self.graph, piece, self.frozen)
@@ -190,10 +239,29 @@ class _Lowering:
     def _kernel(self, name: str) -> Kernel:
         """The kernel called `name`."""
         if name not in self.kernels:
-            lower = lower_for_gpu if self.target.gpu else select.lower
-            kernel = kernel_of(self.groups[name], lower(self.groups[name], self.target), self.target.form)
-            self.kernels[name] = replace(kernel, function=kernel.function.with_attr("global_symbol", name))
+            configuration = self.configurations.get(name, NOTHING)
+            key = (name, frozenset(configuration.items()))
+            if key not in self.made.kernels:
+                self.made.kernels[key] = self._write(name, configuration)
+            self.kernels[name], holds = self.made.kernels[key]
+            if not holds:
+                self.outdated.add(name)
         return self.kernels[name]
+
+    def _write(self, name: str, configuration: Configuration) -> tuple[Kernel, bool]:
+        """The kernel called `name`, and whether it has the configuration: it must be one of its template's."""
+        group = self.groups[name]
+        template = self._template(group, configuration)
+        holds = not configuration or template.configuration == configuration
+        if not holds:
+            template = self._template(group, NOTHING)
+        kernel = kernel_of(group, template, self.target.form)
+        return replace(kernel, function=kernel.function.with_attr("global_symbol", name)), holds
+
+    def _template(self, group: Group, configuration: Configuration) -> Template:
+        if self.target.gpu:
+            return lower_for_gpu(group, self.target)
+        return select.lower(group, self.target, configuration)
 
     def _operand(self, value: Value, packing: Packing) -> Storage:
         """Where a value lies: a frozen one as the weight that holds it in the form that a kernel takes."""
@@ -201,6 +269,7 @@ class _Lowering:
             return self.storages[value]
         key = (value, packing)
         if key not in self.weights:
-            array = packing.apply(np.asarray(self.arrays[value]))
-            self.weights[key] = (Storage("weight", len(self.weights)), array)
+            if key not in self.made.weights:
+                self.made.weights[key] = packing.apply(np.asarray(self.arrays[value]))
+            self.weights[key] = (Storage("weight", len(self.weights)), self.made.weights[key])
         return self.weights[key][0]

@@ -23,6 +23,7 @@ from specc.cli.profile import profile
 from specc.cli.run import run
 from specc.cli.show import show
 from specc.cli.sign import sign
+from specc.cli.tune import tune
 from specc.cli.unpack import unpack
 from specc.cli.verify import verify
 from specc.cli.zoo import zoo
@@ -34,7 +35,7 @@ def cli() -> None:
     """Compile neural networks written as text to verified artifacts."""
 
 
-for command in (check, fmt, import_, show, compile, run, unpack, sign, verify, bench, profile, zoo, explain):
+for command in (check, fmt, import_, show, compile, run, unpack, sign, verify, tune, bench, profile, zoo, explain):
     cli.add_command(command)
 
 

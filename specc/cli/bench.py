@@ -33,6 +33,7 @@ def bench(
     target: str,
     shapes: dict[str, int] | None,
     level: int,
+    tuning: str | None,
     threads: int | None,
     seconds: float,
     as_json: bool,
@@ -48,7 +49,7 @@ def bench(
     stopwatch.check_peers(names)
     if is_artifact(spec):
         chosen = click.get_current_context().get_parameter_source
-        for option, what in (("target", "target"), ("level", "level of optimization")):
+        for option, what in (("target", "target"), ("level", "level of optimization"), ("tuning", "tuning")):
             if chosen(option) is not ParameterSource.DEFAULT:
                 raise error("S1006", f"{spec} is compiled: its {what} cannot be chosen any more")
         artifact = runtime.open(spec, threads)
@@ -57,7 +58,7 @@ def bench(
     else:
         graph = load_spec(spec)
         with compilation(graph.name) as observe:
-            compiled = driver.compile(graph, target, weights, shapes, level, progress=observe)
+            compiled = driver.compile(graph, target, weights, shapes, level, progress=observe, tuning=tuning)
         artifact = runtime.Artifact(compiled.contents, threads)
         (size,) = artifact.manifest.sizes
     graph = specialize(graph, dict(size.dimensions))

@@ -57,6 +57,7 @@ def compile(
     shapes: list[dict[str, int]] | None,
     level: int,
     rounding: float,
+    tuning: str | None,
     passes: str | None,
     verify_each: bool,
     output: str,
@@ -126,6 +127,7 @@ def compile(
             precision=precision,
             samples=calibrate,
             bound=bound,
+            tuning=tuning,
         )
     size = artifact.save(output) if emit == "artifact" else sum(unpack(artifact.contents, output).values())
     manifest = artifact.manifest
@@ -134,9 +136,12 @@ def compile(
     arena = max(one.facts["memory"]["arena"] for one in manifest.sizes)
     tell_precision(manifest.facts["precision"])
     sizes = f" at {len(manifest.sizes)} sizes" if len(manifest.sizes) > 1 else ""
+    tuned, outdated = (len(manifest.facts["tuning"][which]) for which in ("kernels", "outdated"))
+    if outdated:
+        say(f"{outdated} tuning records do not fit the kernels as specc makes them here, and are not used")
     say(
-        f"{kernels} kernels for {manifest.machine.target}{sizes}, {size / 1e6:.1f} MB in {output}, "
-        f"{arena / 1e6:.2f} MB of memory to run it, {seconds:.1f} s"
+        f"{kernels} kernels, {tuned} of them tuned, for {manifest.machine.target}{sizes}, "
+        f"{size / 1e6:.1f} MB in {output}, {arena / 1e6:.2f} MB of memory to run it, {seconds:.1f} s"
     )
     if as_json:
         facts = {"output": output, "bytes": size, "seconds": seconds, "kernels": kernels}

@@ -127,7 +127,12 @@ rounding_option = click.option(
     show_default=True,
     help="Kernels may round so many times as coarsely as direct sums do; 1 leaves these alone.",
 )
-compiling_options = _options(weights_option, target_option, sizes_option, level_option, rounding_option)
+tuning_option = click.option(
+    "--tuning",
+    metavar="FILE|none",
+    help="Tuning records to use; without it, those that `specc tune` has left on this machine.",
+)
+compiling_options = _options(weights_option, target_option, sizes_option, level_option, rounding_option, tuning_option)
 precision_options = _options(
     click.option(
         "--precision",
@@ -141,7 +146,7 @@ precision_options = _options(
         "--bound", type=Finite(), help="Keep layers in float32 that put outputs off by more than this  [default: 0.1]"
     ),
 )
-measuring_options = _options(weights_option, target_option, shapes_option, level_option)
+measuring_options = _options(weights_option, target_option, shapes_option, level_option, tuning_option)
 pass_options = _options(passes_option, verify_each_option)
 spec_argument = click.argument("spec", metavar="FILE[:VARIANT]")
 signature_option = click.option(

@@ -48,6 +48,7 @@ def verify(
     shapes: list[dict[str, int]] | None,
     level: int,
     rounding: float,
+    tuning: str | None,
     passes: str | None,
     verify_each: bool,
     per_pass: bool,
@@ -81,6 +82,7 @@ def verify(
             precision,
             calibrate,
             bound,
+            tuning,
         )
     holds = all(verdict.holds for verdict in verdicts)
     if as_json:

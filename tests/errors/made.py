@@ -228,6 +228,7 @@ FILES: dict[str, Maker] = {
     "outputs.npz": npz(output=np.ones((1, 5), "float32")),
     "outputs_of_others.npz": npz(output=np.zeros((5, 1), "float32")),
     "tokens.npz": npz(tokens=np.array([[0, 1, 50]])),
+    "records.jsonl": lambda path: path.write_text('{"specc_tuning": 1}\n\n{"specc_tuning": 2}\nx\n{"a": 1}\n'),
     "one.npy": lambda path: np.save(path, IMAGE),
     "nets_of_a_test.py": lambda path: path.write_text(NET),
     "cut.onnx": lambda path: path.write_bytes(b"\x08\x07\x12"),

@@ -15,6 +15,7 @@ sixteen to spare: where the taps at a border differ from pixel to pixel, a tile 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from specc.backends.tvm.choices import Choices
 from specc.targets import Target
@@ -119,7 +120,8 @@ def take(choices: Choices, length: int, blocks: int, target: Target) -> Tile:
     return {**tiles, str(default): default}[choices.take("tile", tiles, str(default))]
 
 
-def _ranked(length: int, blocks: int, target: Target, widest: int = 4) -> list[Tile]:
+@cache
+def _ranked(length: int, blocks: int, target: Target, widest: int = 4) -> tuple[Tile, ...]:
     """All tiles that the registers hold, the one that takes the fewest cycles first."""
     candidates = dict.fromkeys(
         Tile(balanced(length, pixels)[0], wide)
@@ -127,7 +129,7 @@ def _ranked(length: int, blocks: int, target: Target, widest: int = 4) -> list[T
         for pixels in range(1, length + 1)
         if fits(pixels, wide, target)
     )
-    return sorted(candidates, key=lambda tile: (round(row_cost(length, blocks, tile, target), 6), -tile.pixels))
+    return tuple(sorted(candidates, key=lambda tile: (round(row_cost(length, blocks, tile, target), 6), -tile.pixels)))
 
 
 def fits(pixels: int, blocks: int, target: Target) -> bool:
