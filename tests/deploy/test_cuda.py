@@ -98,6 +98,17 @@ def test_it_computes_what_the_reference_computes(order: str, digits: Path) -> No
     assert log(digits)[-1].endswith(" 0 contexts, 0 bytes left")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["repvit/m1_1", "efficientnet/b0"])
+def test_networks_of_the_zoo(name: str, digits: Path) -> None:
+    graph, shapes = specc.load(f"zoo:{name}"), {"n": 1, "h": 64, "w": 64}
+    specc.compile(graph, target="cuda:sm_90", shapes=shapes).save(digits / "zoo.artifact")
+    library = compile_kernels(kernels_of(graph, "cuda:sm_90", shapes), digits / f"{graph.name}.so")
+    words = (sys.executable, "-m", "specc", "run", "zoo.artifact", "--self-test", "--tolerance", "1e-5")
+    done = emulate(digits, *words, EMULATED_KERNELS=str(library))
+    assert done.returncode == 0, done.stderr
+
+
 _THREE = """
 import json, numpy
 from specc import runtime

@@ -70,6 +70,8 @@ def device(name: str, kernel: Kernel, target: Target) -> Device:
     with made:
         module = _PASSES(tirx.transform.BindTarget(made.with_host("c"))(tvm.IRModule({name: kernel.function})))
         functions = {v: f for v, f in module.functions.items() if v.name_hint != name}
+        if not functions:  # its results have no elements
+            return Device("", ())
         with _printing():
             built = tvm.get_global_func("target.build.cuda")(_FINISH(tvm.IRModule(functions)), made)
         text = built.inspect_source()

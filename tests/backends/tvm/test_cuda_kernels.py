@@ -96,6 +96,11 @@ def test_every_operator(name: str, seed: int, operators: Kernels) -> None:
     operators.check(f"{name}_{seed}", positive=name == "batch_norm")
 
 
+def test_a_result_without_elements_is_no_launch() -> None:
+    group = program([tensor(0, 5)], ("relu", (0,), {}))
+    assert device("empty", kernel_of(group, elements.lower(group, TARGET), TARGET.form), TARGET) == Device("", ())
+
+
 # ---- products in tiles ----------------------------------------------------------------------------------------------
 
 
