@@ -123,6 +123,8 @@ def loops(code: Sequence[Instruction]) -> list[Loop]:
 
 
 def _nested(code: Sequence[Instruction], bounds: Sequence[tuple[int, int]]) -> list[Loop]:
+    """Loops from their bounds. One that begins within another is in it, and so is all of it: LLVM may put the end of
+    the outer one's body in front of the inner loop."""
     result: list[Loop] = []
     position = 0
     while position < len(bounds):
@@ -130,7 +132,8 @@ def _nested(code: Sequence[Instruction], bounds: Sequence[tuple[int, int]]) -> l
         position += 1
         inside: list[tuple[int, int]] = []
         while position < len(bounds) and bounds[position][0] <= end:
-            inside.append((bounds[position][0], min(bounds[position][1], end)))
+            inside.append(bounds[position])
+            end = max(end, bounds[position][1])
             position += 1
         body = tuple(instruction for instruction in code if begin <= instruction.address <= end)
         result.append(Loop(body, tuple(_nested(body, inside))))

@@ -121,17 +121,17 @@ def static_profile(contents: Contents, size: Size, core: str | None = None) -> S
         calls.setdefault(call["kernel"], []).append(call)
     found = disassemble(contents.library, target, list(calls))
     core = core or target.model or target.cpu
-    chosen = {kernel: _counted(outer, target) for kernel, outer in found.items()}
+    chosen = {kernel: hot_loops(outer, target) for kernel, outer in found.items()}
     counted = iter(count([loop.own() for loops in chosen.values() for loop in loops], target, core))
     kernels = []
     for kernel, own in chosen.items():
         loops = sorted((next(counted) for _ in own), key=lambda loop: (-loop.macs, -loop.instructions))
         first = calls[kernel][0]
         kernels.append(KernelCount(kernel, first["path"], len(calls[kernel]), first["macs"], tuple(loops)))
-    return StaticProfile(target.name, core, _version(), tuple(kernels))
+    return StaticProfile(target.name, core, tool_version(), tuple(kernels))
 
 
-def _counted(outer: Sequence[Loop], target: Target) -> list[Loop]:
+def hot_loops(outer: Sequence[Loop], target: Target) -> list[Loop]:
     """The loops that are worth counting: the innermost ones with multiply-adds; where none of these has one, others
     that have; where none has, the innermost ones."""
     loops = [loop for each in outer for loop in each.all()]
@@ -243,7 +243,8 @@ def multiply_adds(instruction: Instruction, target: Target) -> int:
     return 1 if name == "fmadd" else 0
 
 
-def _version() -> str:
+def tool_version() -> str:
+    """What counts, for a reader."""
     done = subprocess.run([tool("llvm-mca"), "--version"], capture_output=True, text=True, check=False)
     found = re.search(r"LLVM version (\S+)", done.stdout)
     return f"llvm-mca {found[1] if found else 'of an unknown version'}"

@@ -24,8 +24,10 @@ ROUNDING = 8.0
 class Target:
     """A machine to compile for.
 
-    `vector_bits` and `vector_registers` bound the register tiles; `fma_per_cycle` vector multiply-adds start in a
-    cycle, each taking `fma_latency` cycles. Cache sizes are bytes for one core. `requires` are the CPU features, in
+    `vector_bits` and `vector_registers` bound the register tiles; `fma_per_cycle` vector multiply-adds and
+    `loads_per_cycle` loads start in a cycle; a sum waits `fma_latency` cycles for the one before it. With
+    `broadcast_registers`, a number that multiplies a vector takes a register of its own, and all of a tile's are loaded
+    ahead; else it comes from memory. Cache sizes are bytes for one core. `requires` are the CPU features, in
     /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), and the GPU's architecture, without
     which an artifact for this target is refused. `options` are LLVM's own. `model` is the core by whose timing
     `specc.static_profile` counts cycles, where LLVM knows none of `cpu` itself. `rounding` is asked of the kernels, not
@@ -47,6 +49,8 @@ class Target:
     requires: tuple[str, ...]
     fma_latency: int = 4
     fma_per_cycle: float = 2
+    loads_per_cycle: int = 2
+    broadcast_registers: bool = False
     options: tuple[str, ...] = ()
     model: str = ""
     gpu: str = ""
@@ -96,13 +100,17 @@ _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _RV64GC = ("+m", "+a", "+f", "+d", "+c")
 
 
-def _arm(name: str, cpu: str, l1: int, l2: int, fma_latency: int = 4, fma_per_cycle: int = 2) -> Target:
+def _arm(name: str, cpu: str, l1: int, l2: int, per_cycle: int = 2) -> Target:
     """A 64-bit ARM core with NEON; from the A76 on, with half precision and dot products, too."""
     later = ("asimdhp", "asimddp") if cpu in ("cortex-a76", "neoverse-n1") else ()
     needs = ("fp", "asimd", *later)
     model = "neoverse-n1" if cpu == "cortex-a76" else ""  # the N1 is made from the A76
     return Target(
-        *(name, "aarch64-linux-gnu", cpu, ("+neon",), 128, 32, l1, l2, needs, fma_latency, fma_per_cycle), model=model
+        *(name, "aarch64-linux-gnu", cpu, ("+neon",), 128, 32, l1, l2, needs),
+        fma_per_cycle=per_cycle,
+        loads_per_cycle=per_cycle,
+        broadcast_registers=True,
+        model=model,
     )
 
 
@@ -124,10 +132,10 @@ TARGETS: dict[str, Target] = {
             *(512, 32, 32 << 10, 1 << 20),
             requires=(*_V4, "avx512_vnni"),
         ),
-        # The small cores start one multiply-add in a cycle, and hide its latency by nothing but other multiply-adds.
+        # The small cores, and the A72, start one multiply-add of 128 bits and one load in a cycle.
         _arm("aarch64", "generic", 32 << 10, 256 << 10),
-        _arm("cortex-a53", "cortex-a53", 32 << 10, 256 << 10, fma_per_cycle=1),
-        _arm("cortex-a72", "cortex-a72", 32 << 10, 512 << 10, fma_latency=7, fma_per_cycle=1),
+        _arm("cortex-a53", "cortex-a53", 32 << 10, 256 << 10, per_cycle=1),
+        _arm("cortex-a72", "cortex-a72", 32 << 10, 512 << 10, per_cycle=1),
         _arm("cortex-a76", "cortex-a76", 64 << 10, 256 << 10),
         _arm("neoverse-n1", "neoverse-n1", 64 << 10, 1 << 20),
         Target(
@@ -141,6 +149,7 @@ TARGETS: dict[str, Target] = {
         Target(
             *("neoverse-v1", "aarch64-linux-gnu", "neoverse-v1", ("+sve",), 256, 32, 64 << 10, 1 << 20),
             requires=("fp", "asimd", "asimdhp", "asimddp", "sve", "sve256"),
+            broadcast_registers=True,
             options=("-aarch64-sve-vector-bits-min:uint=256",),
         ),
         # Without vectors, four lanes are four registers, and each takes a multiply-add of its own.

@@ -78,6 +78,14 @@ def test_loops_side_by_side_and_with_two_ways_back() -> None:
     assert loops([]) == []
 
 
+def test_an_inner_loop_that_ends_behind_the_outer_one_s_branch() -> None:
+    branches = {0x10C: 0x100, 0x118: 0x104}
+    (outer,) = loops([Instruction(at, "b loop", branches.get(at)) for at in range(0x100, 0x120, 4)])
+    (inner,) = outer.inner
+    assert (outer.address, outer.body[-1].address) == (0x100, 0x118)
+    assert (inner.address, inner.body[-1].address) == (0x104, 0x118)
+
+
 @pytest.mark.parametrize(
     ("target", "text", "expected"),
     [

@@ -102,7 +102,7 @@ def schedule_of(
     Its elements have `size` bytes; with `prefetch`, its tiles can ask for weights ahead.
     """
     blocks = -(-g.out_channels // target.lanes)
-    tile = tiles.take(choices, g.columns, blocks, target)
+    tile = tiles.take(choices, g.columns, blocks, target, g.kernel[1])
     groups = -(-blocks // tile.blocks)
     weight_bytes = size * blocks * target.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
     read = g.in_height * g.in_width // (g.stride[1] if g.kernel == (1, 1) else 1)

@@ -5,11 +5,15 @@ A tile is `pixels` x `blocks` accumulators, each a vector of one channel block. 
 is the greatest of
 
     pixels * blocks / 2       two multiply-adds start in a cycle
-    (pixels + blocks) * 0.6   loads: two in a cycle at best
+    (pixels + blocks) * 0.6   loads: two in a cycle at best (1.2 where one starts in a cycle)
     4                         a multiply-add's latency: each accumulator takes part once in a step
 
 and the accumulators, one set of weights and one broadcast value have to fit the register file, with one register in
 sixteen to spare: where the taps at a border differ from pixel to pixel, a tile of 14 x 2 in 32 registers spills.
+
+ARM's cores multiply a vector by a number that is in a register, too. LLVM loads those of all pixels ahead; with several
+taps in a row of the window, it keeps what the next tap reads again, for two input channels at a time. There, a tile has
+to leave room for them (docs/arm-tiles.md: a tile of 13 x 2 takes 1.8 times the cycles of 9 x 2 on the Neoverse N1).
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ from specc.targets import Target
 
 WORSE = 1.6
 """By what factor the cost of a tile may be above the least one for the tile to be worth a measurement."""
+
+_KEPT = 3
+"""Taps of a row whose inputs are taken to be kept for the next ones: of longer windows a part is read again."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def spans(length: int, pixels: int, taps: int, stride: int, dilation: int, paddi
 def step_cost(pixels: int, blocks: int, target: Target) -> float:
     """Cycles for one step of the reduction over a tile, see above."""
     rate = target.fma_per_cycle
-    return max(pixels * blocks / rate, (pixels + blocks) * 0.6, target.fma_latency)
+    return max(pixels * blocks / rate, (pixels + blocks) * 1.2 / target.loads_per_cycle, target.fma_latency)
 
 
 def row_cost(length: int, blocks: int, tile: Tile, target: Target) -> float:
@@ -103,35 +110,42 @@ def row_cost(length: int, blocks: int, tile: Tile, target: Target) -> float:
     return sum(step_cost(size, group, target) + 0.25 * group for size in sizes for group in groups)
 
 
-def choose(length: int, blocks: int, target: Target, widest: int = 4) -> Tile:
+def choose(length: int, blocks: int, target: Target, widest: int = 4, taps: int = 1) -> Tile:
     """The tile of at most `widest` blocks that takes the fewest cycles for a row; among equals, that of more pixels.
+
+    `taps` is how many columns the window has.
 
     Measured on Cascade Lake, one core, 3x3 convolutions of 64 to 256 channels: 13 x 2, 9 x 2, 8 x 3 and 6 x 4 reach 130
     to 145 GFLOP/s, 14 x 2 reaches 85 to 98 at 28 columns, 14 x 1 and 5 x 4 100 to 130.
     """
-    return _ranked(length, blocks, target, widest)[0]
+    return _ranked(length, blocks, target, widest, taps)[0]
 
 
-def take(choices: Choices, length: int, blocks: int, target: Target) -> Tile:
+def take(choices: Choices, length: int, blocks: int, target: Target, taps: int = 1) -> Tile:
     """The tile for a row: what `choose` chooses, unless the choice `tile` has been made otherwise."""
-    ranked, default = _ranked(length, blocks, target), choose(length, blocks, target)
+    ranked = _ranked(length, blocks, target, taps=taps)
+    default = ranked[0]
     most = WORSE * row_cost(length, blocks, ranked[0], target)
     tiles = {str(tile): tile for tile in ranked if row_cost(length, blocks, tile, target) <= most}
     return {**tiles, str(default): default}[choices.take("tile", tiles, str(default))]
 
 
 @cache
-def _ranked(length: int, blocks: int, target: Target, widest: int = 4) -> tuple[Tile, ...]:
+def _ranked(length: int, blocks: int, target: Target, widest: int = 4, taps: int = 1) -> tuple[Tile, ...]:
     """All tiles that the registers hold, the one that takes the fewest cycles first."""
     candidates = dict.fromkeys(
         Tile(balanced(length, pixels)[0], wide)
         for wide in range(1, min(blocks, widest) + 1)
         for pixels in range(1, length + 1)
-        if fits(pixels, wide, target)
+        if fits(pixels, wide, target, taps)
     )
     return tuple(sorted(candidates, key=lambda tile: (round(row_cost(length, blocks, tile, target), 6), -tile.pixels)))
 
 
-def fits(pixels: int, blocks: int, target: Target) -> bool:
-    """Whether the registers hold a tile, see above."""
-    return pixels * blocks + blocks + 1 <= target.vector_registers - target.vector_registers // 16
+def fits(pixels: int, blocks: int, target: Target, taps: int = 1) -> bool:
+    """Whether the registers hold a tile of a window with `taps` columns, see above."""
+    held = pixels * blocks + blocks
+    if target.broadcast_registers:
+        ahead = pixels if taps == 1 else 2 * (pixels + min(taps, _KEPT) - 1)
+        return held + ahead <= target.vector_registers
+    return held + 1 <= target.vector_registers - target.vector_registers // 16
