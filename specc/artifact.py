@@ -39,7 +39,7 @@ from specc.ir.dtypes import DTYPES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAGIC = b"\x89specc\r\n"  # no text file begins so, and a transfer that changes line ends breaks it
-VERSION = 3
+VERSION = 4
 ALIGNMENT = 64
 MEMBERS = ("library", "weights", "sample")
 KEY_BYTES, SIGNATURE_BYTES, DIGEST_BYTES = 32, 64, 32
@@ -51,17 +51,27 @@ _HEADER = struct.Struct("<8sIIQQ32s")
 class TensorSpec:
     """An input or an output: what a caller gives or gets.
 
-    `domain` is the least and the greatest element that makes sense in an input (None: no limit on that side): an index
-    lies inside its table.
+    `pattern` is there where the tensor has open dimensions: their names, or arithmetic on them, beside fixed extents;
+    `shape` is that of the sample then. `domain` is the least and the greatest element that makes sense in an input
+    (None: no limit on that side): an index lies inside its table.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     domain: tuple[float | None, float | None] | None = None
+    pattern: tuple[int | str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.pattern or self.shape))}]"
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array has this shape, or one that open dimensions may give it."""
+        if not self.pattern:
+            return shape == self.shape
+        return len(shape) == len(self.pattern) and all(
+            isinstance(dim, str) or extent == dim for extent, dim in zip(shape, self.pattern)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +85,20 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The network with all dimensions fixed: `dimensions` are the extents, by name, of those that the spec leaves open.
+    """The network at one size: `dimensions` are the extents, by name, of the dimensions that the spec gives no number.
 
-    `facts` are what is to be said of this size alone: what each pass did, the kernels, the memory.
+    Those in `open` are given by who runs it, and have these extents in the sample alone. `facts` are what is to be said
+    of this size alone: what each pass did, the kernels, the memory.
     """
 
     dimensions: tuple[tuple[str, int], ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    open: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return ",".join(f"{name}={extent}" for name, extent in self.dimensions)
+        return ",".join(f"{name}={'any' if name in self.open else extent}" for name, extent in self.dimensions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +394,7 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
     sizes = tuple(map(_one_size, value["sizes"]))
     if len({tuple((spec.name, spec.dtype) for spec in (*size.inputs, *size.outputs)) for size in sizes}) != 1:
         raise ValueError("its sizes have different interfaces, or there is none")
-    if len({tuple(spec.shape for spec in size.inputs) for size in sizes}) != len(sizes):
+    if len({tuple(spec.pattern or spec.shape for spec in size.inputs) for size in sizes}) != len(sizes):
         raise ValueError("two of its sizes take the same shapes")
     return Manifest(
         network=_text(value["network"]),
@@ -402,7 +414,10 @@ def _one_size(value: Mapping[str, Any]) -> Size:
         if len({spec.name for spec in specs}) != len(specs):
             raise ValueError("a name stands twice in its interface")
     dimensions = tuple((_file_name(name), _natural(extent)) for name, extent in value["dimensions"])
-    return Size(dimensions, inputs, outputs, _facts(value["facts"]))
+    opened = tuple(map(_text, value["open"]))
+    if not set(opened) <= dict(dimensions).keys():
+        raise ValueError("what is open is no dimension")
+    return Size(dimensions, inputs, outputs, _facts(value["facts"]), opened)
 
 
 def _facts(value: Any) -> dict[str, Any]:
@@ -419,8 +434,19 @@ def _library(value: Any) -> str:
 
 def _spec(value: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(
-        _file_name(value["name"]), _shape(value["shape"]), _dtype(value["dtype"]), _domain(value["domain"])
+        _file_name(value["name"]),
+        _shape(value["shape"]),
+        _dtype(value["dtype"]),
+        _domain(value["domain"]),
+        _pattern(value),
     )
+
+
+def _pattern(value: Mapping[str, Any]) -> tuple[int | str, ...]:
+    found = tuple(_text(dim) if isinstance(dim, str) else _natural(dim) for dim in value["pattern"])
+    if found and len(found) != len(value["shape"]):
+        raise ValueError(f"{found} is no shape")
+    return found
 
 
 def _domain(value: Any) -> tuple[float | None, float | None] | None:

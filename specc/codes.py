@@ -74,6 +74,7 @@ CODES: dict[str, str] = {
     "S0804": "a network that is too large for this machine",
     "S0805": "a network that ONNX has no words for",
     "S0806": "a layout that a target has no kernels for",
+    "S0807": "a dimension that cannot stay open",
     "S0901": "a file is no artifact",
     "S0902": "an artifact is damaged",
     "S0903": "an artifact has another format",

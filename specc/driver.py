@@ -27,10 +27,12 @@ from specc import __version__, records, sample, targets
 from specc.artifact import Array, Contents, Machine, Manifest, Sample, Size, TensorSpec
 from specc.compare import difference
 from specc.diagnostics import Label, Span, error
+from specc.ir.congruence import NOTHING, named
 from specc.ir.dims import symbols
 from specc.ir.domains import domains
 from specc.ir.graph import Graph, Node, Value, specialize
 from specc.ir.text import print_graph
+from specc.ir.types import TensorType
 from specc.optimize import Step, run_passes
 from specc.passes.registry import Pass
 from specc.runtime import Artifact
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
     from specc.calibration import Calibrated
 
 Weights = str | Path | Mapping[str, Any]
-Shapes = Mapping[str, int] | Sequence[Mapping[str, int]]
-"""The extents of the dimensions that a spec leaves open, by name; several of them for several sizes."""
+Extents = Mapping[str, int | None]
+Shapes = Extents | Sequence[Extents]
+"""The extents of the dimensions to which a spec gives no number, by name: None for one that stays open, and is known
+when the network is run. Several of them for several sizes."""
 
 
 @dataclass(frozen=True)
@@ -129,29 +133,31 @@ def compile(
     if passes is not None and (strips != 1 or peak is not None):
         raise error("S1001", "strips are a pass of the level's; among passes of your own, name it: strips{count=4}")
     specs = specialize_all(graph, shapes)
-    for spec in specs.values():
+    for _, spec in specs:
         _check_size(spec)
     values, origin = find_weights(graph, weights)
-    quantizing = calibrated(precision, list(specs.values()), values, samples, bound, passes, told)
+    quantizing = calibrated(precision, [spec for _, spec in specs], values, samples, bound, passes, told)
     place = _places(graph)
     sizes: list[Size] = []
     parts: list[Lowered] = []
-    judged: dict[tuple[tuple[str, int], ...], Graph] = {}
-    for dimensions, spec in specs.items():
-        size = Size(dimensions, *interface(spec))
+    judged: dict[str, Graph] = {}
+    for size, spec in specs:
         name = str(size) if len(specs) > 1 else ""
 
         def observe(now: Progress, name: str = name) -> None:
             told(replace(now, size=name))
 
         folder = Path(dump) / name if dump is not None else None
-        lowering = _Lowering(spec, machine, values, tuned, folder, verify_each, observe)
+        at = {name: extent for name, extent in size.dimensions if name in size.open}
+        rest = {name: extent for name, extent in size.dimensions if name not in size.open}
+        open_spec = specialize(graph, rest, size.open) if at else spec
+        lowering = _Lowering(open_spec, machine, values, tuned, at, folder, verify_each, observe)
         lowered, steps = lowering.run(level, passes, strips, peak, quantizing)
-        judged[dimensions] = next((step.after for step in steps if not step.transformation.exact), spec)
+        judged[str(size)] = next((step.after for step in steps if not step.transformation.exact), spec)
         (one,) = lowered.sizes
         facts = {
             "passes": [step.to_json() for step in steps],
-            "kernels": one.program.describe(lowered.kernels, place),
+            "kernels": one.sampled.describe(lowered.kernels, place),
             "memory": {"arena": one.plan.arena, "least": one.plan.least, "parts": len(one.program.parts)},
         }
         sizes.append(replace(size, facts=facts))
@@ -160,12 +166,12 @@ def compile(
     library = backend.build(joined, machine, lambda done, total: told(Progress("kernels", done, total)), static)
     tests = []
     apart = 0.0
-    for size, (dimensions, spec) in zip(sizes, specs.items()):
+    for size, (_, spec) in zip(sizes, specs):
         told(Progress("sample", size=str(size) if len(specs) > 1 else ""))
         given = [quantizing.samples[0][i.name] for i in size.inputs] if quantizing else sample.draw(size.inputs)
         by_name = {i.name: array for i, array in zip(size.inputs, given)}
         exact = reference(spec, values, by_name)
-        expected = exact if judged[dimensions] is spec else reference(judged[dimensions], values, by_name)
+        expected = exact if judged[str(size)] is spec else reference(judged[str(size)], values, by_name)
         apart = max(apart, *(difference(a, b) for a, b in zip(expected, exact)))
         tests.append(Sample(given, [a.astype(o.dtype, copy=False) for o, a in zip(size.outputs, expected)]))
     manifest = Manifest(
@@ -218,26 +224,49 @@ def calibrated(
     return prepare(precision, inputs, weights, samples, bound, calibrating)
 
 
-def specialize_all(graph: Graph, shapes: Shapes | None) -> dict[tuple[tuple[str, int], ...], Graph]:
-    """The graph at each of the sizes in `shapes`, by the extents of its open dimensions.
+def specialize_all(graph: Graph, shapes: Shapes | None) -> list[tuple[Size, Graph]]:
+    """The sizes in `shapes` (without facts), each with the graph at the extents that it has, or has in its sample.
 
     Raises what `specialize` raises, and S0703 where two sizes are the same.
     """
     wanted = [shapes] if shapes is None or isinstance(shapes, Mapping) else shapes
     types = [graph.type(Value(identity)) for identity in graph.inputs]
     names = list(dict.fromkeys(name for type in types for dim in type.shape for name in sorted(symbols(dim))))
-    found: dict[tuple[tuple[str, int], ...], Graph] = {}
+    found: dict[str, tuple[Size, Graph]] = {}
     for each in wanted:
-        spec = specialize(graph, each)
-        chosen = {**graph.defaults, **(each or {})}
-        dimensions = tuple((name, int(chosen[name])) for name in names)
-        if dimensions in found:
-            said = ", ".join(f"{name} = {extent}" for name, extent in dimensions) or "that without open dimensions"
+        sampled = {name: _sampled(graph, name) for name, extent in (each or {}).items() if extent is None}
+        opened = tuple(name for name in names if name in sampled)
+        rest = {name: extent for name, extent in (each or {}).items() if extent is not None}
+        chosen = {**rest, **sampled}
+        spec = specialize(graph, chosen)
+        extents = {**graph.defaults, **chosen}
+        inputs, outputs = interface(spec)
+        if opened:
+            general = specialize(graph, rest, opened)
+            inputs = tuple(map(_patterned, inputs, [general.type(Value(i)) for i in general.inputs]))
+            outputs = tuple(map(_patterned, outputs, map(general.type, general.outputs)))
+        size = Size(tuple((name, int(extents[name])) for name in names), inputs, outputs, open=opened)
+        if str(size) in found:
+            said = str(size).replace(",", ", ").replace("=", " = ") or "that without open dimensions"
             raise error("S0703", f"two sizes of `{graph.name}` are the same: {said}")
-        found[dimensions] = spec
+        found[str(size)] = size, spec
     if not found:
         raise error("S0703", f"there is no size to compile `{graph.name}` for")
-    return found
+    return list(found.values())
+
+
+def _sampled(graph: Graph, name: str) -> int:
+    """The extent of an open dimension in the sample: its default where that is above 1, else the least that may be."""
+    dims = [dim for identity in graph.inputs for dim in graph.type(Value(identity)).shape if name in symbols(dim)]
+    known = next((found[1] for dim in dims if (found := named(dim))), NOTHING)
+    default, least = graph.defaults.get(name, 1), known.remainder + known.modulus
+    return default if default > 1 else least if least > 1 else least + known.modulus
+
+
+def _patterned(spec: TensorSpec, type: TensorType) -> TensorSpec:
+    """What a caller gives or gets, with its open dimensions."""
+    pattern = tuple(dim if isinstance(dim, int) else str(dim) for dim in type.shape)
+    return replace(spec, pattern=pattern) if type.symbols() else spec
 
 
 @dataclass(frozen=True)
@@ -248,6 +277,7 @@ class _Lowering:
     machine: Target
     values: Mapping[str, Array]
     tuned: Mapping[str, records.Configuration]
+    at: Mapping[str, int]
     dump: Path | None
     verify_each: bool
     told: Observer
@@ -258,6 +288,13 @@ class _Lowering:
         """The kernels and the program; see `compile`. Raises S1001 where no number of strips needs so little memory."""
         from specc.passes.registry import pipeline
 
+        if self.at:
+            name = next(iter(self.at))
+            if strips != 1 or peak is not None:
+                raise error("S1001", f"strips are rows of a picture: `{name}` cannot stay open beside them")
+            if precision is not None:
+                raise error("S1001", f"integers are calibrated at one size: `{name}` cannot stay open beside them")
+            return self.by(_passes_for_open(level, self.machine) if passes is None else passes)
         arenas = []
         for number in (strips,) if peak is None else STRIPS:
             found = self.by(pipeline(level, self.machine, number, precision) if passes is None else passes)
@@ -282,7 +319,14 @@ class _Lowering:
             observe=lambda step: self.told(Progress("passes", next(count), len(passes), step)),
         )
         self.told(Progress("weights"))
-        return backend.lower(optimized, self.machine, freeze(optimized, self.values), self.tuned), steps
+        return backend.lower(optimized, self.machine, freeze(optimized, self.values), self.tuned, at=self.at), steps
+
+
+def _passes_for_open(level: int, machine: Target) -> tuple[Pass, ...]:
+    """The passes of a level for a graph with open dimensions: its kernels want no layout but the plain one."""
+    from specc.passes.registry import pipeline
+
+    return tuple(each for each in pipeline(level, machine) if each.name != "layout")
 
 
 def _check_size(graph: Graph) -> None:

@@ -157,7 +157,7 @@ class Artifact:
             raise _misfit("S0910", self.manifest, f"the input `{missing[0]}` is missing")
         inputs = [_of_type(self.manifest, "input", spec, given[spec.name]) for spec in specs]
         for size in self.manifest.sizes:
-            if all(array.shape == spec.shape for spec, array in zip(size.inputs, inputs)):
+            if all(spec.takes(array.shape) for spec, array in zip(size.inputs, inputs)):
                 for spec, array in zip(size.inputs, inputs):
                     _check_domain(self.manifest, spec, array)
                 return inputs
@@ -205,8 +205,8 @@ def _no_size(manifest: Manifest, inputs: Sequence[Given]) -> Exception:
     if len(manifest.sizes) > 1:
         shapes = ", ".join(f"{spec.name}{list(array.shape)}" for spec, array in zip(manifest.inputs, inputs))
         return _misfit("S0911", manifest, f"`{manifest.network}` was compiled for no size with {shapes}")
-    spec, array = next(pair for pair in zip(manifest.inputs, inputs) if pair[0].shape != pair[1].shape)
-    shapes = f"{list(spec.shape)}, not {list(array.shape)}"
+    spec, array = next(pair for pair in zip(manifest.inputs, inputs) if not pair[0].takes(pair[1].shape))
+    shapes = f"[{', '.join(map(str, spec.pattern or spec.shape))}], not {list(array.shape)}"
     return _misfit("S0911", manifest, f"the input `{spec.name}` has the shape {shapes}")
 
 
@@ -267,6 +267,10 @@ def _threads(threads: int | None) -> int:
 # ---- the library ---------------------------------------------------------------------------------------------------
 
 
+_BAD_SHAPE = 6
+"""`SPECC_BAD_SHAPE` of specc.h."""
+
+
 class _Call(ctypes.Structure):
     """`specc_call` of specc.h."""
 
@@ -317,13 +321,26 @@ class _Interface(ctypes.Structure):
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a library says of one size. `calls` are the kernels in the order in which they run: the operators, and the
-    scope in the network; `arena_bytes` is the memory for all tensors in between."""
+    """What a library says of one size; an extent of -1 is open until a model computes at it.
+
+    `calls` are the kernels in the order in which they run: the operators, and the scope in the network; `arena_bytes`
+    is the memory for all tensors in between.
+    """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     calls: list[tuple[str, str]]
     arena_bytes: int
+
+    @classmethod
+    def of(cls, size: Any, inputs: int, outputs: int) -> ModelSize:
+        """What a `specc_size` says."""
+        return cls(
+            [tensor.spec() for tensor in size.inputs[:inputs]],
+            [tensor.spec() for tensor in size.outputs[:outputs]],
+            [(call.kernel.decode(), call.scope.decode()) for call in size.calls[: size.call_count]],
+            int(size.arena_bytes),
+        )
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -345,20 +362,14 @@ class Model:
         loaded.specc_close.argtypes = (ctypes.c_void_p,)
         loaded.specc_set_threads.argtypes = (ctypes.c_void_p, ctypes.c_int32)
         loaded.specc_set_shapes.argtypes = (ctypes.c_void_p,) * 2
+        loaded.specc_get_size.argtypes = (ctypes.c_void_p,)
+        loaded.specc_get_size.restype = ctypes.POINTER(_Size)
         loaded.specc_run.argtypes = (ctypes.c_void_p,) * 3
         loaded.specc_profile.argtypes = (ctypes.c_void_p,) * 4
         about = loaded.specc_describe().contents
         self.arena_bytes = int(about.arena_bytes)
-        self.sizes = [
-            ModelSize(
-                [tensor.spec() for tensor in size.inputs[: about.input_count]],
-                [tensor.spec() for tensor in size.outputs[: about.output_count]],
-                [(call.kernel.decode(), call.scope.decode()) for call in size.calls[: size.call_count]],
-                int(size.arena_bytes),
-            )
-            for size in about.sizes[: about.size_count]
-        ]
-        self._size = self.sizes[0]
+        self._counts = about.input_count, about.output_count
+        self.sizes = [ModelSize.of(size, *self._counts) for size in about.sizes[: about.size_count]]
         address, size, self._weights = _together(weights)
         self._handle: int | None = None
         handle = ctypes.c_void_p()
@@ -367,6 +378,7 @@ class Model:
             raise error("S0905", f"`{about.network.decode()}` cannot be opened: {self._words(problem)}")
         self._handle = handle.value
         loaded.specc_set_threads(self._handle, threads)
+        self._size = self._now()
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
@@ -377,14 +389,20 @@ class Model:
         return str(self._library.specc_message(problem).decode())
 
     def at(self, shapes: Sequence[tuple[int, ...]]) -> ModelSize:
-        """The size for inputs of these shapes, at which it computes from now on; raises S0907."""
+        """The size for inputs of these shapes, at which it computes from now on; raises S0911 where there is none, and
+        S0907 where there is no memory for it."""
         if shapes != self._size.shapes:
             extents = [(ctypes.c_int64 * (len(shape) + 1))(*shape) for shape in shapes]
             table = (ctypes.c_void_p * (len(shapes) + 1))(*map(ctypes.addressof, extents))
             if problem := self._library.specc_set_shapes(self._handle, table):
-                raise error("S0907", f"the network cannot be run: {self._words(problem)}")
-            self._size = next(size for size in self.sizes if size.shapes == shapes)
+                code = "S0911" if problem == _BAD_SHAPE else "S0907"
+                raise error(code, f"the network cannot be run on {shapes}: {self._words(problem)}")
+            self._size = self._now()
         return self._size
+
+    def _now(self) -> ModelSize:
+        """The size at which it computes."""
+        return ModelSize.of(self._library.specc_get_size(self._handle).contents, *self._counts)
 
     def run(
         self, inputs: Sequence[Given], seconds: Array | None = None, outputs: Sequence[Given] | None = None

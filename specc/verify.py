@@ -21,7 +21,7 @@ import networkx as nx
 import numpy as np
 
 from specc import sample, targets
-from specc.artifact import Array, Size
+from specc.artifact import Array
 from specc.compare import TOLERANCE, difference, finite
 from specc.diagnostics import Diagnostic, Label, SpeccError
 from specc.driver import (
@@ -32,7 +32,6 @@ from specc.driver import (
     calibrated,
     compile,
     find_weights,
-    interface,
     reference,
     specialize_all,
 )
@@ -106,15 +105,14 @@ def verify(
     specs = specialize_all(graph, shapes)
     values, _ = find_weights(graph, weights)
     verdicts: list[Verdict] = []
-    quantizing = calibrated(precision, list(specs.values()), values, samples, bound, passes, told)
+    quantizing = calibrated(precision, [spec for _, spec in specs], values, samples, bound, passes, told)
     run = pipeline(level, machine, precision=quantizing) if passes is None else passes
     asked: list[tuple[str, dict[str, Array], dict[str, Array]]] = []
-    for dimensions, spec in specs.items():
-        inputs, outputs = interface(spec)
-        at = f" at {Size(dimensions, inputs, outputs)}" if len(specs) > 1 else ""
-        drawn = {spec_.name: array for spec_, array in zip(inputs, sample.draw(inputs))}
+    for size, spec in specs:
+        at = f" at {size}" if len(specs) > 1 else ""
+        drawn = {spec_.name: array for spec_, array in zip(size.inputs, sample.draw(size.inputs))}
         given = drawn if quantizing is None else dict(quantizing.samples[0])
-        expected = {output.name: array for output, array in zip(outputs, reference(spec, values, given))}
+        expected = {output.name: array for output, array in zip(size.outputs, reference(spec, values, given))}
         before = spec
         for number, transformation in enumerate(run if per_pass else (), 1):
             after = transformation(before)

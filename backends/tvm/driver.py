@@ -8,6 +8,7 @@ from functools import partial
 from importlib.resources import files
 
 from specc.backends.tvm.lowering import Lowered, Size
+from specc.backends.tvm.opening import tables
 from specc.backends.tvm.program import Program, Storage, offsets
 from specc.ir.dtypes import DTYPES
 from specc.ir.placement import size
@@ -38,18 +39,20 @@ def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scrat
     kinds = {type.dtype for type in (*first.inputs, *first.outputs)}
     alignment = 64 if target.vectors else max((DTYPES[kind] for kind in kinds), default=1)
     calls = [call for program in programs for call in program.calls]
-    operands = max((len(call.operands) + len(call.results) for call in calls), default=0)
+    counts = (len(call.operands) + len(call.results) + len(lowered.kernels[call.kernel].symbols) for call in calls)
+    ends = [f", &opening{i}" if one.opening else ", 0" for i, one in enumerate(lowered.sizes)]
     return "\n".join(
         [
             "/* Written by the compiler. */",
             f"enum {{ SIZES = {len(programs)}, INPUTS = {len(first.inputs)}, OUTPUTS = {len(first.outputs)}, "
-            f"MOST_OPERANDS = {operands}, ALIGNMENT = {alignment} }};",
+            f"MOST_OPERANDS = {max(counts, default=0)}, ALIGNMENT = {alignment} }};",
             f"#define ARENA_BYTES {lowered.arena}",
             f"#define SCRATCH_BYTES {scratch}",
             "",
             *(f"{static}kernel {kernel.format(name)};" for name in sorted({call.kernel for call in calls})),
             "",
-            *interface(lowered, target, partial(_calls, kernel), ("calls", "operands")),
+            *_openings(lowered),
+            *interface(lowered, target, partial(_calls, kernel, lowered), ("calls", "operands"), ends),
             "",
             "static int processor_fits(void) {",
             *_processor(target),
@@ -59,10 +62,13 @@ def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scrat
     )
 
 
-def interface(lowered: Lowered, target: Target, calls: Calls, run: Sequence[str]) -> Iterable[str]:
+def interface(
+    lowered: Lowered, target: Target, calls: Calls, run: Sequence[str], ends: Sequence[str] = ()
+) -> Iterable[str]:
     """The tables of each size, whose names end in its number, then `sizes`, `programs` and `network`.
 
-    `calls` writes the tables of what a size runs; `run` are their names, in the order in which a `program` has them.
+    `calls` writes the tables of what a size runs; `run` are their names, in the order in which a `program` has them,
+    and `ends` what it has behind these, for each size.
     """
     places, weight_bytes = offsets([array.nbytes for array in lowered.weights])
     for number, one in enumerate(lowered.sizes):
@@ -71,7 +77,7 @@ def interface(lowered: Lowered, target: Target, calls: Calls, run: Sequence[str]
     rows = [f"{{inputs{i}, outputs{i}, described{i}, {c}, {arena}}}" for i, (c, arena, _) in enumerate(counts)]
     yield from table("specc_size", "sizes", rows)
     rows = [
-        f"{{{', '.join(f'{name}{i}' for name in (*run, 'copies'))}, {copies}}}"
+        f"{{{', '.join(f'{name}{i}' for name in (*run, 'copies'))}, {copies}{ends[i] if ends else ''}}}"
         for i, (_, _, copies) in enumerate(counts)
     ]
     yield from table("program", "programs", rows)
@@ -95,19 +101,41 @@ def _size(number: int, one: Size, places: Sequence[int], calls: Calls) -> Iterab
     described = (f"{{{_text(call.title)}, {_text(call.path)}}}" for call in program.calls)
     yield from table("specc_call", f"described{number}", described)
     yield from calls(number, program, operand)
-    copies = (f"{{{output}, {operand(storage)}, {size(program.outputs[output])}}}" for output, storage in plan.copies)
+    copies = (f"{{{output}, {operand(storage)}}}" for output, storage in plan.copies)
     yield from table("copy", f"copies{number}", copies)
     yield ""
 
 
-def _calls(kernel: str, number: int, program: Program, operand: Callable[[Storage], str]) -> Iterable[str]:
-    """What a size runs on a processor: functions, each on a run of the operands."""
+def _openings(lowered: Lowered) -> Iterable[str]:
+    """The tables of sizes with open dimensions, and how much of everything these have at most."""
+    found = {number: one for number, one in enumerate(lowered.sizes) if one.opening is not None}
+    if not found:
+        return
+    sizes = [(one.program, one.opening) for one in found.values() if one.opening]
+    extents = max(sum(type.rank for type in (*p.inputs, *p.outputs)) for p, _ in sizes)
+    dimensions, lanes = (max(map(len, each)) for each in zip(*((o.at, o.lanes) for _, o in sizes)))
+    yield f"#define OPEN_DIMENSIONS {dimensions}"
+    yield f"#define OPEN_LANES {lanes}"
+    yield f"#define OPEN_EXTENTS {extents}"
+    for number, one in found.items():
+        assert one.opening is not None
+        yield from tables(number, one.program, one.opening)
+    yield ""
+
+
+def _calls(
+    kernel: str, lowered: Lowered, number: int, program: Program, operand: Callable[[Storage], str]
+) -> Iterable[str]:
+    """What a size runs on a processor: functions, each on a run of the operands, values of open dimensions first."""
+    opening = lowered.sizes[number].opening
+    names = list(opening.at) if opening else []
     rows: list[str] = []
     calls: list[str] = []
     for call in program.calls:
-        storages = (*call.operands, *call.results)
-        calls.append(f"{{{kernel.format(call.kernel)}, {len(rows)}, {len(storages)}}}")
-        rows += map(operand, storages)
+        symbols = [f"{{DIMENSION, {names.index(name)}, 0}}" for name in lowered.kernels[call.kernel].symbols]
+        operands = [*symbols, *map(operand, (*call.operands, *call.results))]
+        calls.append(f"{{{kernel.format(call.kernel)}, {len(rows)}, {len(operands)}}}")
+        rows += operands
     yield from table("operand", f"operands{number}", rows)
     yield from table("call", f"calls{number}", calls)
 
@@ -136,9 +164,10 @@ def _processor(target: Target) -> Iterable[str]:
 def _tensors(kind: str, names: Sequence[str], types: Sequence[TensorType]) -> Iterable[str]:
     rows = []
     for number, (name, type) in enumerate(zip(names, types, strict=True)):
-        extents = ", ".join(map(str, type.concrete)) or "1"
+        extents = ", ".join(str(dim if isinstance(dim, int) else -1) for dim in type.shape) or "1"
+        length = 0 if type.symbols() else size(type)
         yield f"static const int64_t {kind}_{number}[] = {{{extents}}};"
-        rows.append(f"{{{_text(name)}, {_text(type.dtype)}, {len(type.shape)}, {kind}_{number}, {size(type)}}}")
+        rows.append(f"{{{_text(name)}, {_text(type.dtype)}, {len(type.shape)}, {kind}_{number}, {length}}}")
     yield from table("specc_tensor", kind, rows)
 
 

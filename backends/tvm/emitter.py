@@ -20,7 +20,8 @@ from specc.backends.tvm.choices import Choice, Value
 from specc.backends.tvm.expression import Form, Math, Scalar, writing, writing_c
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing, of_type
-from specc.ir.types import TensorType, block_of
+from specc.ir.dims import Dim, Symbolic
+from specc.ir.types import TensorType, block_of, valued
 
 Index = tuple[Any, ...]
 Found = TypeVar("Found")
@@ -29,11 +30,11 @@ Leaf = Callable[[int, Index], Scalar]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A group in TIR: `function(*inputs, *results, *temporaries)`, and how each input is stored.
+    """A group in TIR: `function(*symbols, *inputs, *results, *temporaries)`, and how each input is stored.
 
-    Frozen inputs are stored as they are packed. Temporaries are memory that nobody else reads. For reports: `template`
-    names the module that wrote it, `parallel` the iterations of each loop that threads share, `configuration` what was
-    chosen.
+    `symbols` are the dimensions whose values the caller gives. Frozen inputs are stored as they are packed. Temporaries
+    are memory that nobody else reads. For reports: `template` names the module that wrote it, `parallel` the iterations
+    of each loop that threads share, `configuration` what was chosen.
     """
 
     function: Any
@@ -42,6 +43,7 @@ class Kernel:
     parallel: tuple[int, ...] = ()
     temporaries: tuple[TensorType, ...] = ()
     configuration: Mapping[str, Value] = field(default_factory=dict)
+    symbols: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def kernel_of(group: Group, template: Template, form: Form = "vectors") -> Kerne
                 tuple(emitter.shared),
                 tuple(emitter.temporaries),
                 template.configuration,
+                group.symbols,
             )
         except Again:
             continue
@@ -144,21 +147,47 @@ class Emitter:
         self.threads = True
         """Whether loops may be shared out to threads: not inside of one that is, nor at every step of a short one."""
         self.function: Any = None
+        self._variables: dict[str, Any] = {}
+        self._values: dict[Dim, Any] = {}
 
     @contextmanager
     def open(self) -> Iterator[None]:
         """The frame of the function."""
-        with IRBuilder() as builder, T.prim_func(s_tir=True):
+        with IRBuilder() as builder, T.prim_func(s_tir=True), valued(self.value):
             T.func_name("kernel")
             T.func_attr({"tirx.noalias": True})
+            for name in self.group.symbols:
+                self._variables[name] = variable = T.arg(f"{name}_extent", T.int32())
+                self._analyzer.bind(variable, tvm.ir.Range.from_min_extent(_expr(1), _expr(2**31 - 2)))
             for i, (operand, packing) in enumerate(zip(self.group.inputs, self.packings, strict=True)):
-                shape = packing.shape(operand.type.concrete)
+                shape = operand.type.concrete if packing.kind == "plain" else packing.shape(operand.type.concrete)
                 self.buffers.append(T.arg(f"v{i}", T.buffer(shape, operand.type.dtype)))
             for i, value in enumerate(self.group.results):
                 type = self.group.type(value)
                 self.outputs.append(T.arg(f"result{i}", T.buffer(type.physical, type.dtype)))
             yield
         self.function = builder.get()
+
+    def value(self, dim: Dim) -> Any:
+        """A dimension as an expression of the function's; the same one for equal dimensions, itself for one that is."""
+        if not isinstance(dim, Symbolic):
+            return dim
+        if dim not in self._values:
+            total: Any = 0
+            for atoms, coefficient in dim.terms:
+                term: Any = coefficient
+                for atom in atoms:
+                    if isinstance(atom, str):
+                        term = term * self._variables[atom]
+                    else:
+                        term = term * tirx.floordiv(_expr(self.value(atom.numerator)), _expr(self.value(atom.divisor)))
+                total = total + term
+            self._values[dim] = self._analyzer.simplify(total)
+        return self._values[dim]
+
+    def attributes(self, step: Step) -> dict[str, Any]:
+        """The attributes of a step, as its `compute` takes them."""
+        return {name: self.value(v) if isinstance(v, Symbolic) else v for name, v in step.attributes}
 
     # ---- loops ----------------------------------------------------------------------------------------------------
 
@@ -188,7 +217,7 @@ class Emitter:
 
     def parallel(self, extent: int) -> Any:
         """A loop whose iterations are dealt out to the threads in contiguous runs."""
-        if self.threads and extent > 1:
+        if self.threads and isinstance(extent, int) and extent > 1:
             self.shared.append(extent)
         return self._loop(T.parallel if self.threads else T.serial, extent)
 
@@ -272,7 +301,8 @@ class Emitter:
         """`access` at the index of the operand whose element a step moves to `index`."""
         compute = step.record.compute
         assert compute is not None
-        found: Found = compute(self.math, [self.group.type(step.operands[0])], access, **step.attrs)(*index)
+        types = [self.group.type(step.operands[0])]
+        found: Found = compute(self.math, types, access, **self.attributes(step))(*index)
         return found
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import networkx as nx
 
 from specc import ops
-from specc.ir.body import Body
+from specc.ir.body import Body, symbols_of
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
@@ -81,6 +81,13 @@ class Group:
     inputs: tuple[Input, ...]
     steps: tuple[Step, ...]
     results: tuple[int, ...]
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        """The dimensions that have no value before the kernel runs, which takes them in this order."""
+        types = [operand.type for operand in self.inputs] + [type for step in self.steps for type in step.types]
+        attributes = [value for step in self.steps for _, value in step.attributes]
+        return tuple(sorted(frozenset().union(*map(symbols_of, (*types, *attributes)))))
 
     @property
     def single(self) -> bool:

@@ -22,11 +22,15 @@ from specc.backends.tvm.emitter import Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group, extract, pieces
 from specc.backends.tvm.kernels import select
 from specc.backends.tvm.memory import Plan, plan
+from specc.backends.tvm.opening import Opening, check, fixed, opened
 from specc.backends.tvm.packing import Packing, of_type
 from specc.backends.tvm.program import Call, Program, Storage
 from specc.backends.tvm.sharing import share
 from specc.ir import placement
-from specc.ir.cost import fixed, macs_of
+from specc.ir.body import symbols_of
+from specc.ir.cost import fixed as number
+from specc.ir.cost import macs_of
+from specc.ir.dims import substitute
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.targets import Target
@@ -36,12 +40,18 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Size:
-    """A network with its dimensions fixed: `plan` says where the tensors of `program` lie, `weights` which of all
-    weights are those that it calls its own, by number."""
+    """A network at one size: `plan` says where the tensors of `program` lie, `weights` which of all weights are those
+    that it calls its own, by number. `opening` is there where dimensions are open, `program` having symbols then."""
 
     program: Program
     plan: Plan
     weights: tuple[int, ...]
+    opening: Opening | None = None
+
+    @property
+    def sampled(self) -> Program:
+        """The program, open dimensions having the values that they have in the sample."""
+        return fixed(self.program, self.opening.at) if self.opening else self.program
 
 
 @dataclass(frozen=True)
@@ -105,15 +115,19 @@ def lower(
     frozen: Mapping[Value, Array],
     configurations: Mapping[str, Configuration] = MappingProxyType({}),
     made: Made | None = None,
+    at: Mapping[str, int] = MappingProxyType({}),
 ) -> Lowered:
-    """The kernels and the program of a graph with fixed dimensions; `frozen` holds what needs no input, logically.
+    """The kernels and the program of a graph; `frozen` holds what needs no input, logically.
 
     `configurations` overrule the cost models of the kernels that they name. `made` is filled, and used, by lowerings of
-    the same graph.
+    the same graph. `at` has a value for each dimension that is not fixed, which the network's callers give later.
+    Raises S0807 where that cannot be.
     """
     graph = graph.copy()
     graph.prune()
-    return _Lowering(graph, target, frozen, configurations, made or Made()).run()
+    if at:
+        check(graph, target, at)
+    return _Lowering(graph, target, frozen, configurations, made or Made(), at).run()
 
 
 @dataclass
@@ -123,6 +137,7 @@ class _Lowering:
     arrays: Mapping[Value, Array]
     configurations: Mapping[str, Configuration]
     made: Made
+    at: Mapping[str, int]
     groups: dict[str, Group] = field(default_factory=dict)
     """The groups that may need a kernel, by its name."""
     kernels: dict[str, Kernel] = field(default_factory=dict)
@@ -134,11 +149,12 @@ class _Lowering:
 
     def run(self) -> Lowered:
         graph = self.graph
-        self.frozen = graph.frozen()
+        self.frozen = self._known()
+        live = [i for i in graph.order() if i not in self.frozen and graph.node(i).op != "input"]
         inputs = [Value(identity) for identity in graph.inputs]
         self.storages = {value: Storage("input", number) for number, value in enumerate(inputs)}
         calls = []
-        for piece in pieces(graph, graph.live()):
+        for piece in pieces(graph, live):
             if self._is_view(piece):
                 (identity,) = piece
                 (source,) = graph.operands(identity)
@@ -158,12 +174,16 @@ class _Lowering:
             tuple(map(graph.type, graph.outputs)),
             results,
         )
-        program, places = self._planned(program)
+        opening = None
+        if self.at:
+            places, opening = opened(program, graph, self.at)
+        else:
+            program, places = self._planned(program)
         kernels = {call.kernel: self._kernel(call.kernel) for call in program.calls}
         taken = {n: c for n, c in self.configurations.items() if n in kernels and n not in self.outdated}
         groups = {name: self.groups[name] for name in kernels}
         outdated = tuple(sorted(self.outdated & kernels.keys()))
-        size = Size(program, places, tuple(range(len(arrays))))
+        size = Size(program, places, tuple(range(len(arrays))), opening)
         return Lowered((size,), kernels, arrays, groups, taken, outdated)
 
     def _planned(self, program: Program) -> tuple[Program, Plan]:
@@ -174,6 +194,16 @@ class _Lowering:
         shared = share(program)
         self.made.programs.append((program, shared, plan(shared)))
         return self.made.programs[-1][1:]
+
+    def _known(self) -> frozenset[int]:
+        """The nodes that depend neither on an input nor on a dimension that is open."""
+        known: set[int] = set()
+        for identity in self.graph.order():
+            node = self.graph.node(identity)
+            fixed = not any(map(symbols_of, (*node.types, *node.attrs.values())))
+            if fixed and node.op != "input" and all(o.node in known for o in self.graph.operands(identity)):
+                known.add(identity)
+        return frozenset(known)
 
     def _call(self, piece: list[int]) -> Call:
         group, outside, values = extract(self.graph, piece, self.frozen)
@@ -196,7 +226,7 @@ class _Lowering:
             and operand.type == group.result
             and operands.count(operands[number]) == 1
         )
-        macs = {identity: fixed(macs_of(self.graph, identity)) for identity in piece}
+        macs = {identity: number(substitute(macs_of(self.graph, identity), self.at)) for identity in piece}
         most = max(piece, key=lambda identity: macs[identity])
         chief, factors = self.graph.node(most), self.graph.operands(most)
         return Call(
@@ -212,7 +242,7 @@ class _Lowering:
             chief.span,
             self.graph.type(factors[0]).dtype if factors and macs[most] else "",
             tuple(operand.type for operand in group.inputs),
-            tuple(group.read(number) for number in range(len(operands))),
+            () if group.symbols else tuple(map(group.read, range(len(operands)))),
         )
 
     def _moves(self, piece: list[int]) -> tuple[tuple[int, ...] | None, int | None]:

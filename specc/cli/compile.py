@@ -54,7 +54,7 @@ def compile(
     spec: str,
     weights: str | None,
     target: str,
-    shapes: list[dict[str, int]] | None,
+    shapes: list[dict[str, int | None]] | None,
     level: int,
     rounding: float,
     tuning: str | None,
@@ -89,8 +89,9 @@ def compile(
     check_precision(precision, calibrate, weights)
     if emit == "onnx" and precision != "float32":
         raise click.UsageError("--emit onnx writes the network in float32")
-    if emit == "onnx" and shapes and len(shapes) > 1:
-        raise click.UsageError("--emit onnx writes one size: give --shapes once")
+    fixed = [{name: extent for name, extent in each.items() if extent is not None} for each in shapes or ()]
+    if emit == "onnx" and (len(fixed) > 1 or fixed != (shapes or [])):
+        raise click.UsageError("--emit onnx writes one size: give --shapes once, with numbers")
     path, _ = split_spec(spec)
     if emit in ("artifact", "onnx"):
         check_writable(output, path, weights)
@@ -103,7 +104,7 @@ def compile(
         check_writable(output, *(Path(path).parent / name for name in sources))
     mention_weights(weights)
     if emit == "onnx":
-        size = _write_onnx(graph, weights, shapes[0] if shapes else None, output)
+        size = _write_onnx(graph, weights, fixed[0] if fixed else None, output)
         seconds = time.perf_counter() - start
         say(f"{size / 1e6:.1f} MB in {output}, {seconds:.1f} s")
         if as_json:
@@ -143,6 +144,9 @@ def compile(
         f"{kernels} kernels, {tuned} of them tuned, for {manifest.machine.target}{sizes}, "
         f"{size / 1e6:.1f} MB in {output}, {arena / 1e6:.2f} MB of memory to run it, {seconds:.1f} s"
     )
+    for one in manifest.sizes:
+        if one.open:
+            say(f"{one}: general kernels, which are slower than those of a size without `any`")
     if as_json:
         facts = {"output": output, "bytes": size, "seconds": seconds, "kernels": kernels}
         print_json({**facts, "manifest": manifest.to_json()})

@@ -28,23 +28,30 @@ _WRITTEN = f"{__name__}.written"
 
 def _shapes(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, int] | None:
     """`n=1,h=224,w=224` --> {"n": 1, "h": 224, "w": 224}."""
-    if value is None:
-        return None
-    shapes: dict[str, int] = {}
+    return None if value is None else {name: int(extent) for name, extent in _pairs(value)}
+
+
+ANY = "any"
+
+
+def _pairs(value: str, *words: str) -> list[tuple[str, str]]:
+    """`n=1,h=224` --> ("n", "1"), ("h", "224"); `words` may stand in place of numbers."""
+    pairs: dict[str, str] = {}
     for part in value.split(","):
         name, equals, extent = (text.strip() for text in part.partition("="))
-        if not equals or not name.isidentifier() or not extent.isdecimal():
+        if not equals or not name.isidentifier() or not (extent.isdecimal() or extent in words):
             raise click.BadParameter(f"`{part}` is not `name=number`, as in --shapes n=1,h=224,w=224")
-        if name in shapes:
+        if name in pairs:
             raise click.BadParameter(f"`{name}` stands twice")
-        shapes[name] = int(extent)
-    return shapes
+        pairs[name] = extent
+    return list(pairs.items())
 
 
-def _several(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[dict[str, int]] | None:
-    """Each as `_shapes` says; None where there is none."""
-    found = [_shapes(context, option, value) for value in values]
-    return [shapes for shapes in found if shapes is not None] or None
+def _several(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[dict[str, int | None]] | None:
+    """Each as `_shapes` says, and `any` for a dimension that stays open; None where there is none."""
+    return [
+        {name: None if extent == ANY else int(extent) for name, extent in _pairs(value, ANY)} for value in values
+    ] or None
 
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -62,7 +69,7 @@ sizes_option = click.option(
     callback=_several,
     multiple=True,
     metavar="n=1,h=224",
-    help="Values of symbolic dimensions; several times for several sizes.",
+    help="Values of symbolic dimensions, or n=any; several times for several sizes.",
 )
 size_option = click.option(
     "--shapes",

@@ -45,7 +45,7 @@ def verify(
     spec: str,
     weights: str | None,
     target: str,
-    shapes: list[dict[str, int]] | None,
+    shapes: list[dict[str, int | None]] | None,
     level: int,
     rounding: float,
     tuning: str | None,

@@ -10,7 +10,7 @@ A pass copies a graph, changes the copy and returns it. Nodes and values are imm
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
@@ -393,8 +393,10 @@ class Graph:
             self._forget()
 
 
-def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
+def specialize(graph: Graph, shapes: Mapping[str, int] | None = None, opened: Collection[str] = ()) -> Graph:
     """The graph with its dimensions fixed: by `shapes`, then by its defaults; all types become numbers.
+
+    The dimensions in `opened` stay as they are.
 
     Raises S0703 for a dimension without a value, for one with a value that what is known of it excludes, and for a name
     in `shapes` that is no dimension, S0301 where an
@@ -404,8 +406,9 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
 
     chosen = {**graph.defaults, **(shapes or {})}
     chosen = {name: int(extent) if isinstance(extent, Integral) else extent for name, extent in chosen.items()}
+    chosen = {name: extent for name, extent in chosen.items() if name not in opened}
     names = graph.symbols()
-    for name in shapes or {}:
+    for name in (*(shapes or {}), *opened):
         if name not in names and name not in graph.defaults:
             known = ", ".join(sorted(names | graph.defaults.keys())) or "none"
             hint = did_you_mean(name, names)
@@ -415,7 +418,7 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
             raise error("S0703", f"the dimension `{name}` is an integer, not {extent!r}")
         if extent < 1:
             raise error("S0703", f"the dimension `{name}` is at least 1, not {extent}")
-    missing = sorted(names - chosen.keys())
+    missing = sorted(names - chosen.keys() - set(opened))
     if missing:
         given = ",".join(f"{name}=..." for name in missing)
         raise error("S0703", f"the dimension `{missing[0]}` of `{graph.name}` has no value: give --shapes {given}")
@@ -424,7 +427,7 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
     for node in (graph.node(identity) for identity in graph.inputs):
         for dim in node.types[0].shape:
             name, congruence = named(dim) or ("", NOTHING)
-            if chosen.get(name, 0) % congruence.modulus != congruence.remainder:
+            if name in chosen and chosen[name] % congruence.modulus != congruence.remainder:
                 message = f"the dimension `{name}` of `{graph.name}` is {congruence}, and not {chosen[name]}"
                 note = f"this is what the spec requires: {name} % {congruence.modulus} == {congruence.remainder}"
                 raise error("S0703", message, *([Label(node.span, str(dim))] if node.span else []), notes=[note])
@@ -444,7 +447,7 @@ def specialize(graph: Graph, shapes: Mapping[str, int] | None = None) -> Graph:
                 raise error("S0707", message, *([Label(node.span)] if node.span else []))
         if attrs != node.attrs or types != node.types:
             result.update(identity, attrs=attrs, types=types)
-    result.defaults = {}
+    result.defaults = {name: extent for name, extent in graph.defaults.items() if name in opened}
     return result
 
 

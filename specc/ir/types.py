@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Any
 
-from specc.ir.dims import Dim, product, substitute, symbols
+from specc.ir.dims import Dim, Symbolic, product, substitute, symbols
 
 _BLOCKED = re.compile(r"NCHW(\d+)c")
 
@@ -34,8 +37,8 @@ class TensorType:
 
     @property
     def concrete(self) -> tuple[int, ...]:
-        """The shape as integers; `ValueError` while a symbol is left."""
-        return tuple(_concrete(dim) for dim in self.shape)
+        """The shape as integers; `ValueError` while a symbol is left (but see `valued`)."""
+        return tuple(map(concrete, self.shape))
 
     @property
     def physical(self) -> tuple[int, ...]:
@@ -73,7 +76,28 @@ def block_of(layout: str) -> int:
     return int(match[1])
 
 
-def _concrete(dim: Dim) -> int:
-    if not isinstance(dim, int):
+def concrete(dim: Dim) -> int:
+    """The dimension as an integer; `ValueError` while a symbol is left (but see `valued`)."""
+    if isinstance(dim, int):
+        return dim
+    value = _VALUE.get()
+    if value is None:
         raise ValueError(f"the dimension `{dim}` has no value yet")
-    return dim
+    found: int = value(dim)
+    return found
+
+
+_VALUE: ContextVar[Callable[[Symbolic], Any] | None] = ContextVar("_VALUE", default=None)
+
+
+@contextmanager
+def valued(value: Callable[[Symbolic], Any]) -> Iterator[None]:
+    """While a kernel is written whose dimensions get their values when it is run, `value` gives what stands for one.
+
+    Shapes then hold expressions of the kernel beside integers, and whoever computes with them does so as with indices.
+    """
+    before = _VALUE.set(value)
+    try:
+        yield
+    finally:
+        _VALUE.reset(before)

@@ -235,7 +235,7 @@ def _convolution(dimensions: int) -> Operator:
         weights=2,
         compute=_compute(dimensions),
         macs=_macs(dimensions),
-        traits=frozenset({"blocks"} if dimensions == 2 else ()),
+        traits=frozenset({"blocks", "open"} if dimensions == 2 else {"open"}),
     )
 
 

@@ -268,6 +268,7 @@ RECORDS = (
         compute=_embedding_compute,
         elements=("integer", "float"),
         domain=lambda types, attrs: {0: (0, types[1].shape[0] - 1)},
+        traits=frozenset({"open"}),
     ),
     Operator(
         "take",

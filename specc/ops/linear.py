@@ -113,6 +113,7 @@ RECORDS = (
         weights=2,
         compute=_linear_compute,
         macs=lambda types, attrs: _macs(_linear_infer(types, attrs)[0], types[0].shape[-1]),
+        traits=frozenset({"open"}),
     ),
     Operator(
         "matmul",
@@ -123,5 +124,6 @@ RECORDS = (
         _matmul_example,
         compute=_matmul_compute,
         macs=lambda types, attrs: _macs(_matmul_infer(types, attrs)[0], types[0].shape[-1]),
+        traits=frozenset({"open"}),
     ),
 )

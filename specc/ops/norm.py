@@ -91,6 +91,6 @@ RECORDS = (
         training=lambda *operands, **attrs: _reference(*operands, **attrs, training=True),
         training_state=(Weight("num_batches_tracked", TensorType((), "int64"), "zeros", trainable=False),),
         compute=_compute,
-        traits=frozenset({"blocks"}),
+        traits=frozenset({"blocks", "open"}),
     ),
 )

@@ -165,7 +165,7 @@ def _pool(kind: str, dimensions: int) -> Operator:
         arguments=(*arguments, *count),
         spell=_spell,
         compute=_max_compute(dimensions) if kind == "max" else _avg_compute(dimensions),
-        traits=frozenset({"blocks"} if dimensions == 2 else ()),
+        traits=frozenset({"blocks", "open"} if dimensions == 2 else {"open"}),
     )
 
 

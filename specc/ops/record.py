@@ -193,5 +193,6 @@ TRAITS: dict[str, str] = {
     "source": "a node without operands",
     "typed": "an attribute names the type of the result; a floating type stands for that in which all is computed",
     "blocks": "it takes activations in blocks of channels where `infer` does; elementwise operators always do",
+    "open": "its `compute` takes extents that are expressions: of dimensions whose value is known when a kernel runs",
     "body": "it runs the graph in its attribute `body`, and has a kernel of its own",
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Iterable
 from typing import Any
 
-from specc.ir.dims import Dim, product
+from specc.ir.dims import Dim
 from specc.ir.types import TensorType
 from specc.ops.conv import require_rank4
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
@@ -55,6 +57,12 @@ def _term(x: Any, t: TensorType, axes: tuple[int, ...], keep: bool) -> tuple[tup
     return result, tuple(t.concrete[a] for a in axes), at
 
 
+def reciprocal(k: Any, extents: Iterable[int], dtype: str) -> Any:
+    """One over the product of `extents`, as an element: computed when the kernel runs where one is known no earlier."""
+    count = math.prod(extents)
+    return k.const(1.0 / count, dtype) if isinstance(count, int) else k.const(1.0, dtype) / k.number(count, dtype)
+
+
 def _sum_compute(k: Any, types: Types, x: Any, *, axes: tuple[int, ...], keep: bool) -> Any:
     if not axes:
         return x
@@ -64,9 +72,8 @@ def _sum_compute(k: Any, types: Types, x: Any, *, axes: tuple[int, ...], keep: b
 
 def _mean_compute(k: Any, types: Types, x: Any, *, axes: tuple[int, ...], keep: bool) -> Any:
     total = _sum_compute(k, types, x, axes=axes, keep=keep)
-    count = product(types[0].concrete[a] for a in normal_axes(axes, types[0].rank))
-    assert isinstance(count, int)
-    return lambda *i: total(*i) * k.const(1.0 / count, types[0].dtype)
+    extents = [types[0].concrete[a] for a in normal_axes(axes, types[0].rank)]
+    return lambda *i: total(*i) * reciprocal(k, extents, types[0].dtype)
 
 
 def _max_compute(k: Any, types: Types, x: Any, *, axes: tuple[int, ...], keep: bool) -> Any:
@@ -93,9 +100,7 @@ def _var_mean_compute(k: Any, types: Types, x: Any, *, axes: tuple[int, ...], ke
     if not axes:
         return lambda *i: x(*i) * 0.0, x
     result, extents, at = _term(x, types[0], axes, keep)
-    count = product(extents)
-    assert isinstance(count, int)
-    part = k.const(1.0 / count, types[0].dtype)
+    part = reciprocal(k, extents, types[0].dtype)
     total = k.stage(result, lambda *i: k.sum(extents, lambda *r: at(i, r)))
     mean = k.stage(result, lambda *i: total(*i) * part)
 
@@ -166,7 +171,7 @@ RECORDS = (
         _example,
         attributes=_ATTRIBUTES,
         compute=_mean_compute,
-        traits=frozenset({"blocks"}),
+        traits=frozenset({"blocks", "open"}),
     ),
     Operator(
         "sum",
@@ -177,7 +182,7 @@ RECORDS = (
         _example,
         attributes=_ATTRIBUTES,
         compute=_sum_compute,
-        traits=frozenset({"blocks"}),
+        traits=frozenset({"blocks", "open"}),
     ),
     Operator(
         "var_mean",
@@ -188,6 +193,7 @@ RECORDS = (
         _example,
         attributes=_ATTRIBUTES,
         compute=_var_mean_compute,
+        traits=frozenset({"open"}),
     ),
     Operator(
         "amax",
@@ -198,7 +204,7 @@ RECORDS = (
         _example,
         attributes=_ATTRIBUTES,
         compute=_max_compute,
-        traits=frozenset({"blocks"}),
+        traits=frozenset({"blocks", "open"}),
         elements="number",
     ),
     Operator(
@@ -210,7 +216,7 @@ RECORDS = (
         _pool_example,
         attributes=(_KEEP,),
         compute=lambda k, types, x, keep: _mean_compute(k, types, x, axes=(2, 3), keep=keep),
-        traits=frozenset({"blocks"}),
+        traits=frozenset({"blocks", "open"}),
     ),
     Operator(
         "softmax",
@@ -221,6 +227,6 @@ RECORDS = (
         _softmax_example,
         attributes=(Argument("axis", "int", -1),),
         compute=_softmax_compute,
-        traits=frozenset({"blocks"}),
+        traits=frozenset({"blocks", "open"}),
     ),
 )

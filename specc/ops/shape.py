@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 from typing import Any
 
-from specc.ir.dims import Dim, floordiv, product
+from specc.ir.dims import Dim, estimate, floordiv, product, symbols
 from specc.ir.dtypes import SMALL
-from specc.ir.types import TensorType, block_of
+from specc.ir.types import TensorType, block_of, concrete
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
 from specc.ops.reduce import normal_axes
 from specc.ops.source import check_element
@@ -41,34 +40,40 @@ def _list(shape: tuple[Dim, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def moved(index: tuple[Any, ...], shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[Any, ...]:
+def moved(index: tuple[Any, ...], shape: tuple[Dim, ...], other: tuple[Dim, ...]) -> tuple[Any, ...]:
     """Where the element at `index` of a tensor of `shape` lies when the same elements have the shape `other`.
 
-    Dimensions that both shapes have, with as many elements in front of them, keep their indices as they are.
+    Dimensions that both shapes have, with as many elements in front of them, keep their indices as they are. Which
+    these are shows in the terms of the dimensions; their values are asked for where an index is computed.
     """
     position: list[Any] = [0] * len(other)
     ours, theirs = ([axis for axis, extent in enumerate(s) if extent != 1] for s in (shape, other))
     while ours:
         mine, its = [ours.pop(0)], [theirs.pop(0)]
         while (count := _elements(shape, mine)) != (needed := _elements(other, its)):
-            (mine if count < needed else its).append((ours if count < needed else theirs).pop(0))
+            less = _nominal(count) < _nominal(needed)
+            (mine if less else its).append((ours if less else theirs).pop(0))
         flat: Any = 0
         for axis in mine:
-            flat = flat * shape[axis] + index[axis]
+            flat = flat * concrete(shape[axis]) + index[axis]
         for axis in its[:0:-1]:
-            position[axis] = flat % other[axis]
-            flat = flat // other[axis]
+            position[axis] = flat % concrete(other[axis])
+            flat = flat // concrete(other[axis])
         position[its[0]] = flat
     return tuple(position)
 
 
-def _elements(shape: tuple[int, ...], axes: list[int]) -> int:
-    return math.prod(shape[axis] for axis in axes)
+def _elements(shape: tuple[Dim, ...], axes: list[int]) -> Dim:
+    return product(shape[axis] for axis in axes)
+
+
+def _nominal(count: Dim) -> int:
+    """A number of elements to compare with another: neither of two that are equal at all sizes is less."""
+    return estimate(count, dict.fromkeys(symbols(count), 97))
 
 
 def _reindexed(types: Types, x: Any, result: TensorType) -> Any:
-    source, target = types[0].concrete, result.concrete
-    return lambda *i: x(*moved(i, target, source))
+    return lambda *i: x(*moved(i, result.shape, types[0].shape))
 
 
 def _reshape_compute(k: Any, types: Types, x: Any, *, shape: tuple[Dim, ...]) -> Any:
@@ -282,7 +287,7 @@ RECORDS = (
         attributes=(Argument("shape", "ints"),),
         compute=_reshape_compute,
         elements="any",
-        traits=frozenset({"view", "movement"}),
+        traits=frozenset({"view", "movement", "open"}),
     ),
     Operator(
         "flatten",
@@ -294,7 +299,7 @@ RECORDS = (
         attributes=(Argument("start", "int", 1), Argument("end", "int", -1)),
         compute=lambda k, types, x, **attrs: _reindexed(types, x, _flatten_infer(types, attrs)[0]),
         elements="any",
-        traits=frozenset({"view", "movement"}),
+        traits=frozenset({"view", "movement", "open"}),
     ),
     Operator(
         "permute",
@@ -306,7 +311,7 @@ RECORDS = (
         attributes=(Argument("order", "axes"),),
         compute=_permute_compute,
         elements="any",
-        traits=frozenset({"blocks", "movement"}),
+        traits=frozenset({"blocks", "movement", "open"}),
     ),
     Operator(
         "concat",
@@ -318,7 +323,7 @@ RECORDS = (
         attributes=(Argument("axis", "int", 1),),
         compute=_concat_compute,
         elements="any",
-        traits=frozenset({"blocks", "choice"}),
+        traits=frozenset({"blocks", "choice", "open"}),
     ),
     Operator(
         "expand",
@@ -330,7 +335,7 @@ RECORDS = (
         attributes=(Argument("shape", "ints"),),
         compute=_expand_compute,
         elements="any",
-        traits=frozenset({"movement"}),
+        traits=frozenset({"movement", "open"}),
     ),
     Operator(
         "slice",
@@ -347,7 +352,7 @@ RECORDS = (
         ),
         compute=_slice_compute,
         elements="any",
-        traits=frozenset({"blocks", "movement"}),
+        traits=frozenset({"blocks", "movement", "open"}),
     ),
     Operator(
         "pad",
@@ -359,7 +364,7 @@ RECORDS = (
         attributes=(Argument("before", "ints"), Argument("after", "ints"), Argument("value", "float", 0.0)),
         compute=_pad_compute,
         elements="any",
-        traits=frozenset({"blocks", "choice"}),
+        traits=frozenset({"blocks", "choice", "open"}),
     ),
     Operator(
         "convert_layout",

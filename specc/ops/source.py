@@ -139,7 +139,7 @@ RECORDS = (
         ),
         compute=lambda k, types, stop, start, step, dtype: lambda i: k.number(i * step + start, dtype),
         example=_range_example,
-        traits=frozenset({"source", "typed"}),
+        traits=frozenset({"source", "typed", "open"}),
     ),
     Operator(
         "dirac",

@@ -13,10 +13,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from specc.ir.dims import product
 from specc.ir.types import TensorType
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
-from specc.ops.reduce import normal_axes
+from specc.ops.reduce import normal_axes, reciprocal
 
 
 def _check(types: Types, attrs: Attributes, name: str, axis: int) -> TensorType:
@@ -85,7 +84,7 @@ def _row_mean(k: Any, shape: tuple[int, ...], axis: int, dtype: str, term: Any) 
     """The mean of `term` over `axis`, as an access that takes and ignores that index."""
     outer = shape[:axis] + shape[axis + 1 :]
     total = k.stage(outer, lambda *o: k.sum((shape[axis],), lambda r: term(*o[:axis], r, *o[axis:])))
-    return lambda *i: total(*i[:axis], *i[axis + 1 :]) * k.const(1.0 / shape[axis], dtype)
+    return lambda *i: total(*i[:axis], *i[axis + 1 :]) * reciprocal(k, shape[axis : axis + 1], dtype)
 
 
 def _affine(normal: Any, weights: tuple[Any, ...], channel: Any) -> Any:
@@ -150,12 +149,10 @@ def _group_reference(x: Any, weight: Any = None, bias: Any = None, *, groups: in
 def _group_compute(k: Any, types: Types, x: Any, *weights: Any, groups: int, eps: float) -> Any:
     (batch, channels, *places), dtype = types[0].concrete, types[0].dtype
     each = channels // groups
-    count = product([each, *places])
-    assert isinstance(count, int)
 
     def mean(term: Any) -> Any:
         total = k.stage((batch, groups), lambda n, g: k.sum((each, *places), lambda c, *p: term(n, g * each + c, *p)))
-        return lambda n, c, *_: total(n, c // each) * k.const(1.0 / count, dtype)
+        return lambda n, c, *_: total(n, c // each) * reciprocal(k, (each, *places), dtype)
 
     middle = mean(x)
     variance = mean(lambda *i: (x(*i) - middle(*i)) * (x(*i) - middle(*i)))
@@ -184,6 +181,7 @@ RECORDS = (
         spell=_row_spell("layer_norm"),
         weights=2,
         compute=_layer_compute,
+        traits=frozenset({"open"}),
     ),
     Operator(
         "group_norm",
@@ -197,6 +195,7 @@ RECORDS = (
         spell=_group_spell,
         weights=2,
         compute=_group_compute,
+        traits=frozenset({"open"}),
     ),
     Operator(
         "rms_norm",
@@ -210,5 +209,6 @@ RECORDS = (
         spell=_row_spell("rms_norm"),
         weights=1,
         compute=_rms_compute,
+        traits=frozenset({"open"}),
     ),
 )

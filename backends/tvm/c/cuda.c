@@ -20,7 +20,7 @@ typedef enum { INPUT, OUTPUT, WEIGHT, ARENA } space;
 typedef struct { space space; int32_t number; uint64_t offset; } operand; /* which input or output; in bytes */
 typedef struct { int32_t function, blocks, threads, first, count; } launch; /* its arguments, among all operands */
 typedef struct { int32_t first, count; } call;                              /* its launches, among all of them */
-typedef struct { int32_t output; operand from; uint64_t bytes; } copy;
+typedef struct { int32_t output; operand from; } copy;
 
 typedef struct { /* what is run at one size */
   const call *calls;
@@ -303,7 +303,8 @@ static int launch_all(const specc_model *model, const tensors *at, handle *event
   if (events && !problem) problem = cuda->event_record(events[count], model->stream);
   for (int i = 0; i < run->copy_count && !problem; i++) {
     const copy *one = &run->copies[i];
-    problem = cuda->copy_memory(at->outputs[one->output], address_of(model, at, one->from), one->bytes, model->stream);
+    problem = cuda->copy_memory(at->outputs[one->output], address_of(model, at, one->from),
+                                sizes[model->size].outputs[one->output].bytes, model->stream);
   }
   return problem;
 }

@@ -47,19 +47,38 @@ typedef struct {
 
 typedef int kernel(void *self, const argument *arguments, int32_t count, argument *result);
 
-enum { TENSOR = 7 }; /* an argument that is a pointer to a tensor */
+enum { INTEGER = 1, TENSOR = 7 }; /* an argument that is a number, or a pointer to a tensor */
 
-typedef enum { INPUT, OUTPUT, WEIGHT, ARENA } space;
-typedef struct { space space; int32_t number; uint64_t offset; } operand; /* which input or output; in bytes */
+typedef enum { INPUT, OUTPUT, WEIGHT, ARENA, DIMENSION } space;
+typedef struct { space space; int32_t number; uint64_t offset; } operand; /* which input, output, lane; in bytes */
 typedef struct { kernel *run; int32_t first, count; } call;  /* its operands, among all of them */
-typedef struct { int32_t output; operand from; uint64_t bytes; } copy;
+typedef struct { int32_t output; operand from; } copy;
+
+/* A size of which some dimensions are open: a function of their values `d`, which are extents of inputs. */
+typedef struct {
+  int32_t dimensions, lanes;     /* the arena is a row of lanes, in which tensors lie one after the other in time */
+  int64_t most;                  /* no value is greater: nothing below overflows */
+  const operand *where;          /* each dimension: which input, and which axis */
+  const int64_t *first;          /* the values to begin with */
+  const int32_t *element_bytes;  /* of each input, then of each output */
+  int (*holds)(const int64_t *d);                      /* whether every tensor is there, and none is too large */
+  void (*extents)(const int64_t *d, int64_t *extents); /* of all inputs, then of all outputs */
+  void (*bytes)(const int64_t *d, uint64_t *lanes);
+} opening;
 
 typedef struct { /* what is run at one size */
   const call *calls;
   const operand *operands;
   const copy *copies;
   int32_t copy_count;
+  const opening *opening; /* null where all dimensions are fixed */
 } program;
+
+/* What the functions of a size with open dimensions are made of. */
+static inline int64_t quotient(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+static inline void lengthen(uint64_t *lane, int64_t bytes) {
+  if ((uint64_t)bytes > *lane) *lane = (uint64_t)bytes;
+}
 
 #include "network.h"
 
@@ -189,6 +208,13 @@ struct specc_model {
 #ifndef SPECC_SOURCE
   workspace *workspaces; /* one for each thread */
 #endif
+#ifdef OPEN_DIMENSIONS
+  uint64_t room; /* the bytes of the arena */
+  int64_t values[OPEN_DIMENSIONS], extents[OPEN_EXTENTS + 1];
+  uint64_t lanes[OPEN_LANES + 1]; /* where each begins; that of a size without open dimensions begins at 0 */
+  specc_tensor tensors[INPUTS + OUTPUTS + 1];
+  specc_size fitted;
+#endif
 };
 
 #ifndef SPECC_SOURCE
@@ -197,6 +223,56 @@ static void free_workspaces(specc_model *model) {
     for (int j = 0; j < PIECES; j++) free(model->workspaces[i].pieces[j].memory);
   free(model->workspaces);
 }
+#endif
+
+#ifdef OPEN_DIMENSIONS
+static const specc_size *current(const specc_model *model) {
+  return programs[model->size].opening ? &model->fitted : &sizes[model->size];
+}
+
+/* The values of open dimensions for inputs of these shapes; false for one that no dimension has. */
+static int values_of(const opening *one, const int64_t *const *shapes, int64_t *values) {
+  for (int i = 0; i < one->dimensions; i++) {
+    values[i] = shapes[one->where[i].number][one->where[i].offset];
+    if (values[i] < 1 || values[i] > one->most) return 0;
+  }
+  return 1;
+}
+
+/* Makes the model ready to run at size `number` with its values: the shapes that it has then, and an arena. */
+static int fit(specc_model *model, int number) {
+  const opening *one = programs[number].opening;
+  uint64_t bytes[OPEN_LANES + 1], end = 0;
+  one->bytes(model->values, bytes);
+  for (int i = 0; i < one->lanes; i++) {
+    model->lanes[i] = end;
+    end += (bytes[i] + 63) / 64 * 64;
+  }
+  if (end > model->room) {
+    char *arena = aligned_memory(end);
+    if (!arena) return SPECC_NO_MEMORY;
+    free(model->arena);
+    model->arena = arena;
+    model->room = end;
+  }
+  one->extents(model->values, model->extents);
+  const int64_t *extent = model->extents;
+  for (int i = 0; i < INPUTS + OUTPUTS; i++) {
+    specc_tensor *tensor = &model->tensors[i];
+    *tensor = i < INPUTS ? sizes[number].inputs[i] : sizes[number].outputs[i - INPUTS];
+    tensor->shape = extent;
+    tensor->bytes = (uint64_t)one->element_bytes[i];
+    for (int axis = 0; axis < tensor->rank; axis++) tensor->bytes *= (uint64_t)*extent++;
+  }
+  model->fitted = sizes[number];
+  model->fitted.inputs = model->tensors;
+  model->fitted.outputs = model->tensors + INPUTS;
+  model->fitted.arena_bytes = end;
+  model->size = number;
+  return SPECC_OK;
+}
+#else
+static const specc_size *current(const specc_model *model) { return &sizes[model->size]; }
 #endif
 
 EXPORT const specc_interface *specc_describe(void) { return &network; }
@@ -243,6 +319,13 @@ EXPORT int specc_open(const void *weights, uint64_t bytes, specc_model **model) 
     specc_close(made);
     return problem;
   }
+#ifdef OPEN_DIMENSIONS
+  made->room = network.arena_bytes;
+  if (programs[0].opening) { /* the sample's values, for which the arena is large enough */
+    memcpy(made->values, programs[0].opening->first, (size_t)programs[0].opening->dimensions * sizeof(int64_t));
+    fit(made, 0);
+  }
+#endif
   *model = made;
   return SPECC_OK;
 }
@@ -286,13 +369,30 @@ EXPORT int specc_set_shapes(specc_model *model, const int64_t *const *shapes) {
   for (int i = 0; i < SIZES; i++) {
     if (takes(&sizes[i], shapes)) {
       model->size = i;
+#ifdef OPEN_DIMENSIONS
+      model->lanes[0] = 0;
+#endif
       return SPECC_OK;
     }
   }
+#ifdef OPEN_DIMENSIONS
+  for (int i = 0; i < SIZES; i++) {
+    if (!programs[i].opening) continue;
+    int64_t values[OPEN_DIMENSIONS], extents[OPEN_EXTENTS + 1], *extent = extents;
+    int fits = values_of(programs[i].opening, shapes, values);
+    if (fits) programs[i].opening->extents(values, extents);
+    for (int j = 0; j < INPUTS && fits; j++)
+      for (int axis = 0; axis < sizes[i].inputs[j].rank; axis++) fits &= *extent++ == shapes[j][axis];
+    if (fits && programs[i].opening->holds(values)) {
+      memcpy(model->values, values, sizeof values);
+      return fit(model, i);
+    }
+  }
+#endif
   return SPECC_BAD_SHAPE;
 }
 
-EXPORT const specc_size *specc_get_size(const specc_model *model) { return model ? &sizes[model->size] : 0; }
+EXPORT const specc_size *specc_get_size(const specc_model *model) { return model ? current(model) : 0; }
 
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
 
@@ -352,6 +452,9 @@ static void *address(const specc_model *model, const interface_memory *memory, o
     case INPUT: return (char *)memory->inputs[of.number] + of.offset;
     case OUTPUT: return (char *)memory->outputs[of.number] + of.offset;
     case WEIGHT: return (char *)model->weights + of.offset;
+#ifdef OPEN_DIMENSIONS
+    case ARENA: return model->arena + model->lanes[of.number] + of.offset;
+#endif
     default: return model->arena + of.offset;
   }
 }
@@ -381,7 +484,16 @@ static int run_calls(const specc_model *model, const interface_memory *memory, d
   for (int i = 0; i < sizes[model->size].call_count; i++) {
     const call *one = &run->calls[i];
     argument result = {0};
-    for (int j = 0; j < one->count; j++) tensors[j].data = address(model, memory, run->operands[one->first + j]);
+    for (int j = 0; j < one->count; j++) {
+      operand of = run->operands[one->first + j];
+#ifdef OPEN_DIMENSIONS
+      arguments[j].kind = of.space == DIMENSION ? INTEGER : TENSOR;
+      arguments[j].pointer = &tensors[j];
+      if (of.space == DIMENSION) arguments[j].integer = model->values[of.number];
+      if (of.space == DIMENSION) continue;
+#endif
+      tensors[j].data = address(model, memory, of);
+    }
     if (one->run(0, arguments, one->count, &result)) return SPECC_FAILED;
     if (seconds) {
       double after = now();
@@ -398,7 +510,7 @@ static int compute(specc_model *model, const void *const *inputs, void *const *o
     if (!inputs[i]) return SPECC_BAD_ARGUMENT;
   for (int i = 0; i < OUTPUTS; i++)
     if (!outputs[i]) return SPECC_BAD_ARGUMENT;
-  const specc_size *size = &sizes[model->size];
+  const specc_size *size = current(model);
   const program *run = &programs[model->size];
   interface_memory memory;
   int problem = prepare(size, &memory, inputs, outputs);
@@ -414,7 +526,7 @@ static int compute(specc_model *model, const void *const *inputs, void *const *o
   if (!problem) {
     for (int i = 0; i < run->copy_count; i++) {
       const copy *one = &run->copies[i];
-      memcpy(memory.outputs[one->output], address(model, &memory, one->from), one->bytes);
+      memcpy(memory.outputs[one->output], address(model, &memory, one->from), size->outputs[one->output].bytes);
     }
     for (int i = 0; i < OUTPUTS; i++)
       if (memory.outputs[i] != outputs[i]) memcpy(outputs[i], memory.outputs[i], size->outputs[i].bytes);

@@ -15,6 +15,8 @@
        const int64_t shape[] = {8, 3, 224, 224}, *shapes[] = {shape};
        problem = specc_set_shapes(model, shapes);            // SPECC_BAD_SHAPE where it was compiled for no such size
 
+   Where dimensions stay open, their extents are -1 in specc_describe(), and specc_get_size() says what they are now.
+
    Functions return SPECC_OK (0) or what went wrong; specc_message() puts it into words. A model is used by one thread
    at a time; several models, also of one library, can be used at the same time. Nothing is printed, no signal is
    caught, no file is opened. */
@@ -42,8 +44,8 @@ typedef struct {
   const char *name;
   const char *dtype;    /* as numpy calls it: "float32", "int64", "bool", ... */
   int32_t rank;
-  const int64_t *shape; /* `rank` extents */
-  uint64_t bytes;
+  const int64_t *shape; /* `rank` extents; -1 is open */
+  uint64_t bytes;       /* 0 where an extent is open */
 } specc_tensor;
 
 typedef struct {
@@ -78,10 +80,10 @@ void specc_close(specc_model *model);
 int specc_set_threads(specc_model *model, int32_t threads);
 
 /* Chooses the size for inputs of these shapes, each of as many extents as the input has: specc_run computes at it from
-   now on. Nothing is allocated or copied. */
+   now on. Sizes without open dimensions go first. Memory is allocated only where open dimensions need more than ever. */
 int specc_set_shapes(specc_model *model, const int64_t *const *shapes);
 
-/* The size at which specc_run computes. */
+/* The size at which specc_run computes. One with open dimensions stands there until the next specc_set_shapes. */
 const specc_size *specc_get_size(const specc_model *model);
 
 /* Computes the outputs. Memory that is not aligned to 64 bytes is copied first. For a GPU, tensors may lie in its memory,

@@ -33,6 +33,9 @@ _PARALLEL = 4096
 _PIECES = 8
 """Into how many pieces at least such a loop is cut where it can be, unless it is chosen otherwise; 1: no threads."""
 
+_NOMINAL = 16
+"""The extent of a dimension that is known only when the kernel runs, for deciding what threads share."""
+
 
 @dataclass
 class Plan:
@@ -123,7 +126,10 @@ class General:
             if compute is None:
                 raise ValueError(f"`{step.op}` has no compute for kernels")
             computed = compute(
-                self.emitter.math, types, *(accesses[operand] for operand in step.operands), **step.attrs
+                self.emitter.math,
+                types,
+                *(accesses[operand] for operand in step.operands),
+                **self.emitter.attributes(step),
             )
             several = computed if isinstance(computed, tuple) else (computed,)
             accesses |= dict(enumerate(several, number))
@@ -227,9 +233,9 @@ class General:
         elif not shape:
             self._loops((), 1, lambda _, lane: (), target, element)
         else:
-            whole, rest = divmod(shape[-1], self.lanes)
+            whole, rest = self.emitter.divmod(shape[-1], self.lanes)
             for first, count, lanes in ((0, whole, self.lanes), (whole * self.lanes, 1, rest)):
-                if count and lanes:
+                if not _is_zero(count) and not _is_zero(lanes):
                     columns = partial(_plain_index, first, self.lanes)
                     self._loops((*shape[:-1], count), lanes, columns, target, element)
 
@@ -244,10 +250,13 @@ class General:
     ) -> None:
         emitter, number = self.emitter, self.nests
         self.nests += 1
+        if not isinstance(lanes, int):
+            self.plan.scalar.add(number)  # a vector is of a length that is known
         vectors = number not in self.plan.scalar
         shared = 0
-        if prod(outer) * lanes * self._weight(number) >= _PARALLEL:
-            while shared < len(outer) and prod(outer[:shared]) < self.pieces:
+        nominal = [extent if isinstance(extent, int) else _NOMINAL for extent in (*outer, lanes)]
+        if prod(nominal) * self._weight(number) >= _PARALLEL:
+            while shared < len(outer) and prod(nominal[:shared]) < self.pieces:
                 shared += 1
         with emitter.parallel(prod(outer[:shared])) as work, self._nested(outer[shared:]) as inner:
             index: list[Any] = []
@@ -276,6 +285,10 @@ class General:
 def _computed_in(dtype: str) -> str:
     """The type of stages and sums over operands of this type: 8 bits hold no sum."""
     return "int32" if dtype in SMALL else dtype
+
+
+def _is_zero(extent: Any) -> bool:
+    return isinstance(extent, int) and not extent
 
 
 def _blocked_index(first: int, block: int, place: tuple[Any, ...], lane: Any) -> Index:

@@ -42,6 +42,8 @@ def lower(group: Group, target: Target, configuration: Configuration = NOTHING) 
 
 def template(group: Group, target: Target, choices: Choices) -> Template:
     """The template that computes `group` on `target`, as `choices` says."""
+    if group.symbols:  # the other templates cut dimensions into tiles
+        return general.lower(group, target, choices)
     for lower in TEMPLATES if group.single else ():
         found = lower(group, target, choices)
         if found is not None:
