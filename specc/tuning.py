@@ -251,7 +251,7 @@ class _Tuner:
         self.waiting: deque[tuple[_Pick, ...]] = deque()
         self.again: list[_Pick] = []
         self.objects: dict[tuple[str, Any], Path] = {}
-        self.tried = self.failed = self.libraries = 0
+        self.proposed = self.tried = self.failed = self.libraries = 0
         self.begin = time.perf_counter()
         self.standing = Standing(0.0, 0, len(self.calls), len(self.best), 1.0, 1.0)
         given = sample.draw(network.inputs)
@@ -275,7 +275,7 @@ class _Tuner:
                 left = seconds - LAST_SECONDS - (time.perf_counter() - self.begin) - longest
                 while len(flying) < most and (left > 0 or (not self.tried and not flying)):
                     start = time.perf_counter()
-                    picks = self._picks(None if trials is None else trials - self.tried - self._airborne())
+                    picks = self._picks(None if trials is None else trials - self.proposed)
                     if not picks:
                         break
                     round_ = self._round(picks, self.best, ROUND_SECONDS, ROUND_TURNS)
@@ -292,10 +292,6 @@ class _Tuner:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return self._finish()
-
-    def _airborne(self) -> int:
-        """How many configurations are being measured for the first time."""
-        return sum(not pick.again for round_, _ in self.flying.values() for pick in round_.picks)
 
     def _picks(self, most: int | None) -> tuple[_Pick, ...]:
         """The next round's: what failed together with others, what was faster once, then new ones.
@@ -317,6 +313,7 @@ class _Tuner:
             picks.append(_Pick(name, found))
             here[name] += 1
             self.count[name] += 1
+            self.proposed += 1
             room -= 1
         return tuple(picks)
 
