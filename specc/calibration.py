@@ -254,6 +254,8 @@ class _Trial:
             told(number + 1, len(samples))
         self.seen = seen
         self.intervals: dict[Value, Interval] = {}
+        self.found: dict[tuple[int, tuple[int, ...]], Accuracy] = {}
+        """What was measured already, on the samples that are judged, by intervals and layers."""
 
     @staticmethod
     def _observed(
@@ -280,7 +282,10 @@ class _Trial:
 
     def _cost(self, intervals: Mapping[Value, Interval], layers: Sequence[int]) -> float:
         """The error of the worst output with these layers as integers."""
-        return self.accuracy(quantize(self.graph, intervals, layers), self.judged).worst
+        key = id(intervals), tuple(layers)
+        if key not in self.found:
+            self.found[key] = self.accuracy(quantize(self.graph, intervals, layers), self.judged)
+        return self.found[key].worst
 
     def decide(self, bound: float) -> _Decision:
         """As many layers as the bound allows, over all samples."""
@@ -292,7 +297,10 @@ class _Trial:
         self.intervals = min(kinds, key=lambda kind: self._cost(kind, possible)) if kinds[0] != kinds[1] else kinds[0]
         while True:
             layers, refused = self.choose(possible, limit)
-            found = self.accuracy(quantize(self.graph, self.intervals, layers), list(self.samples))
+            known = (
+                self.found.get((id(self.intervals), tuple(layers))) if len(self.judged) == len(self.samples) else None
+            )
+            found = known or self.accuracy(quantize(self.graph, self.intervals, layers), list(self.samples))
             if found.worst <= bound or not layers:
                 return _Decision(self.intervals, layers, refused, found)
             limit *= 0.9 * bound / found.worst  # the samples that were judged are the easier ones
