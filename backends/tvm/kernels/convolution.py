@@ -11,9 +11,8 @@ neither a padded copy nor a branch around the arithmetic. A 1x1 convolution with
 axis.
 
 Two orders of the loops (`strips_first`). Threads share out strips of rows and run through all output blocks for each
-strip. Or they share out the output blocks, so that each weight is read by one
-core; the first tile of a group of blocks then prefetches the weights of the next one (RepViT-M1.1, weights from memory:
-23.6 ms instead of 24.2 on one core).
+strip. Or they share out the output blocks, so that each weight is read by one core. The weights that come next are
+asked for (`fetch`).
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, flattens, operand_packings
+from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_soon
 from specc.backends.tvm.kernels.rows import row_taps, share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
@@ -62,13 +62,14 @@ class Geometry:
 class Schedule:
     """How a convolution is computed. The outer loop runs over strips of rows or over groups of output blocks.
 
-    `unroll` steps of the reduction are written out; `ahead`: the weights of the next group are asked for.
+    `unroll` steps of the reduction are written out; `soon` and `ahead` say which weights are asked for (`fetch`).
     """
 
     tile: tiles.Tile
     strips_first: bool
     strips: int
     unroll: int
+    soon: int
     ahead: bool
 
 
@@ -95,11 +96,11 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
 
 
 def schedule_of(
-    g: Geometry, steps: int, target: Target, choices: Choices, size: int = 4, prefetch: bool = True
+    g: Geometry, steps: int, target: Target, choices: Choices, size: int = 4, fetch: bool = True
 ) -> Schedule:
     """How a convolution is computed whose reduction takes so many steps a block of channels.
 
-    Its elements have `size` bytes; with `prefetch`, its tiles can ask for weights ahead.
+    Its elements have `size` bytes; with `fetch`, its tiles can ask for weights.
     """
     blocks = -(-g.out_channels // target.lanes)
     tile = tiles.take(choices, g.columns, blocks, target, g.kernel[1])
@@ -112,9 +113,10 @@ def schedule_of(
     default = share(g.rows, g.batch, wanted) if wanted else share(g.rows, g.batch * groups)
     strips = take_strips(choices, g.rows, default)
     unroll = choices.take("unroll", [u for u in (2, 1, 4) if steps % u == 0], _UNROLL if steps % _UNROLL == 0 else 1)
-    able = prefetch and not wanted and strips == 1 and target.vectors
-    ahead = able and choices.take("ahead", (True, False), True)
-    return Schedule(tile, bool(wanted), strips, unroll, ahead)
+    soon = take_soon(choices, target) if fetch else 0
+    alone = wanted or strips == 1  # else several threads use the same weights
+    ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, target)
+    return Schedule(tile, bool(wanted), strips, unroll, soon, ahead)
 
 
 def geometry_of(group: Group, anchor: int, target: Target, choices: Choices) -> Geometry:
@@ -163,6 +165,9 @@ class Convolution:
         self.spans = tiles.spans(
             g.columns, self.tile.pixels, g.kernel[1], g.stride[1], g.dilation[1], g.padding[1], g.in_width
         )
+        self.rows = -(-g.rows // schedule.strips)
+        self.across = sum(span.count for span in self.spans)
+        self.lines = -(-g.in_channels // inner) * inner * g.kernel[0] * g.kernel[1]
 
     def emit(self) -> None:
         """All loops. The output blocks are dealt with in groups of the tile's."""
@@ -198,23 +203,16 @@ class Convolution:
     def _rows(self, n: Any, blocks: Sequence[Any], strips: int, strip: Any) -> None:
         emitter = self.emitter
         with emitter.strip(self.geometry.rows, strips, strip) as y:
-            for number, span in enumerate(self.spans):
+            before = emitter.divmod(y, self.rows)[1] * self.across
+            for span in self.spans:
                 with emitter.serial(span.count) as i:
-                    x = span.first + i * span.pixels
-                    first = self.schedule.ahead and number == 0 and emitter.math.all(y == 0, i == 0)
-                    if isinstance(first, bool):
-                        self._tile(n, blocks, y, x, span, first)
-                        continue
-                    with T.If(first):
-                        with T.Then():
-                            self._tile(n, blocks, y, x, span, True)
-                        with T.Else():
-                            self._tile(n, blocks, y, x, span, False)
+                    self._tile(n, blocks, y, span.first + i * span.pixels, span, before + i)
+                before += span.count
 
-    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, ahead: bool) -> None:
+    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, number: Any) -> None:
         """One register tile: `span.pixels` results of row y from x on, for each of `blocks`.
 
-        With `ahead` it also asks for the weights of the next group of blocks.
+        It is tile number `number` of its strip.
         """
         emitter, g, count = self.emitter, self.geometry, len(blocks)
         tile = self.epilogue.tile(span.pixels, blocks)
@@ -229,7 +227,7 @@ class Convolution:
             with emitter.serial(-(-g.in_channels // self.inner)) as channel, emitter.serial(taps) as r:
                 for s, pixels in enumerate(span.taps):
                     if pixels[0] < pixels[1]:
-                        self._steps(acc, n, blocks, (y, x), channel, (low + r, s), pixels, lane, ahead)
+                        self._steps(acc, n, blocks, (y, x), channel, (low + r, s), pixels, lane, number)
             row, column = (0, y * g.columns + x) if g.flat else (y, x)
             tile.finish(n, row, column, lane)
         tile.flush(n, row, column)
@@ -244,18 +242,22 @@ class Convolution:
         tap: tuple[Any, int],
         pixels: tuple[int, int],
         lane: Any,
-        ahead: bool,
+        number: Any,
     ) -> None:
         """One tap of all channels of one input block, for a range of the pixels of the tile at `place`."""
         emitter, g, count = self.emitter, self.geometry, len(blocks)
         (y, x), (r, s) = place, tap
-        unroll = self.schedule.unroll
-        with emitter.serial(self.inner // unroll) as outer:
+        unroll, iterations = self.schedule.unroll, self.inner // self.schedule.unroll
+        ahead = Ahead(emitter, count, self.lines, self.rows * self.across, self.lines // unroll)
+        with emitter.serial(iterations) as outer:
+            if self.schedule.ahead:
+                step = ((channel * g.kernel[0] + r) * g.kernel[1] + s) * iterations + outer
+                ahead(number, step, self.weight, lambda j, line: (blocks[0] + count + j, 0, 0, 0, line, 0))
             for q in range(unroll):
                 i_lane = outer * unroll + q
-                if ahead:
+                if self.schedule.soon:
                     for block in blocks:
-                        self._prefetch(block + count, channel, r, s, i_lane)
+                        soon(self.weight, block, channel, r, s, i_lane + self.schedule.soon, 0)
                 for i in range(*pixels):
                     if g.flat:
                         at = [n, channel, 0, y * g.columns + x + i]
@@ -267,8 +269,3 @@ class Convolution:
                         weight = self.weight[block, channel, r, s, i_lane, lane]
                         position = [i * count + j, lane]
                         emitter.store(acc, acc[tuple(position)] + value * weight, position)
-
-    def _prefetch(self, *index: Any) -> None:
-        """Asks for a vector of weights to come to the second-level cache; past the last one nothing comes of it."""
-        address = tirx.address_of(self.weight[(*index, 0)])
-        T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, 0, 2, 1))

@@ -53,7 +53,7 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
     packings |= {value: Packing("padded", target.lanes) for value in bias}
     geometry = convolutions.geometry_of(group, anchor, target, choices)
     steps = target.lanes // (DEPTH if target.dot_products else 1)
-    schedule = convolutions.schedule_of(geometry, steps, target, choices, size=1, prefetch=False)
+    schedule = convolutions.schedule_of(geometry, steps, target, choices, size=1, fetch=False)
     return Template(lambda emitter: _Convolution(emitter, anchor, geometry, schedule, target).emit(), packings)
 
 
@@ -111,7 +111,7 @@ class _Convolution(convolutions.Convolution):
         self.dots = target.dot_products
         self.outside: int = emitter.group.step(anchor).attrs["outside"]
 
-    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, ahead: bool) -> None:
+    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, number: Any) -> None:
         emitter, g, count = self.emitter, self.geometry, len(blocks)
         tile = self.epilogue.tile(span.pixels, blocks)
         acc = tile.accumulators

@@ -23,6 +23,7 @@ from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY
+from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_soon
 from specc.backends.tvm.kernels.rows import share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.targets import Target
@@ -69,12 +70,14 @@ def operands_of(group: Group, anchor: int, packed: Packing, target: Target) -> d
 @dataclass(frozen=True)
 class Schedule:
     """How a linear layer is computed. The outer loop runs over strips of rows or over groups of output blocks; `unroll`
-    steps of the reduction are written out."""
+    steps of the reduction are written out; `soon` and `ahead` say which weights are asked for (`fetch`)."""
 
     tile: tiles.Tile
     strips_first: bool
     strips: int
     unroll: int
+    soon: int
+    ahead: bool
 
 
 def schedule_of(group: Group, anchor: int, target: Target, choices: Choices, size: int = 4, depth: int = 1) -> Schedule:
@@ -89,7 +92,11 @@ def schedule_of(group: Group, anchor: int, target: Target, choices: Choices, siz
     strips = take_strips(choices, count, min(wanted, count) if wanted else share(count, groups))
     fitting = [u for u in (2, 1, 4) if inputs // depth % u == 0]
     unroll = 4 if inputs // depth % 4 == 0 and tile.pixels * tile.blocks <= 8 else fitting[0]
-    return Schedule(tile, bool(wanted), strips, choices.take("unroll", fitting, unroll))
+    unroll = choices.take("unroll", fitting, unroll)
+    soon = take_soon(choices, target) if depth == 1 else 0
+    alone = wanted or strips == 1  # else several threads use the same weights
+    ahead = depth == 1 and bool(alone) and take_ahead(choices, size * blocks * target.lanes * inputs, target)
+    return Schedule(tile, bool(wanted), strips, unroll, soon, ahead)
 
 
 class Linear:
@@ -104,6 +111,10 @@ class Linear:
         self.rank = len(lead) + 1
         self.axis = max((i for i, extent in enumerate(lead) if extent > 1), default=0)
         self.blocks = -(-self.outputs // self.lanes)
+        self.tiles = -(-self.rows // self.tile.pixels)
+        self.in_strip = -(-self.tiles // schedule.strips)
+        self.number: Any = 0
+        """Which tile of its strip is being written."""
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
         self.value, self.dtype = emitter.group.last, step.type.dtype
@@ -112,23 +123,24 @@ class Linear:
     def emit(self) -> None:
         """The tiles, in the better one of two orders."""
         emitter, strips = self.emitter, self.schedule.strips
-        groups, count = -(-self.blocks // self.tile.blocks), -(-self.rows // self.tile.pixels)
+        groups = -(-self.blocks // self.tile.blocks)
         if self.schedule.strips_first:
             with emitter.parallel(strips) as strip, emitter.serial(groups) as group:
-                self._strip(group, count, strips, strip)
+                self._strip(group, strips, strip)
         else:
             with emitter.parallel(groups * strips) as work:
                 group, strip = emitter.divmod(work, strips)
-                self._strip(group, count, strips, strip)
+                self._strip(group, strips, strip)
 
-    def _strip(self, group: Any, count: int, strips: int, strip: Any) -> None:
+    def _strip(self, group: Any, strips: int, strip: Any) -> None:
         """The tiles of one strip for a group of output blocks; a block beyond the last one repeats it."""
         emitter, width, size = self.emitter, self.tile.blocks, self.tile.pixels
         blocks = [group * width + j for j in range(width)]
         if self.blocks % width:
             blocks = [emitter.simplify(tirx.min(block, self.blocks - 1)) for block in blocks]
-        with emitter.strip(count, strips, strip) as number:
+        with emitter.strip(self.tiles, strips, strip) as number:
             first = number * size
+            self.number = emitter.divmod(number, self.in_strip)[1]
             self._tile(blocks, first if self.rows % size == 0 else tirx.min(first, self.rows - size), size)
 
     def _tile(self, blocks: list[Any], first: Any, rows: int) -> None:
@@ -167,11 +179,17 @@ class Linear:
     def _accumulate(self, acc: Registers, blocks: list[Any], first: Any, rows: int) -> None:
         """The sums of a tile, from the bias on."""
         emitter, width, unroll = self.emitter, len(blocks), self.schedule.unroll
+        ahead = Ahead(emitter, width, self.inputs, self.in_strip, self.inputs // unroll)
         with emitter.lanes(self.lanes) as lane:
             self._start(acc, blocks, rows, lane)
             with emitter.serial(self.inputs // unroll) as outer:
+                if self.schedule.ahead:
+                    ahead(self.number, outer, self.weight, lambda j, line: (blocks[0] + width + j, line, 0))
                 for q in range(unroll):
                     k = outer * unroll + q
+                    if self.schedule.soon:
+                        for block in blocks:
+                            soon(self.weight, block, k + self.schedule.soon, 0)
                     for i in range(rows):
                         value = tirx.Cast(self.dtype, self.data[self._row(first + i, k)])
                         for j, block in enumerate(blocks):

@@ -38,6 +38,7 @@ from specc.backends.tvm.filtering import Matrix, transforms
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
+from specc.backends.tvm.kernels.fetch import Ahead
 from specc.backends.tvm.kernels.winograd_plan import Plan, Shape, take
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
@@ -141,6 +142,7 @@ class _Winograd:
         emitter, shape, (height, width) = self.emitter, self.shape, self.taken
         down, across = (_Transform(emitter, matrices[2], self.lanes) for matrices in self.matrices)
         half = Registers(height * width, self.lanes, "float32")
+        read = Registers(width, self.lanes, "float32")
         with emitter.serial(self.plan.size) as t:
             n, y, x = self._place(first + t)
             top, left = y * self.plan.m[0] - shape.padding[0], x * self.plan.m[1] - shape.padding[1]
@@ -148,7 +150,10 @@ class _Winograd:
             def transform(checked: bool) -> None:
                 with emitter.lanes(self.lanes) as lane:
                     for r in range(height):
-                        row = [self._pixel(n, c, top + r, left + s, lane, checked) for s in range(width)]
+                        row = [
+                            self._pixel(n, c, top + r, left + s, lane, (read, s) if checked else None)
+                            for s in range(width)
+                        ]
                         for f, value in enumerate(across(row, lane)):
                             emitter.store(half, value, [r * width + f, lane])
                     for f in range(width):
@@ -165,17 +170,19 @@ class _Winograd:
                     with T.Else():
                         transform(checked=True)
 
-    def _pixel(self, n: Any, c: Any, row: Any, column: Any, lane: Any, checked: bool) -> Any:
-        """A vector of the input; if it is to be `checked`, zeros outside of it."""
-        if not checked:
+    def _pixel(self, n: Any, c: Any, row: Any, column: Any, lane: Any, checked: tuple[Registers, int] | None) -> Any:
+        """A vector of the input; if it is to be `checked`, zeros outside of it, by way of that register."""
+        if checked is None:
             return self.data[n, c, row, column, lane]
-        math, shape = self.emitter.math, self.shape
+        emitter, shape, (registers, number) = self.emitter, self.shape, checked
+        math = emitter.math
         at = (n, c, math.clip(row, 0, shape.height - 1), math.clip(column, 0, shape.width - 1), lane)
+        # What is read is always inside, and no branch is needed. It must not stand within the condition: TVM would
+        # leave out the limits there, for they change nothing where it holds.
+        emitter.store(registers, self.data[at], [number, lane])
         inside = math.all(row >= 0, row < shape.height, column >= 0, column < shape.width)
-        zero = tirx.const(0.0, "float32")
-        if isinstance(inside, bool):
-            return self.data[at] if inside else zero
-        return tirx.Select(inside, self.data[at], zero)  # both sides may be read, and no branch is needed
+        value, zero = registers[number, lane], tirx.const(0.0, "float32")
+        return tirx.Select(inside, value, zero) if not isinstance(inside, bool) else value if inside else zero
 
     def _place(self, tile: Any) -> tuple[Any, Any, Any]:
         """Image, row and column of a tile."""
@@ -198,7 +205,8 @@ class _Winograd:
         emitter, lanes, wide, inputs = self.emitter, self.lanes, self.plan.blocks, self.shape.inputs
         pixels = tiles.choose(self.plan.size, wide, self.target, wide).pixels
         runs = tiles.runs(self.plan.size, pixels)
-        pieces = sum(count for _, count, _ in runs)
+        rows = inputs * lanes
+        ahead = Ahead(emitter, wide, rows, sum(count for _, count, _ in runs), rows // _UNROLL)
         done = 0
         with emitter.serial(self.places) as e:
             for start, count, size in runs:
@@ -208,8 +216,9 @@ class _Winograd:
                     for i in range(size * wide):
                         emitter.store(accumulators, tirx.const(0.0, "float32"), [i, lane])
                     with emitter.serial(inputs) as c, emitter.serial(lanes // _UNROLL) as outer:
-                        step = ((done + number) * inputs + c) * (lanes // _UNROLL) + outer
-                        self._prefetch(block, e, step, pieces)
+                        # Behind the last place lie the weights of the next output block.
+                        step = c * (lanes // _UNROLL) + outer
+                        ahead(done + number, step, self.weight, lambda j, row: (block + j, e + 1, row, 0))
                         for k in (outer * _UNROLL + q for q in range(_UNROLL)):
                             for i in range(size):
                                 pixel = v[e, c * self.plan.size + t + i, k]
@@ -221,18 +230,6 @@ class _Winograd:
                         for j in range(wide):
                             emitter.store(m, accumulators[i * wide + j, lane], [e, (t + i) * wide + j, lane])
                 done += count
-
-    def _prefetch(self, block: Any, e: Any, step: Any, pieces: int) -> None:
-        """Asks for the part of the next place's weights that falls on one step of the innermost loop.
-
-        Behind the last place lie those of the next output block; behind all weights, nothing comes of it.
-        """
-        rows = self.shape.inputs * self.lanes
-        count = -(-_UNROLL * self.plan.blocks // pieces)
-        for q in range(count):
-            j, row = self.emitter.divmod(step * count + q, rows)
-            address = tirx.address_of(self.weight[block + j, e + 1, row, 0])
-            T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, 0, 2, 1))
 
     # ---- output transform -----------------------------------------------------------------------------------------
 

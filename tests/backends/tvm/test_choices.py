@@ -117,5 +117,6 @@ def test_later_choices_follow_earlier_ones() -> None:
     by_blocks = select.lower(group, NATIVE, {"order": "blocks"}).configuration
     by_strips = select.lower(group, NATIVE, {"order": "strips"}).configuration
     assert by_blocks["order"] == "blocks" and by_strips["order"] == "strips"
-    assert "ahead" not in by_strips
+    shared = select.lower(group, NATIVE, {"order": "blocks", "strips": 2}).configuration
+    assert "ahead" in by_strips and "ahead" not in shared, "no group's weights are read by one thread alone"
     check(group, configuration={"order": "blocks", "strips": 1})
