@@ -151,7 +151,8 @@ def compile(
         at = {name: extent for name, extent in size.dimensions if name in size.open}
         rest = {name: extent for name, extent in size.dimensions if name not in size.open}
         open_spec = specialize(graph, rest, size.open) if at else spec
-        lowering = _Lowering(open_spec, machine, values, tuned, at, folder, verify_each, observe)
+        tiles = {key: tile for part in reversed(parts) for key, tile in part.tiles.items()}
+        lowering = _Lowering(open_spec, machine, values, tuned, at, tiles, folder, verify_each, observe)
         lowered, steps = lowering.run(level, passes, strips, peak, quantizing)
         judged[str(size)] = next((step.after for step in steps if not step.transformation.exact), spec)
         (one,) = lowered.sizes
@@ -278,6 +279,7 @@ class _Lowering:
     values: Mapping[str, Array]
     tuned: Mapping[str, records.Configuration]
     at: Mapping[str, int]
+    tiles: Mapping[Any, str]
     dump: Path | None
     verify_each: bool
     told: Observer
@@ -319,7 +321,9 @@ class _Lowering:
             observe=lambda step: self.told(Progress("passes", next(count), len(passes), step)),
         )
         self.told(Progress("weights"))
-        return backend.lower(optimized, self.machine, freeze(optimized, self.values), self.tuned, at=self.at), steps
+        return backend.lower(
+            optimized, self.machine, freeze(optimized, self.values), self.tuned, at=self.at, tiles=self.tiles
+        ), steps
 
 
 def _passes_for_open(level: int, machine: Target) -> tuple[Pass, ...]:

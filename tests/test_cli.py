@@ -265,12 +265,10 @@ def test_bench_measures_a_spec_beside_its_peers(capsys: pytest.CaptureFixture[st
         assert 0 <= timing["run_memory_bytes"] < 64e6
 
 
-@pytest.mark.slow
 def test_kernels_round_no_coarser_than_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     spec = tmp_path / "wide.specc"
-    spec.write_text(
-        "specc 1\nnetwork Wide(x: [1, 64, 24, 24]) -> [1, 64, 24, 24]:\n    return conv2d(x, 64, k=3, padding=1)\n"
-    )
+    head = "network Wide(x: [1, 64, 24, 24]) -> [1, 64, 24, 24]:"
+    spec.write_text(f"specc 1\n{head}\n    return conv2d(x, 64, k=3)\n")
     sizes = {}
     for bound in ("8", "1"):
         path = tmp_path / f"{bound}.artifact"
@@ -282,6 +280,7 @@ def test_kernels_round_no_coarser_than_asked(capsys: pytest.CaptureFixture[str],
     assert Ran(capsys, "compile", str(spec), "-o", str(tmp_path / "x"), "--rounding", "nan").code == 2
 
 
+@pytest.mark.slow
 def test_bench_measures_torch_compiled(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
     ran = Ran(capsys, "bench", artifact, "--seconds", "0", "--json", "--against", "inductor")
     assert ran.code == terminal.FINE

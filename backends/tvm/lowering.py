@@ -21,6 +21,7 @@ from specc.backends.tvm.cuda.select import lower as lower_for_gpu
 from specc.backends.tvm.emitter import Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group, extract, pieces
 from specc.backends.tvm.kernels import select
+from specc.backends.tvm.kernels.winograd_plan import CHOICE
 from specc.backends.tvm.memory import Plan, plan
 from specc.backends.tvm.opening import Opening, check, fixed, opened
 from specc.backends.tvm.packing import Packing, of_type
@@ -36,6 +37,8 @@ from specc.ir.types import TensorType
 from specc.targets import Target
 
 Array = NDArray[Any]
+Filter = tuple[tuple[tuple[str, Any], ...], tuple[int, ...]]
+"""What a convolution at one size has in common with itself at another: its attributes and the shape of its weights."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Lowered:
     """What each kernel computes."""
     configurations: Mapping[str, Configuration]
     outdated: tuple[str, ...]
+    tiles: Mapping[Filter, str]
+    """The tiles for which weights are transformed (`kernels/winograd`), as far as that was decided."""
 
     @property
     def arena(self) -> int:
@@ -95,7 +100,8 @@ def join(parts: Sequence[Lowered]) -> Lowered:
             now.append(number)
         sizes += [replace(size, weights=tuple(now[number] for number in size.weights)) for size in part.sizes]
     outdated = tuple(sorted({name for part in parts for name in part.outdated}))
-    return Lowered(tuple(sizes), kernels, weights, groups, configurations, outdated)
+    tiles = {key: tile for part in reversed(parts) for key, tile in part.tiles.items()}
+    return Lowered(tuple(sizes), kernels, weights, groups, configurations, outdated, tiles)
 
 
 @dataclass(frozen=True)
@@ -116,18 +122,20 @@ def lower(
     configurations: Mapping[str, Configuration] = MappingProxyType({}),
     made: Made | None = None,
     at: Mapping[str, int] = MappingProxyType({}),
+    tiles: Mapping[Filter, str] = MappingProxyType({}),
 ) -> Lowered:
     """The kernels and the program of a graph; `frozen` holds what needs no input, logically.
 
     `configurations` overrule the cost models of the kernels that they name. `made` is filled, and used, by lowerings of
     the same graph. `at` has a value for each dimension that is not fixed, which the network's callers give later.
-    Raises S0807 where that cannot be.
+    Raises S0807 where that cannot be. `tiles` are those of the network at another size, which its weights are shared
+    with.
     """
     graph = graph.copy()
     graph.prune()
     if at:
         check(graph, target, at)
-    return _Lowering(graph, target, frozen, configurations, made or Made(), at).run()
+    return _Lowering(graph, target, frozen, configurations, made or Made(), at, tiles).run()
 
 
 @dataclass
@@ -138,6 +146,8 @@ class _Lowering:
     configurations: Mapping[str, Configuration]
     made: Made
     at: Mapping[str, int]
+    given_tiles: Mapping[Filter, str]
+    tiles: dict[Filter, str] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     """The groups that may need a kernel, by its name."""
     kernels: dict[str, Kernel] = field(default_factory=dict)
@@ -184,7 +194,7 @@ class _Lowering:
         groups = {name: self.groups[name] for name in kernels}
         outdated = tuple(sorted(self.outdated & kernels.keys()))
         size = Size(program, places, tuple(range(len(arrays))), opening)
-        return Lowered((size,), kernels, arrays, groups, taken, outdated)
+        return Lowered((size,), kernels, arrays, groups, taken, outdated, self.tiles)
 
     def _planned(self, program: Program) -> tuple[Program, Plan]:
         """The program with its storages shared, and their places."""
@@ -291,7 +301,12 @@ class _Lowering:
     def _template(self, group: Group, configuration: Configuration) -> Template:
         if self.target.gpu:
             return lower_for_gpu(group, self.target)
-        return select.lower(group, self.target, configuration)
+        key = _filter(group)
+        agreed = {CHOICE: self.given_tiles[key]} if key and key in self.given_tiles else {}
+        template = select.lower(group, self.target, {**agreed, **configuration})
+        if key and CHOICE in template.configuration:
+            self.tiles.setdefault(key, str(template.configuration[CHOICE]))
+        return template
 
     def _operand(self, value: Value, packing: Packing) -> Storage:
         """Where a value lies: a frozen one as the weight that holds it in the form that a kernel takes."""
@@ -303,3 +318,11 @@ class _Lowering:
                 self.made.weights[key] = packing.apply(np.asarray(self.arrays[value]))
             self.weights[key] = (Storage("weight", len(self.weights)), self.made.weights[key])
         return self.weights[key][0]
+
+
+def _filter(group: Group) -> Filter | None:
+    """That of a group whose anchor is a convolution."""
+    if group.anchor is None or group.step(group.anchor).op != "conv2d":
+        return None
+    step = group.step(group.anchor)
+    return step.attributes, group.type(step.operands[1]).concrete

@@ -51,10 +51,13 @@ def take(choices: Choices, shape: Shape, target: Target) -> Plan | None:
     sizes = [*dict.fromkeys(plan.m for plan in plans), None]
     pays = _cycles(shape, plans[0], target) < _GAIN * _direct(shape, target)
     names = {f"{m[0]}x{m[1]}" if m else "none": m for m in sizes}
-    m = names[choices.take("winograd", names, next(iter(names)) if pays else "none")]
+    m = names[choices.take(CHOICE, names, next(iter(names)) if pays else "none")]
     cuts = {f"{p.blocks} of {p.size}{' own' if p.own else ''}": p for p in plans if p.m == m}
     return cuts[choices.take("pieces", [*cuts][:_CUTS], next(iter(cuts)))] if m else None
 
+
+CHOICE = "winograd"
+"""The choice that decides how weights are packed."""
 
 _CUTS = 12
 """How many ways to cut the work are worth a try."""
