@@ -141,7 +141,7 @@ def compile(
     if outdated:
         say(f"{outdated} tuning records do not fit the kernels as specc makes them here, and are not used")
     say(
-        f"{kernels} kernels, {tuned} of them tuned, for {manifest.machine.target}{sizes}, "
+        f"{kernels} kernels{f', {tuned} of them tuned,' if tuned else ''} for {manifest.machine.target}{sizes}, "
         f"{size / 1e6:.1f} MB in {output}, {arena / 1e6:.2f} MB of memory to run it, {seconds:.1f} s"
     )
     for one in manifest.sizes:
