@@ -310,4 +310,5 @@ def test_the_command(
     assert "configurations" in ran.err, "progress is told line by line where there is no terminal"
     ran = Ran(capsys, "compile", "net.specc", "--tuning", "records", "-o", "net.artifact")
     best = records.read(tmp_path / "records").best(targets.native().name)
-    assert ran.code == 0 and f"3 kernels, {len(best)} of them tuned, for" in ran.err
+    found = f", {len(best)} of them tuned," if best else ""  # so small a network may have nothing to gain
+    assert ran.code == 0 and f"3 kernels{found} for" in ran.err
