@@ -35,13 +35,19 @@ def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[s
         for name in options.networks or NETWORKS:
             artifact = f"{folder}/{name}.specc-artifact"
             row: dict[str, Any] = {"compile_seconds": compile_fresh(f"examples/{NETWORKS[name]}", artifact, folder)}
-            row["timings"] = {}
-            for threads in options.threads.split(","):
-                words = ["--against", options.against, "--threads", threads, "--seconds", str(options.seconds)]
-                row["timings"][threads] = json.loads(specc("bench", artifact, *words, "--json"))["timings"]
-                say(f"{name}, {threads} threads: " + ", ".join(map(_line, row["timings"][threads])))
+            row["timings"] = timings(name, artifact, options)
             found[name] = row
     return {name: found[name] for name in NETWORKS if name in found}
+
+
+def timings(name: str, artifact: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What `specc bench` says of an artifact for each number of threads, a process for each."""
+    found = {}
+    for threads in options.threads.split(","):
+        words = ["--against", options.against, "--threads", threads, "--seconds", str(options.seconds)]
+        found[threads] = json.loads(specc("bench", artifact, *words, "--json"))["timings"]
+        say(f"{name}, {threads} threads: " + ", ".join(map(_line, found[threads])))
+    return found
 
 
 def write(results: dict[str, Any]) -> list[str]:
@@ -52,6 +58,15 @@ def write(results: dict[str, Any]) -> list[str]:
         "to the best peer; below 1, specc is ahead. `specc bench examples/SPEC` makes a row again.",
         "",
     ]
+    text += [*tables(results), *_forms(results)]
+    compiled = [[n, f"`{NETWORKS[n]}`", f"{row['compile_seconds']:.0f} s"] for n, row in results.items()]
+    text += ["### Compilation, with an empty cache of kernels", "", *table(["network", "spec", "time"], compiled)]
+    return text
+
+
+def tables(results: dict[str, Any]) -> list[str]:
+    """A table for each number of threads: milliseconds of every contender, and the ratio to the best peer."""
+    text = []
     threads = list(next(iter(results.values()))["timings"])
     for count in threads:
         rows, ratios = [], []
@@ -63,9 +78,6 @@ def write(results: dict[str, Any]) -> list[str]:
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         text += [f"### {count} thread{'s' * (count != '1')}", "", *table(["network", *contenders, "ratio"], rows), ""]
         text += [f"Geometric mean of the ratios: {mean:.2f}; the greatest: {max(ratios):.2f}.", ""]
-    text += _forms(results)
-    compiled = [[n, f"`{NETWORKS[n]}`", f"{row['compile_seconds']:.0f} s"] for n, row in results.items()]
-    text += ["### Compilation, with an empty cache of kernels", "", *table(["network", "spec", "time"], compiled)]
     return text
 
 

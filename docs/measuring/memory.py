@@ -34,7 +34,9 @@ def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks or NETWORKS:
             artifact = f"{folder}/{name}.specc-artifact"
-            compiled = json.loads(specc("compile", f"examples/{NETWORKS[name]}", "-o", artifact, "--json"))
+            compiled = json.loads(
+                specc("compile", f"examples/{NETWORKS[name]}", "--tuning", "none", "-o", artifact, "--json")
+            )
             timings = json.loads(specc("bench", artifact, *words))["timings"]
             taken = {timing["name"]: timing["run_memory_bytes"] for timing in timings}
             arena = compiled["manifest"]["sizes"][0]["facts"]["memory"]["arena"]
