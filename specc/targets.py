@@ -35,7 +35,7 @@ class Target:
 
     With `gpu`, kernels run on an NVIDIA GPU of that architecture, and everything else on a processor as `triple` says:
     a vector is a warp, the first-level cache is what a multiprocessor has of shared memory and cache, the second is
-    the GPU's.
+    the GPU's, which has `processors` multiprocessors.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Target:
     options: tuple[str, ...] = ()
     model: str = ""
     gpu: str = ""
+    processors: int = 0
     rounding: float = ROUNDING
 
     @property
@@ -114,10 +115,12 @@ def _arm(name: str, cpu: str, l1: int, l2: int, per_cycle: int = 2) -> Target:
     )
 
 
-def _cuda(gpu: str, l1_bytes: int, l2_bytes: int) -> Target:
-    """A GPU beside an x86-64 processor of any kind; caches as the A100, L40 and H100 have them."""
+def _cuda(gpu: str, l1_bytes: int, l2_bytes: int, processors: int) -> Target:
+    """A GPU beside an x86-64 processor of any kind; caches and multiprocessors as the A100, L40 and H100 have them."""
     name, triple = f"cuda:{gpu}", "x86_64-linux-gnu"
-    return Target(name, triple, "x86-64", (), 32 * 32, 255, l1_bytes, l2_bytes, requires=(gpu,), gpu=gpu)
+    return Target(
+        name, triple, "x86-64", (), 32 * 32, 255, l1_bytes, l2_bytes, requires=(gpu,), gpu=gpu, processors=processors
+    )
 
 
 TARGETS: dict[str, Target] = {
@@ -169,9 +172,9 @@ TARGETS: dict[str, Target] = {
             model="sifive-p670",
         ),
         Target("wasm32", "wasm32-wasi", "generic", ("+simd128",), 128, 16, 32 << 10, 256 << 10, ()),
-        _cuda("sm_80", 192 << 10, 40 << 20),
-        _cuda("sm_89", 128 << 10, 96 << 20),
-        _cuda("sm_90", 256 << 10, 50 << 20),
+        _cuda("sm_80", 192 << 10, 40 << 20, 108),
+        _cuda("sm_89", 128 << 10, 96 << 20, 142),
+        _cuda("sm_90", 256 << 10, 50 << 20, 132),
         # C for a compiler that is not here: its channels lie in fours, and what is a vector elsewhere is a loop.
         Target("c", "c", "generic", (), 128, 16, 16 << 10, 128 << 10, ()),
         # A microcontroller: 32 registers of one float32, no second-level cache.

@@ -300,7 +300,7 @@ class _Lowering:
 
     def _template(self, group: Group, configuration: Configuration) -> Template:
         if self.target.gpu:
-            return lower_for_gpu(group, self.target)
+            return lower_for_gpu(group, self.target, configuration)
         key = _filter(group)
         agreed = {CHOICE: self.given_tiles[key]} if key and key in self.given_tiles else {}
         template = select.lower(group, self.target, {**agreed, **configuration})

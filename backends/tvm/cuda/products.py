@@ -1,11 +1,8 @@
-"""Convolutions and matrix products, in tiles that a block of threads computes from shared memory.
+"""Convolutions and matrix products in float32, in tiles that a block of threads computes from shared memory.
 
-    result[b, m, n] = epilogue(sum over k of left[b, m, k] * right[b, k, n])
-
-A convolution is such a product without its matrix of patches in memory ("implicit GEMM"): m is an output channel of a
-group, n a pixel of any picture, k a tap and an input channel; pixels are neighbours in memory, and so are the threads
-that read them. A linear layer has rows as m and outputs as n. Frozen weights are stored with k outermost, so that a
-block reads runs of them.
+A convolution is a product (`operands`) without its matrix of patches in memory ("implicit GEMM"): pixels are neighbours
+in memory, and so are the threads that read them. Frozen weights are stored with k outermost, so that a block reads runs
+of them.
 
 A block computes `rows` x `columns` results. For 16 steps of k after the other it brings both sides to shared memory, by
 way of registers: while one such part is multiplied, the next one is on its way. Each thread holds a tile of 4x4 to 8x8
@@ -22,17 +19,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod, sqrt
+from math import sqrt
 from typing import Any
 
 from tvm import tirx
 
-from specc.backends.tvm.cuda.threads import BLOCK, barrier, grid, local, only_if, shared, unravel, unrolled
-from specc.backends.tvm.emitter import Emitter, Index, Template
+from specc.backends.tvm.choices import Choices
+from specc.backends.tvm.cuda.operands import Results, product, sizes_of
+from specc.backends.tvm.cuda.threads import BLOCK, barrier, grid, local, only_if, shared, unrolled
+from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.expression import Scalar
-from specc.backends.tvm.group import Group, Step
+from specc.backends.tvm.group import Group
 from specc.backends.tvm.packing import Packing
-from specc.ir.types import TensorType
 from specc.targets import Target
 
 _STEP = 16
@@ -40,9 +38,6 @@ _STEP = 16
 
 _LEAST = 8
 """The least extent of rows, columns and terms for which a tile is worth its while."""
-
-_PROCESSORS = 108
-"""Multiprocessors of a GPU, for the choice of tiles: those of an A100; an L40 has 142, an H100 132."""
 
 _LAUNCH = 400_000
 """What another launch costs, in multiplications that a multiprocessor does meanwhile: about 2 us."""
@@ -56,6 +51,10 @@ class Tile:
     columns: int
     down: int
     across: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.rows}x{self.columns}"
 
     @property
     def threads(self) -> int:
@@ -74,30 +73,13 @@ TILES = (
 _SPLITS = (1, 2, 4, 8, 16)
 
 
-@dataclass(frozen=True)
-class Product:
-    """What is multiplied. `left` and `right` read an element; `*_runs` says along which index they lie in memory."""
-
-    batch: int
-    rows: int
-    columns: int
-    terms: int
-    left: Callable[[Any, Any, Any], Scalar]
-    right: Callable[[Any, Any, Any], Scalar]
-    left_runs: str
-    right_runs: str
-    place: Callable[[Any, Any, Any], Index]
-    """The index in the result of [b, m, n]."""
-    bias: Callable[[Index], Scalar] | None = None
-
-
-def lower(group: Group, target: Target) -> Template | None:
+def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group with a product that is worth a tile and pointwise steps behind it; None for another."""
     anchor = group.anchor if group.single else None
     if anchor is None:
         return None
     step = group.step(anchor)
-    sizes = _sizes(group, step)
+    sizes = sizes_of(group, step)
     if sizes is None or group.result.shape != step.type.shape or step.type.dtype != "float32":
         return None
     if any(operand >= len(group.inputs) or group.type(operand).layout for operand in step.operands):
@@ -109,17 +91,20 @@ def lower(group: Group, target: Target) -> Template | None:
     packings = {}
     if step.op != "matmul" and group.inputs[weight].frozen:
         packings[weight] = Packing("terms")
-    tile, splits = choose(*sizes)
+    tile, splits = choose(sizes, target, choices)
     return Template(lambda emitter: _Tiles(emitter, anchor, tile, splits).emit(), packings)
 
 
-def choose(batch: int, rows: int, columns: int, terms: int) -> tuple[Tile, int]:
-    """The tile, and the number of parts of k, that take least time."""
+def choose(sizes: tuple[int, int, int, int], target: Target, choices: Choices) -> tuple[Tile, int]:
+    """The tile, and the number of parts of k, that take least time; `sizes` are batch, rows, columns and terms."""
+    batch, rows, columns, terms = sizes
+
+    def blocks(tile: Tile) -> int:
+        return batch * -(-rows // tile.rows) * -(-columns // tile.columns)
 
     def cost(choice: tuple[Tile, int]) -> float:
         tile, splits = choice
-        blocks = batch * -(-rows // tile.rows) * -(-columns // tile.columns) * splits
-        waves = -(-blocks // _PROCESSORS)
+        waves = -(-blocks(tile) * splits // target.processors)
         held = tile.down * tile.across
         # With more results to a thread, fewer values come from shared memory for each of them.
         rate = held / (held + 2 * (tile.down + tile.across) / 4 + 4)
@@ -128,110 +113,15 @@ def choose(batch: int, rows: int, columns: int, terms: int) -> tuple[Tile, int]:
         added = (_LAUNCH / 128 + splits * batch * rows * columns * 8 / 1500) if splits > 1 else 0
         return taken + added
 
-    def few(tile: Tile) -> bool:
-        return batch * -(-rows // tile.rows) * -(-columns // tile.columns) < _PROCESSORS
+    def parts(tile: Tile) -> list[int]:
+        few = blocks(tile) < target.processors
+        return [splits for splits in _SPLITS if splits == 1 or (few and terms >= splits * 4 * _STEP)]
 
-    options = [(t, s) for t in TILES for s in _SPLITS if s == 1 or (few(t) and terms >= s * 4 * _STEP)]
-    return min(options, key=cost)
-
-
-def _sizes(group: Group, step: Step) -> tuple[int, int, int, int] | None:
-    """Batch, rows, columns and terms of a step; None for one that is no product."""
-    shape = step.type.concrete
-    if step.op in ("conv1d", "conv2d", "conv3d"):
-        out, *kernel = group.type(step.operands[1]).concrete
-        groups = step.attrs["groups"]
-        return groups, out // groups, shape[0] * prod(shape[2:]), prod(kernel)
-    if step.op == "linear":
-        return 1, prod(shape[:-1]), shape[-1], group.type(step.operands[0]).concrete[-1]
-    if step.op == "matmul":
-        return prod(shape[:-2]), shape[-2], shape[-1], group.type(step.operands[0]).concrete[-1]
-    return None
-
-
-def _product(emitter: Emitter, step: Step) -> Product:
-    """The product that a step is."""
-    sizes = _sizes(emitter.group, step)
-    assert sizes is not None
-    if step.op == "matmul":
-        return _matmul(emitter, step, sizes)
-    return _linear(emitter, step, sizes) if step.op == "linear" else _convolution(emitter, step, sizes)
-
-
-def _convolution(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> Product:
-    group, (_, rows, _, _) = emitter.group, sizes
-    data, weight, *bias = step.operands
-    _, per_group, *kernel = group.type(weight).concrete
-    extents, places = group.type(data).concrete[2:], step.type.concrete[2:]
-    stride, dilation, padding = (step.attrs[name] for name in ("stride", "dilation", "padding"))
-    x, math = emitter.input(data), emitter.math
-
-    def term(k: Any) -> tuple[Index, Any]:
-        """The tap and the input channel, within its group, of term k."""
-        tap, channel = emitter.divmod(k, per_group)
-        return unravel(emitter, tap, tuple(kernel)), channel
-
-    def left(b: Any, m: Any, k: Any) -> Scalar:
-        if emitter.packings[weight].kind == "terms":
-            return Scalar(tirx.BufferLoad(emitter.buffers[weight], [k, emitter.simplify(b * rows + m)]), reads=True)
-        tap, channel = term(k)
-        return emitter.input(weight)(b * rows + m, channel, *tap)
-
-    def right(b: Any, k: Any, n: Any) -> Scalar:
-        tap, channel = term(k)
-        picture, *place = unravel(emitter, n, (step.type.concrete[0], *places))
-        at = [y * s + r * d - p for y, s, r, d, p in zip(place, stride, tap, dilation, padding)]
-        inside = []
-        for index, extent, p, out, s, d, taps in zip(at, extents, padding, places, stride, dilation, kernel):
-            inside.append(index >= 0 if p else True)
-            inside.append(index < extent if (out - 1) * s + (taps - 1) * d - p >= extent else True)
-        read = x(picture, b * per_group + channel, *at)
-        return math.select(math.all(*inside), read, math.const(0.0, "float32"))
-
-    def place(b: Any, m: Any, n: Any) -> Index:
-        picture, *pixel = unravel(emitter, n, (step.type.concrete[0], *places))
-        return (picture, b * rows + m, *pixel)
-
-    frozen = emitter.packings[weight].kind == "terms"
-    shift = (lambda index: emitter.input(bias[0])(index[1])) if bias else None
-    return Product(*sizes, left, right, "m" if frozen else "k", "n", place, shift)
-
-
-def _linear(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> Product:
-    data, weight, *bias = step.operands
-    lead = step.type.concrete[:-1]
-    x, frozen = emitter.input(data), emitter.packings[weight].kind == "terms"
-
-    def left(b: Any, m: Any, k: Any) -> Scalar:
-        return x(*unravel(emitter, m, lead), k)
-
-    def right(b: Any, k: Any, n: Any) -> Scalar:
-        return Scalar(tirx.BufferLoad(emitter.buffers[weight], [k, n] if frozen else [n, k]), reads=True)
-
-    def place(b: Any, m: Any, n: Any) -> Index:
-        return (*unravel(emitter, m, lead), n)
-
-    shift = (lambda index: emitter.input(bias[0])(index[-1])) if bias else None
-    return Product(*sizes, left, right, "k", "n" if frozen else "k", place, shift)
-
-
-def _matmul(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> Product:
-    lead = step.type.concrete[:-2]
-
-    def operand(number: int) -> Callable[..., Scalar]:
-        own = emitter.group.type(number).concrete[:-2]
-        access = emitter.input(number)
-
-        def at(b: Any, row: Any, column: Any) -> Scalar:
-            outer = unravel(emitter, b, lead)[len(lead) - len(own) :]
-            return access(*(0 if extent == 1 else i for extent, i in zip(own, outer)), row, column)
-
-        return at
-
-    def place(b: Any, m: Any, n: Any) -> Index:
-        return (*unravel(emitter, b, lead), m, n)
-
-    return Product(*sizes, operand(step.operands[0]), operand(step.operands[1]), "k", "n", place)
+    best = min(((tile, splits) for tile in TILES for splits in parts(tile)), key=cost)
+    name = choices.take("tile", (tile.name for tile in TILES), best[0].name)
+    tile = next(tile for tile in TILES if tile.name == name)
+    splits = min(parts(tile), key=lambda splits: cost((tile, splits)))
+    return tile, choices.near("splits", parts(tile), splits)
 
 
 @dataclass
@@ -279,15 +169,13 @@ class _Tiles:
     """Writes the kernel."""
 
     def __init__(self, emitter: Emitter, anchor: int, tile: Tile, splits: int) -> None:
-        self.emitter, self.anchor, self.tile, self.splits = emitter, anchor, tile, splits
-        self.product = _product(emitter, emitter.group.step(anchor))
+        self.emitter, self.tile, self.splits = emitter, tile, splits
+        self.product = product(emitter, emitter.group.step(anchor))
+        self.results = Results(emitter, anchor, self.product, splits)
 
     def emit(self) -> None:
         emitter, tile, p = self.emitter, self.tile, self.product
         down, across = -(-p.rows // tile.rows), -(-p.columns // tile.columns)
-        parts = None
-        if self.splits > 1:
-            parts = emitter.temporary(TensorType((self.splits, p.batch, p.rows, p.columns)))
         with grid(emitter, p.batch * self.splits * down * across, tile.threads) as (block, thread):
             rest, column = emitter.divmod(block, across)
             rest, row = emitter.divmod(rest, down)
@@ -299,14 +187,9 @@ class _Tiles:
                 m, n = emitter.simplify(place[1] + m), emitter.simplify(place[2] + n)
                 whole = p.rows % tile.rows == 0, p.columns % tile.columns == 0
                 inside = emitter.math.all(whole[0] or m < p.rows, whole[1] or n < p.columns)
-                value = Scalar(accumulators[i * tile.across + j])
                 with only_if(inside):
-                    if parts is None:
-                        self._finish((b, m, n), value)
-                    else:
-                        emitter.store(parts.buffer, value, [split, b, m, n])
-        if parts is not None:
-            self._add_up(parts.buffer)
+                    self.results.put((b, m, n), split, Scalar(accumulators[i * tile.across + j]))
+        self.results.add_up()
 
     def _own(self, thread: Any, i: Any, j: Any) -> tuple[Any, Any]:
         """Where the results of a thread lie in the tile: runs of four, 32 such runs of a warp beside each other."""
@@ -377,30 +260,3 @@ class _Tiles:
             with unrolled(emitter, tile.down) as i, unrolled(emitter, tile.across) as j:
                 at = i * tile.across + j
                 emitter.store(accumulators, accumulators[at] + left[i] * right[j], [at])
-
-    def _finish(self, place: tuple[Any, Any, Any], total: Scalar) -> None:
-        """Stores the group's result at [b, m, n], whose sum is `total`."""
-        emitter, index = self.emitter, self.product.place(*place)
-        if self.product.bias is not None:
-            total = total + self.product.bias(index)
-        total = emitter.math.let(total)
-
-        def leaf(number: int, at: Index) -> Scalar:
-            return total if number == self.anchor else emitter.input(number)(*at)
-
-        result = emitter.result()
-        emitter.store(result.buffer, emitter.evaluate(emitter.group.last, index, leaf), result.position(index))
-
-    def _add_up(self, parts: Any) -> None:
-        """The second launch, where k was split: the sums of all parts."""
-        emitter, p = self.emitter, self.product
-        shape = (p.batch, p.rows, p.columns)
-        elements = prod(shape)
-        with grid(emitter, -(-elements // BLOCK), BLOCK) as (block, thread):
-            number = block * BLOCK + thread
-            with only_if(elements % BLOCK == 0 or number < elements):
-                place = unravel(emitter, number, shape)
-                total = Scalar(parts[(0, *place)])
-                for split in range(1, self.splits):
-                    total = total + Scalar(parts[(split, *place)])
-                self._finish((place[0], place[1], place[2]), total)

@@ -14,6 +14,7 @@ from emulation import Emulated, compile_kernels
 from kernel_programs import _GUARD, _guarded, draw, program, reference, tensor, weight
 
 from specc import ops, targets
+from specc.backends.tvm.choices import Choices, Value
 from specc.backends.tvm.cuda import elements, products, scan
 from specc.backends.tvm.cuda.device import Device, device
 from specc.backends.tvm.cuda.program import text
@@ -128,9 +129,13 @@ PRODUCTS = {
 }
 
 
+def tiled_product(group: Group, target: Target, **chosen: Value) -> Template | None:
+    return products.lower(group, target, Choices(chosen))
+
+
 @pytest.fixture(scope="module")
 def tiled(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    return Kernels(PRODUCTS, products.lower, tmp_path_factory.mktemp("products") / "kernels.so")
+    return Kernels(PRODUCTS, tiled_product, tmp_path_factory.mktemp("products") / "kernels.so")
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -141,16 +146,15 @@ def test_products(name: str, tiled: Kernels) -> None:
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     """A product that no tile divides, in each tile, with and without parts."""
-    group = program([tensor(150, 71), weight(140, 71), weight(140)], ("linear", (0, 1, 2), {}), ("silu", (3,), {}))
-    choices = {f"tile_{t.rows}x{t.columns}_{splits}": (t, splits) for t in products.TILES for splits in (1, 3)}
-    names = iter(choices)
+    group = program([tensor(150, 139), weight(140, 139), weight(140)], ("linear", (0, 1, 2), {}), ("silu", (3,), {}))
+    chosen = [{"tile": tile.name, "splits": splits} for tile in products.TILES for splits in (1, 2)]
+    names = {f"tile_{each['tile']}_{each['splits']}": each for each in chosen}
+    given = iter(names.values())
 
     def lower(group: Group, target: Target) -> Template | None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(products, "choose", lambda *sizes: choices[next(names)])
-            return products.lower(group, target)
+        return tiled_product(group, target, **next(given))
 
-    return Kernels(dict.fromkeys(choices, group), lower, tmp_path_factory.mktemp("tiles") / "kernels.so")
+    return Kernels(dict.fromkeys(names, group), lower, tmp_path_factory.mktemp("tiles") / "kernels.so")
 
 
 def test_every_tile(tiles: Kernels) -> None:
@@ -161,7 +165,7 @@ def test_every_tile(tiles: Kernels) -> None:
 @pytest.mark.parametrize("sizes", [(1, 64, 3136, 128), (1, 512, 49, 1024), (12, 197, 197, 64), (1, 4096, 4096, 4096)])
 def test_a_choice_fills_the_gpu_without_waste(sizes: tuple[int, int, int, int]) -> None:
     batch, rows, columns, terms = sizes
-    tile, splits = products.choose(*sizes)
+    tile, splits = products.choose(sizes, TARGET, Choices())
     assert tile.threads <= 256 and tile.threads % 32 == 0
     assert splits == 1 or terms // splits >= 64
     blocks = batch * -(-rows // tile.rows) * -(-columns // tile.columns) * splits
@@ -173,7 +177,7 @@ def test_what_is_no_product_or_a_small_one_is_left_to_others() -> None:
     thin = program([tensor(1, 50), weight(70, 50)], ("linear", (0, 1), {}))
     depthwise = program([tensor(1, 40, 9, 9), weight(40, 1, 3, 3)], ("conv2d", (0, 1), {"groups": 40}))
     for group in (thin, depthwise, program([tensor(64, 64)], ("relu", (0,), {}))):
-        assert products.lower(group, TARGET) is None
+        assert tiled_product(group, TARGET) is None
 
 
 # ---- scans ----------------------------------------------------------------------------------------------------------
