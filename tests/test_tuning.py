@@ -20,6 +20,7 @@ from specc.backends.tvm import measure
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.measure import Failed, Job, Times
 from specc.diagnostics import SpeccError
+from specc.tuning import tuner, variants
 
 TEXT = """specc 1
 
@@ -77,7 +78,7 @@ def formula(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Formula]:
 
     def use(*arguments: Any) -> Formula:
         machine = Formula(*arguments)
-        monkeypatch.setattr(tuning._Tuner, "_built", built)
+        monkeypatch.setattr(variants.Variants, "_built", built)
         monkeypatch.setattr(measure, "Here", lambda: machine)
         return machine
 
@@ -181,7 +182,7 @@ def test_a_configuration_that_fails_harms_no_other(
 
         machine.measure = crashing
     if how == "wrong":
-        monkeypatch.setattr(tuning, "difference", lambda a, b: 0.0 if np.array_equal(a, b) else 1.0)
+        monkeypatch.setattr(tuner, "difference", lambda a, b: 0.0 if np.array_equal(a, b) else 1.0)
     outcome = tune(graph, tmp_path / "records", trials=60)
     failed = [r for r in records.read(tmp_path / "records").records if r.ratio is None]
     assert failed and outcome.failed == len(failed)
@@ -204,7 +205,7 @@ def test_what_is_slower_at_last_is_taken_back(graph: specc.Graph, formula: Any, 
 
     def turned(job: Job) -> Times:
         times = measured(job)
-        if job.seconds == tuning.LAST_SECONDS:
+        if job.seconds == tuner.LAST_SECONDS:
             return Times(times.seconds[::-1], times.outputs, times.threads)
         return times
 
@@ -237,16 +238,17 @@ def test_what_cannot_be_tuned(graph: specc.Graph, tmp_path: Path, options: dict[
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "ROUND_SECONDS", 0.3)
-    monkeypatch.setattr(tuning, "LAST_SECONDS", 0.3)
-    monkeypatch.setattr(tuning, "WIDTH", 12)
+    monkeypatch.setattr(tuner, "ROUND_SECONDS", 0.3)
+    monkeypatch.setattr(tuner, "LAST_SECONDS", 0.3)
+    monkeypatch.setattr(tuner, "WIDTH", 12)
 
 
 @pytest.mark.slow  # it measures: what else runs here can hide the gain
 def test_a_bad_default_is_undone(
     short: None, graph: specc.Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "choose", lambda length, blocks, target, widest=4: tiles.Tile(1, 1))
+    ranked = tiles._ranked
+    monkeypatch.setattr(tiles, "_ranked", lambda *given, **more: (tiles.Tile(1, 1), *ranked(*given, **more)))
     path = tmp_path / "records"
     outcome = tune(graph, path, trials=24)
     assert outcome.gain > 0.2 and outcome.better > 0 and outcome.failed == 0
