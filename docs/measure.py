@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 
-from measuring import footprint, latency, memory, tuned
+from measuring import footprint, integers, latency, memory, tuned
 from measuring.results import PAGE, load, save
 
-SECTIONS = {"latency": latency, "tuned": tuned, "memory": memory, "footprint": footprint}
+SECTIONS = {"latency": latency, "tuned": tuned, "integers": integers, "memory": memory, "footprint": footprint}
 """In the order of the page. Each has a docstring, TITLE, arguments(), measure() and write()."""
 
 

@@ -1,4 +1,4 @@
-"""How far two results are apart: max |difference| / max |expected|, one number for a tensor.
+"""How far two results are apart, one number for a tensor: max |difference| / max |expected|.
 
 The measure is norm-wise, as the rounding errors of sums are: an element near zero among large ones carries their error.
 """
@@ -32,6 +32,15 @@ def difference(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> 
         return 0.0
     apart, scale = float(np.abs(a - b).max()), float(np.abs(b).max())
     return apart / scale if scale else (math.inf if apart else 0.0)
+
+
+def relative_error(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    """The root mean square of the difference, relative to that of what is expected: how an approximation is judged."""
+    if actual.shape != expected.shape:
+        return math.inf
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    apart, scale = float(((a - b) ** 2).sum()), float((b**2).sum())
+    return math.sqrt(apart / scale) if scale else (math.inf if apart else 0.0)
 
 
 def finite(value: float) -> float | None:

@@ -259,7 +259,7 @@ def test_bench_measures_a_spec_beside_its_peers(capsys: pytest.CaptureFixture[st
     assert (ours["name"], ours["ratio"]) == ("specc", 1.0)
     assert ",".join(peer["name"] for peer in peers) == names
     for timing in (ours, *peers):
-        assert timing["difference"] < 1e-4
+        assert timing["error"] < 1e-4
         assert timing["calls"] >= 10
         assert 0 < timing["p10_ms"] <= timing["median_ms"] <= timing["p90_ms"]
         assert 0 <= timing["run_memory_bytes"] < 64e6
@@ -286,7 +286,7 @@ def test_bench_measures_torch_compiled(capsys: pytest.CaptureFixture[str], artif
     ran = Ran(capsys, "bench", artifact, "--seconds", "0", "--json", "--against", "inductor")
     assert ran.code == terminal.FINE
     (_, peer) = ran.json["timings"]  # type: ignore[misc]
-    assert peer["name"] == "inductor" and 0 <= peer["difference"] < 1e-4
+    assert peer["name"] == "inductor" and 0 <= peer["error"] < 1e-4
 
 
 def test_bench_measures_an_artifact(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
@@ -336,7 +336,7 @@ def test_bench_compares_results_for_equal_weights_alone(
         )
         assert ran.code == terminal.FINE
         assert ("results are not compared" in ran.err) == (seed == 1)
-        assert (ran.json["timings"][1]["difference"] is None) == (seed == 1)  # type: ignore[index]
+        assert (ran.json["timings"][1]["error"] is None) == (seed == 1)  # type: ignore[index]
 
 
 # ---- wrong uses

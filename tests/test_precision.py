@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,26 @@ def test_the_command_says_what_stays_and_why(tmp_path: Path, capsys: pytest.Capt
     assert "int8: 3 layers; over 4 samples, `output` is off by" in said.err
     assert '"precision": {' in said.out
     specc.open(output).self_test()
+
+
+def test_bench_measures_integers_beside_those_of_the_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, artifact = tmp_path / "net.specc", tmp_path / "net.artifact"
+    spec.write_text(SPEC)
+    assert execute(["compile", str(spec), "--precision", "int8", "-o", str(artifact)]) == 0
+    capsys.readouterr()
+    words = ["bench", str(artifact), "--threads", "1", "--seconds", "0"]
+    assert execute([*words, "--against", "onnxruntime,openvino", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["precision"] == "int8"
+    assert [timing["name"] for timing in said["timings"]] == ["specc", "onnxruntime", "openvino"]
+    for timing in said["timings"]:
+        assert "int8" in timing["form"]
+        assert 1e-4 < timing["error"] < 0.1, "integers are near, and not equal"
+    assert execute([*words, "--against", "torch"]) == 1
+    assert "`torch` has no form in int8" in capsys.readouterr().err
+    np.savez(tmp_path / "samples.npz", image=np.zeros((2, 1, 8, 8), np.float32))
+    drawn = str(tmp_path / "samples.npz")
+    assert execute(["compile", str(spec), "--precision", "int8", "--calibrate", drawn, "-o", str(artifact)]) == 0
+    capsys.readouterr()
+    assert execute([*words, "--against", "openvino"]) == 2
+    assert "--calibrate gives them to the peers" in capsys.readouterr().err

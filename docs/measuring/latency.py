@@ -25,8 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", default="inductor,onnxruntime,openvino")
 
 
-def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, Any]:
-    """Each network's `compile_seconds`, and under `timings` what `specc bench` says for each number of threads."""
+def measure(
+    options: argparse.Namespace, known: dict[str, Any] | None, compiling: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Each network's `compile_seconds`, and under `timings` what `specc bench` says for each number of threads.
+
+    `compiling` are further words for `specc compile`.
+    """
     found: dict[str, Any] = {}
     kept = {"seconds": options.seconds, "threads": options.threads, "against": options.against}
     if options.networks and known and (known["options"], known["machine"]) == (kept, machine()):
@@ -34,9 +39,8 @@ def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks or NETWORKS:
             artifact = f"{folder}/{name}.specc-artifact"
-            row: dict[str, Any] = {"compile_seconds": compile_fresh(f"examples/{NETWORKS[name]}", artifact, folder)}
-            row["timings"] = timings(name, artifact, options)
-            found[name] = row
+            seconds = compile_fresh(f"examples/{NETWORKS[name]}", artifact, folder, *compiling)
+            found[name] = {"compile_seconds": seconds, "timings": timings(name, artifact, options)}
     return {name: found[name] for name in NETWORKS if name in found}
 
 
@@ -52,21 +56,20 @@ def timings(name: str, artifact: str, options: argparse.Namespace) -> dict[str, 
 
 def write(results: dict[str, Any]) -> list[str]:
     """The section of the page."""
-    text = [
+    return [
         "Batch 1, 224x224, float32, weights drawn from seed 0, no tuning. Milliseconds: the median, and the 10th and",
         "the 90th percentile; the contenders take turns in one process (`specc/bench.py`). The ratio is that of specc",
         "to the best peer; below 1, specc is ahead. `specc bench examples/SPEC` makes a row again.",
         "",
+        *tables(results),
+        *forms(results),
+        *compilation(results),
     ]
-    text += [*tables(results), *_forms(results)]
-    compiled = [[n, f"`{NETWORKS[n]}`", f"{row['compile_seconds']:.0f} s"] for n, row in results.items()]
-    text += ["### Compilation, with an empty cache of kernels", "", *table(["network", "spec", "time"], compiled)]
-    return text
 
 
 def tables(results: dict[str, Any]) -> list[str]:
     """A table for each number of threads: milliseconds of every contender, and the ratio to the best peer."""
-    text = []
+    text: list[str] = []
     threads = list(next(iter(results.values()))["timings"])
     for count in threads:
         rows, ratios = [], []
@@ -81,7 +84,13 @@ def tables(results: dict[str, Any]) -> list[str]:
     return text
 
 
-def _forms(results: dict[str, Any]) -> list[str]:
+def compilation(results: dict[str, Any]) -> list[str]:
+    """How long each network took to compile."""
+    compiled = [[n, f"`{NETWORKS[n]}`", f"{row['compile_seconds']:.0f} s"] for n, row in results.items()]
+    return ["### Compilation, with an empty cache of kernels", "", *table(["network", "spec", "time"], compiled)]
+
+
+def forms(results: dict[str, Any]) -> list[str]:
     """What exactly each peer ran: a form, and the networks that ran in it where there are several."""
     forms: dict[str, dict[str, list[str]]] = {}
     for name, row in results.items():

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 from click.core import ParameterSource
 
 from specc.cli.options import (
     Finite,
+    check_precision,
     choose_size,
     compilation,
     json_option,
     load_spec,
     measuring_options,
+    precision_options,
     print_json,
+    tell_precision,
     threads_option,
 )
 from specc.diagnostics import error
 from specc.terminal import say
+
+if TYPE_CHECKING:
+    from specc.artifact import Array
+
+_COMPILED = {
+    "target": "target",
+    "level": "level of optimization",
+    "tuning": "tuning",
+    "precision": "precision",
+    "bound": "bound",
+}
+"""The options of a compilation, and what they choose."""
 
 
 @click.command()
 @click.argument("spec", metavar="FILE[:VARIANT]|ARTIFACT")
 @click.option("--against", default="torch,onnxruntime", show_default=True, help="Peers, separated by commas.")
 @measuring_options
+@precision_options
 @threads_option
 @click.option("--seconds", type=Finite(), default=5.0, show_default=True, help="For each contender.")
 @json_option
@@ -34,6 +52,9 @@ def bench(
     shapes: dict[str, int] | None,
     level: int,
     tuning: str | None,
+    precision: str,
+    calibrate: str | None,
+    bound: float | None,
     threads: int | None,
     seconds: float,
     as_json: bool,
@@ -42,23 +63,44 @@ def bench(
     from specc import bench as stopwatch
     from specc import driver, report, runtime, sample
     from specc.artifact import is_artifact
+    from specc.calibration import drawn_samples, read_samples
     from specc.ir.graph import specialize
     from specc.ir.text import parse_graph
+    from specc.peers import check_peers, peers
 
     names = [name.strip() for name in against.split(",") if name.strip()]
-    stopwatch.check_peers(names)
     if is_artifact(spec):
         chosen = click.get_current_context().get_parameter_source
-        for option, what in (("target", "target"), ("level", "level of optimization"), ("tuning", "tuning")):
+        for option, what in _COMPILED.items():
             if chosen(option) is not ParameterSource.DEFAULT:
                 raise error("S1006", f"{spec} is compiled: its {what} cannot be chosen any more")
         artifact = runtime.open(spec, threads)
+        precision = artifact.manifest.facts["precision"]["name"]
+        check_peers(names, precision)
+        if calibrate is None and not artifact.manifest.facts["precision"].get("drawn", True):
+            raise click.UsageError(f"{spec} was calibrated with samples: --calibrate gives them to the peers")
+        if calibrate is not None and precision != "int8":
+            raise error("S1001", f"samples are for the precision int8, and {spec} is {precision}")
         size = choose_size(artifact.manifest, shapes)
         graph = parse_graph(artifact.manifest.facts["spec"]["graph"], spec)
     else:
+        check_peers(names, precision)
+        check_precision(precision, calibrate, weights)
         graph = load_spec(spec)
         with compilation(graph.name) as observe:
-            compiled = driver.compile(graph, target, weights, shapes, level, progress=observe, tuning=tuning)
+            compiled = driver.compile(
+                graph,
+                target,
+                weights,
+                shapes,
+                level,
+                progress=observe,
+                precision=precision,
+                samples=calibrate,
+                bound=bound,
+                tuning=tuning,
+            )
+        tell_precision(compiled.manifest.facts["precision"])
         artifact = runtime.Artifact(compiled.contents, threads)
         (size,) = artifact.manifest.sizes
     graph = specialize(graph, dict(size.dimensions))
@@ -70,12 +112,23 @@ def bench(
         say("the peers do not have the artifact's weights: results are not compared")
     inputs = sample.draw(size.inputs)
     contenders = [stopwatch.ours(artifact, inputs)]
-    contenders += stopwatch.peers(names, graph, values, inputs, artifact.threads)
-    timings = stopwatch.bench(contenders, seconds)
+    samples: list[dict[str, Array]] = []
+    if precision == "int8":
+        samples = drawn_samples(size.inputs) if calibrate is None else read_samples(calibrate, size.inputs)
+    typical = [[one[spec.name] for spec in size.inputs] for one in samples]
+    contenders += peers(names, graph, values, inputs, artifact.threads, precision, typical)
+    given = {spec.name: array for spec, array in zip(size.inputs, inputs)}
+    expected = driver.reference(graph, values, given) if same else None
+    timings = stopwatch.bench(contenders, seconds, expected)
     best = timings[0].median
     if as_json:
-        found = [timing.to_json(best, same) for timing in timings]
-        about = {"network": artifact.manifest.network, "shapes": dict(size.dimensions), "threads": artifact.threads}
+        found = [timing.to_json(best) for timing in timings]
+        about = {
+            "network": artifact.manifest.network,
+            "shapes": dict(size.dimensions),
+            "threads": artifact.threads,
+            "precision": precision,
+        }
         print_json({**about, "timings": found})
         return
     at = f" at {size}" if size.dimensions else ""
@@ -87,11 +140,11 @@ def bench(
             "p10": f"{timing.spread[0]:.2f}",
             "p90": f"{timing.spread[1]:.2f}",
             "ratio": f"{timing.median / best:.2f}",
-            "difference": f"{timing.apart:.1e}" if same else "-",
+            "error": "-" if timing.error is None else f"{timing.error:.1e}",
             "calls": str(len(timing.milliseconds)),
             "memory": "-" if timing.memory is None else f"{timing.memory / 1e6:.1f} MB",
             "form": timing.form,
         }
         for timing in timings
     ]
-    click.echo(report.table(rows, right=("median", "p10", "p90", "ratio", "difference", "calls", "memory")))
+    click.echo(report.table(rows, right=("median", "p10", "p90", "ratio", "error", "calls", "memory")))

@@ -1,0 +1,46 @@
+"""The latency of the nine networks in integers of 8 bits beside their peers in the same, and how far each is off.
+
+As `latency` measures, with `--precision int8`: the artifact and the peers are calibrated by the same drawn samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from measuring import latency
+from measuring.results import table
+
+TITLE = "Latency in integers of 8 bits"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this section."""
+    latency.arguments(parser)
+    parser.set_defaults(against="onnxruntime,openvino")
+
+
+def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, Any]:
+    """What `latency.measure` gives, in int8."""
+    return latency.measure(options, known, ("--precision", "int8"))
+
+
+def write(results: dict[str, Any]) -> list[str]:
+    """The section of the page."""
+    text = [
+        "The same networks with `--precision int8`, and the peers with models that NNCF (OpenVINO) and ONNX Runtime",
+        "have quantized after training, calibrated by the same eight samples; `specc/peers.py` has what exactly.",
+        "`specc bench examples/SPEC --precision int8 --against onnxruntime,openvino` makes a row again.",
+        "",
+        *latency.tables(results),
+        "### Errors",
+        "",
+        "The root mean square of the difference from the network in float64, relative to that of its output.",
+        "",
+    ]
+    rows = []
+    for name, row in results.items():
+        timings = next(iter(row["timings"].values()))
+        rows.append([name, *(f"{timing['error']:.3f}" for timing in timings)])
+    contenders = [timing["name"] for timing in next(iter(next(iter(results.values()))["timings"].values()))]
+    return [*text, *table(["network", *contenders], rows), "", *latency.forms(results), *latency.compilation(results)]
