@@ -37,10 +37,9 @@ def compile_kernels(source: str, library: Path) -> Path:
             f"{{ return emulated::launch(call_{name}, blocks, threads, arguments, reverse); }}"
         )
         parts.append(f'extern "C" const int arguments_of_{name} = {len(types)};')
-    # The prelude's names of integers are those of the processor's headers as well; C++ has `alignas` come first.
-    whole = re.sub(r"^typedef .*_t;\n", "", "\n".join(parts), flags=re.MULTILINE)
     file = library.with_suffix(".cc")
-    file.write_text(whole.replace("__shared__ alignas(64)", "alignas(64) static"))
+    # C++ has `alignas` come first.
+    file.write_text("\n".join(parts).replace("__shared__ alignas(64)", "alignas(64) static"))
     subprocess.run(["g++", *_FLAGS, f"-I{HERE}", str(file), "-o", str(library)], check=True)
     return library
 

@@ -16,23 +16,12 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from specc.backends.tvm.driver import SOURCES
 from specc.backends.tvm.emitter import Kernel
 from specc.targets import Target
 
-PRELUDE = """\
-typedef signed char int8_t;
-typedef unsigned char uint8_t;
-typedef short int16_t;
-typedef unsigned short uint16_t;
-typedef int int32_t;
-typedef unsigned int uint32_t;
-typedef unsigned char uchar;
-typedef unsigned short ushort;
-typedef unsigned int uint;
-typedef long long int64_t;
-typedef unsigned long long uint64_t;
-"""
-"""What stands in front of all kernels: NVRTC brings no header along."""
+PRELUDE = (SOURCES / "device.cuh").read_text(encoding="utf-8")
+"""What stands in front of all kernels."""
 
 _NAME = re.compile(r"(v|result|temporary)(\d+)_ptr")
 
