@@ -40,6 +40,7 @@ def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scrat
     alignment = 64 if target.vectors else max((DTYPES[kind] for kind in kinds), default=1)
     calls = [call for program in programs for call in program.calls]
     counts = (len(call.operands) + len(call.results) + len(lowered.kernels[call.kernel].symbols) for call in calls)
+    run = ("calls", "operands", *(["rooms"] if target.vectors else []))
     ends = [f", &opening{i}" if one.opening else ", 0" for i, one in enumerate(lowered.sizes)]
     return "\n".join(
         [
@@ -52,7 +53,7 @@ def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scrat
             *(f"{static}kernel {kernel.format(name)};" for name in sorted({call.kernel for call in calls})),
             "",
             *_openings(lowered),
-            *interface(lowered, target, partial(_calls, kernel, lowered), ("calls", "operands"), ends),
+            *interface(lowered, target, partial(_calls, kernel, lowered, target), run, ends),
             "",
             "static int processor_fits(void) {",
             *_processor(target),
@@ -124,9 +125,12 @@ def _openings(lowered: Lowered) -> Iterable[str]:
 
 
 def _calls(
-    kernel: str, lowered: Lowered, number: int, program: Program, operand: Callable[[Storage], str]
+    kernel: str, lowered: Lowered, target: Target, number: int, program: Program, operand: Callable[[Storage], str]
 ) -> Iterable[str]:
-    """What a size runs on a processor: functions, each on a run of the operands, values of open dimensions first."""
+    """What a size runs on a processor: functions, each on a run of the operands, values of open dimensions first.
+
+    Kernels that are no C may have what is free of the arena.
+    """
     opening = lowered.sizes[number].opening
     names = list(opening.at) if opening else []
     rows: list[str] = []
@@ -138,6 +142,9 @@ def _calls(
         rows += operands
     yield from table("operand", f"operands{number}", rows)
     yield from table("call", f"calls{number}", calls)
+    if target.vectors:
+        rooms = lowered.sizes[number].plan.rooms
+        yield from table("room", f"rooms{number}", (f"{{{begin}, {length}}}" for begin, length in rooms))
 
 
 def _processor(target: Target) -> Iterable[str]:

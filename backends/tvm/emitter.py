@@ -34,7 +34,7 @@ class Kernel:
 
     `symbols` are the dimensions whose values the caller gives. Frozen inputs are stored as they are packed. Temporaries
     are memory that nobody else reads. For reports: `template` names the module that wrote it, `parallel` the iterations
-    of each loop that threads share, `configuration` what was chosen.
+    of each loop that threads share, `configuration` what was chosen. `once`: see `Template`.
     """
 
     function: Any
@@ -44,6 +44,7 @@ class Kernel:
     temporaries: tuple[TensorType, ...] = ()
     configuration: Mapping[str, Value] = field(default_factory=dict)
     symbols: tuple[str, ...] = ()
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,14 @@ class Template:
     """How a group is to be computed: `write` puts the statements into a function whose inputs lie as `packings` say.
 
     An input that is not in `packings` lies as its type says. `space` is what was chosen for it, and from what.
+    `once` says that each element of the result is computed once, and that what pointwise steps read at its index is
+    read before it is written: the result may be written over such an operand.
     """
 
     write: Callable[[Emitter], None]
     packings: Mapping[int, Packing] = field(default_factory=dict)
     space: tuple[Choice, ...] = ()
+    once: bool = False
 
     @property
     def configuration(self) -> dict[str, Value]:
@@ -83,6 +87,7 @@ def kernel_of(group: Group, template: Template, form: Form = "vectors") -> Kerne
                 tuple(emitter.temporaries),
                 template.configuration,
                 group.symbols,
+                template.once,
             )
         except Again:
             continue

@@ -142,6 +142,13 @@ class Group:
         (anchor,) = self.anchors
         return anchor if all(operand < len(self.inputs) for operand in self.step(anchor).operands) else None
 
+    def beside(self, number: int) -> bool:
+        """Whether the only result is of the type of an input that pointwise steps alone read, each at the index that
+        it computes."""
+        users = [step for step in self.steps if number in step.operands]
+        alone = not self.anchors or self.anchor is not None
+        return alone and self.single and self.type(number) == self.result and all(step.pointwise for step in users)
+
     def read(self, number: int) -> int | None:
         """The most bytes of an input that are read, where that may be a part: of a table, the rows that are picked."""
         users = [step for step in self.steps if number in step.operands]

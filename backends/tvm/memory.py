@@ -2,9 +2,10 @@
 
 A buffer lives from the call that writes it to the last call that reads it; two that live at the same time have no byte
 in common. A buffer that is an output lies where the caller wants the output, and until it is written, that memory
-serves as others need it. A pointwise kernel writes in the place of an operand that nobody reads afterwards. What is
+serves as others need it. A kernel that reads an operand at the element which it is about to write (a pointwise one, or
+one that adds a residual) writes in the place of that operand if nobody reads it afterwards. What is
 part of another storage lies in it, and that lives from the first to the last of its parts; nothing is written over a
-part, for that would keep the whole alive.
+part, for that would keep the whole alive. What is free at a call, the kernel may have for its own buffers.
 
 Places are found greedily, the largest buffer first, each at the lowest offset where it fits between those that live at
 the same time (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", arXiv:2001.03288,
@@ -49,13 +50,15 @@ class Plan:
 
     `places` has every storage of the program. `copies` are the outputs that are not computed into their place, by
     number, with the storage to copy at the end. `arena` is the bytes of the arena; with the outputs, it is the memory
-    that a run takes beside inputs and weights. `least` is what the arena of no plan goes below.
+    that a run takes beside inputs and weights. `least` is what the arena of no plan goes below. `rooms` are, for each
+    call, where the longest run of free bytes begins in the arena, and how long it is.
     """
 
     places: dict[Storage, Place]
     copies: tuple[tuple[int, Storage], ...]
     arena: int
     least: int
+    rooms: tuple[tuple[int, int], ...]
 
 
 def plan(program: Program) -> Plan:
@@ -73,7 +76,20 @@ def plan(program: Program) -> Plan:
     ends = [roots[of[0]].offset + slot.size for slot, of in zip(slots, members) if roots[of[0]].space == "arena"]
     needs = [sum(held(each, call) for each in (slots, regions)) for call in range(len(program.calls))]
     least = max(needs, default=0) - sum(aligned(region.size) for region in regions)
-    return Plan(places, copies, aligned(max(ends, default=0)), max(least, 0))
+    arena = aligned(max(ends, default=0))
+    there = [(slot, roots[of[0]].offset) for slot, of in zip(slots, members) if roots[of[0]].space == "arena"]
+    rooms = tuple(_room(there, call, arena) for call in range(len(program.calls)))
+    return Plan(places, copies, arena, max(least, 0), rooms)
+
+
+def _room(slots: Iterable[tuple[Slot, int]], call: int, arena: int) -> tuple[int, int]:
+    """The longest run of bytes of an arena that none of the slots with these offsets takes at a call."""
+    taken = sorted((offset, aligned(offset + slot.size)) for slot, offset in slots if slot.first <= call <= slot.last)
+    best, end = (0, 0), 0
+    for begin, behind in [*taken, (arena, arena)]:
+        best = max(best, (end, begin - end), key=lambda room: room[1])
+        end = max(end, behind)
+    return best
 
 
 def held(slots: Iterable[Slot], call: int) -> int:
@@ -141,7 +157,8 @@ def live(program: Program, placed: Container[Storage]) -> tuple[list[Slot], list
             root = program.root(result).host
             if root in placed or root in slot_of:
                 continue
-            home = next((slot_of[o] for o in _dying(program, number, last) if o in slot_of), None)
+            over = _dying(program, number, last) if root == call.results[0] else ()
+            home = next((slot_of[o] for o in over if o in slot_of), None)
             if home is None:
                 home = len(slots)
                 slots.append(Slot(program.size(root), number, last[root]))

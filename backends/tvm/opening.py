@@ -108,7 +108,7 @@ def opened(program: Program, graph: Graph, at: Mapping[str, int]) -> tuple[Plan,
             positive |= dict.fromkeys((node.attrs["start"] + 1, extent - node.attrs["stop"] + 1))
     known = tuple(dim for dim in positive if not isinstance(dim, int))
     opening = Opening(at, _most(types, known), _where(program, at), tuple(held), known, types)
-    return Plan(places, copies, length, plan(here).least), opening
+    return Plan(places, copies, length, plan(here).least, ((0, 0),) * len(here.calls)), opening
 
 
 def fixed(program: Program, at: Mapping[str, int]) -> Program:

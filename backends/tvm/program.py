@@ -40,7 +40,7 @@ class Part(NamedTuple):
 class Call:
     """`kernel(*operands, *results)`; every result is a buffer that this call alone writes.
 
-    `overwrites` are the positions of operands in whose place the (only) result may be written: of its size, and read
+    `overwrites` are the positions of operands in whose place the first result may be written: of its size, and read
     by the kernel at no other element than the one that it is about to write. `joins` says of a call that only puts its
     operands one behind the other at which bytes of its result each begins, `begins` of one that copies a part of its
     operand at which byte that begins; None for any other call. For reports: `path` is where in the

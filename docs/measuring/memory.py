@@ -58,9 +58,9 @@ def write(results: dict[str, Any]) -> list[str]:
     return [
         "MB (10^6 bytes) by which the resident memory of a process grows at the peak of the first run, beyond what it",
         "is when the network is loaded: pages that are touched, without those of files, so neither code nor mapped",
-        "weights. The arena is what specc plans for the tensors in between; what a run takes beyond it are the",
-        "kernels' buffers, the stacks of threads and the results. The ratio is that of specc to the best peer.",
-        "Convolutions by minimal filtering keep their transformed tiles for each thread, beside the arena.",
+        "weights. The arena is what specc plans for the tensors in between; kernels' own buffers lie in what is free",
+        "of it. What a run takes beyond it are buffers that find no room there, the stacks of threads and the results.",
+        "The ratio is that of specc to the best peer.",
         "",
         *table(["network", "specc's arena", *contenders, "ratio"], rows),
         "",

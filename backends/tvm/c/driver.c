@@ -53,6 +53,9 @@ typedef enum { INPUT, OUTPUT, WEIGHT, ARENA, DIMENSION } space;
 typedef struct { space space; int32_t number; uint64_t offset; } operand; /* which input, output, lane; in bytes */
 typedef struct { kernel *run; int32_t first, count; } call;  /* its operands, among all of them */
 typedef struct { int32_t output; operand from; } copy;
+#ifndef SPECC_SOURCE
+typedef struct { uint64_t offset, bytes; } room; /* what is free of the arena at a call */
+#endif
 
 /* A size of which some dimensions are open: a function of their values `d`, which are extents of inputs. */
 typedef struct {
@@ -69,6 +72,9 @@ typedef struct {
 typedef struct { /* what is run at one size */
   const call *calls;
   const operand *operands;
+#ifndef SPECC_SOURCE
+  const room *rooms; /* of each call */
+#endif
   const copy *copies;
   int32_t copy_count;
   const opening *opening; /* null where all dimensions are fixed */
@@ -124,8 +130,13 @@ static int free_scratch(int device, int number, void *memory) {
   return 0;
 }
 #else
-/* Scratch memory stays for the next kernel: a model has some pieces of it for each thread, which grow to what is asked
-   for at most. Taken from malloc each time, pieces of many sizes would scatter over the heaps of all threads. */
+/* Scratch memory lies where the arena is free at the call, as a stack; threads that begin to work share what is left
+   of it evenly. What finds no place there stays for the next kernel: a model has some pieces for each thread, which
+   grow to what is asked for at most. Taken from malloc each time, pieces of many sizes would scatter over the heaps of
+   all threads. */
+typedef struct { char *begin, *next, *end; } stack;
+static _Thread_local stack stack_now;
+
 enum { PIECES = 4 };
 typedef struct { void *memory; uint64_t bytes; int taken; } piece;
 typedef struct { piece pieces[PIECES]; } workspace;
@@ -133,6 +144,11 @@ static _Thread_local workspace *workspace_now;
 
 static void *scratch(int device, int number, uint64_t bytes, int code, int bits) {
   (void)device, (void)number, (void)code, (void)bits;
+  uint64_t whole = (bytes + 63) / 64 * 64;
+  if (whole <= (uint64_t)(stack_now.end - stack_now.next)) {
+    stack_now.next += whole;
+    return stack_now.next - whole;
+  }
   piece *best = 0; /* the smallest that suffices, else the largest */
   for (int i = 0; workspace_now && i < PIECES; i++) {
     piece *one = &workspace_now->pieces[i];
@@ -152,6 +168,10 @@ static void *scratch(int device, int number, uint64_t bytes, int code, int bits)
 
 static int free_scratch(int device, int number, void *memory) {
   (void)device, (void)number;
+  if ((char *)memory >= stack_now.begin && (char *)memory < stack_now.end) {
+    stack_now.next = memory;
+    return 0;
+  }
   for (int i = 0; workspace_now && i < PIECES; i++) {
     if (workspace_now->pieces[i].memory == memory) {
       workspace_now->pieces[i].taken = 0;
@@ -172,15 +192,20 @@ static int launch(task *body, void *data, int tasks) {
   int count = tasks > 0 ? tasks : threads_now, failed = 0;
   if (count > 1) {
     workspace *first = workspace_now;
+    stack whole = stack_now;
     int owned = threads_now;
+    uint64_t share = (uint64_t)(whole.end - whole.next) / 64 / (uint64_t)count * 64;
 #pragma omp parallel num_threads(count) reduction(| : failed)
     {
       int this = omp_get_thread_num();
       task_group group = {0, omp_get_num_threads()};
       workspace_now = first && this < owned ? first + this : 0;
+      char *begin = whole.next + (uint64_t)this * share;
+      stack_now = (stack){begin, begin, begin + share};
       failed |= body(this, &group, data);
     }
     workspace_now = first;
+    stack_now = whole;
     return failed;
   }
 #else
@@ -494,6 +519,10 @@ static int run_calls(const specc_model *model, const interface_memory *memory, d
 #endif
       tensors[j].data = address(model, memory, of);
     }
+#ifndef SPECC_SOURCE
+    char *room = model->arena + run->rooms[i].offset;
+    stack_now = (stack){room, room, room + run->rooms[i].bytes};
+#endif
     if (one->run(0, arguments, one->count, &result)) return SPECC_FAILED;
     if (seconds) {
       double after = now();

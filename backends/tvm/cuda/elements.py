@@ -58,7 +58,7 @@ def lower(group: Group, target: Target, site: Site | None = None) -> Template:
     """The template of any group; with `site`, of a part of the kernel there."""
     plan = Plan()
     lengths: dict[tuple[int, int], int] = {}
-    return Template(lambda emitter: _Elements(emitter, plan, target, lengths, site).emit())
+    return Template(lambda emitter: _Elements(emitter, plan, target, lengths, site).emit(), once=not group.anchors)
 
 
 class _Elements(General):

@@ -92,7 +92,11 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     packings |= {value: Packing("padded", lanes) for value in bias}
     geometry = geometry_of(group, anchor, target, choices)
     schedule = schedule_of(geometry, inner, target, choices)
-    return Template(lambda emitter: Convolution(emitter, anchor, geometry, schedule, inner, target).emit(), packings)
+
+    def write(emitter: Emitter) -> None:
+        Convolution(emitter, anchor, geometry, schedule, inner, target).emit()
+
+    return Template(write, packings, once=True)
 
 
 def schedule_of(

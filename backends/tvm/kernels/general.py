@@ -53,7 +53,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template:
     """The template of any group."""
     plan = Plan()
     pieces = choices.near("pieces", (1, 2, 4, 16, 32, 64), _PIECES)
-    return Template(lambda emitter: General(emitter, plan, pieces, target).emit())
+    return Template(lambda emitter: General(emitter, plan, pieces, target).emit(), once=not group.anchors)
 
 
 @dataclass

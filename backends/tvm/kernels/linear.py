@@ -41,7 +41,9 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if packings is None:
         return None
     schedule = schedule_of(group, anchor, target, choices)
-    return Template(lambda emitter: Linear(emitter, anchor, schedule, target).emit(), packings)
+    shape, tile = group.type(anchor).concrete, schedule.tile
+    once = prod(shape[:-1]) % tile.pixels == 0 and -(-shape[-1] // target.lanes) % tile.blocks == 0
+    return Template(lambda emitter: Linear(emitter, anchor, schedule, target).emit(), packings, once=once)
 
 
 def operands_of(group: Group, anchor: int, packed: Packing, target: Target) -> dict[int, Packing] | None:

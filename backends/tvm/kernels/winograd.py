@@ -72,7 +72,9 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     packings[weight] = Packing("winograd", lanes, lanes, plan.m)
     packings |= {value: Packing("padded", lanes) for value in bias}
-    return Template(lambda emitter: _Winograd(emitter, anchor, shape, plan, target).emit(), packings)
+    count = shape.batch * -(-shape.rows // plan.m[0]) * -(-shape.columns // plan.m[1])
+    once = count % plan.size == 0 and shape.outputs % plan.blocks == 0
+    return Template(lambda emitter: _Winograd(emitter, anchor, shape, plan, target).emit(), packings, once=once)
 
 
 class _Transform:

@@ -7,9 +7,16 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specc import targets
+from specc.backends.torch import freeze
+from specc.backends.tvm import lower
 from specc.backends.tvm.memory import Place, Slot, assign, plan
 from specc.backends.tvm.program import Call, Program, Storage, aligned
+from specc.ir.graph import Graph
 from specc.ir.types import TensorType
+from specc.optimize import run_passes
+from specc.passes.registry import pipeline
+from specc.weights import random_weights
 
 
 @st.composite
@@ -55,6 +62,43 @@ def test_a_pointwise_call_writes_in_place() -> None:
     assert apart.arena == 512
     assert together.arena == 256
     assert together.places[Storage("buffer", 0)] == together.places[Storage("buffer", 2)]
+
+
+@given(st.lists(st.integers(0, 20).map(lambda n: 64 * n), min_size=3, max_size=12))
+def test_kernels_get_the_longest_run_of_the_arena_that_is_free(sizes: list[int]) -> None:
+    program = chain(*sizes)
+    planned = plan(program)
+    for call, (begin, length) in zip(program.calls, planned.rooms, strict=True):
+        places = [(planned.places[storage], program.size(storage)) for storage in (*call.operands, *call.results)]
+        held = sorted((at.offset, at.offset + size) for at, size in places if at.space == "arena")
+        edges = [(0, 0), *held, (planned.arena, planned.arena)]
+        assert length == max(b[0] - a[1] for a, b in pairwise(edges))
+        assert all(end <= begin or begin + length <= start for start, end in held)
+
+
+def test_a_residual_is_added_in_its_place() -> None:
+    """x -> a -> b, c = conv(b) + a: c lies where a does, and the kernel's memory beside its result stands apart."""
+    graph = Graph("Residual")
+    x = graph.input("x", TensorType((1, 16, 8, 8)))
+    values = [x]
+    for number in range(3):
+        made = graph.call("conv2d", [values[-1]], {"out": 16, "k": 1}, f"conv{number}")
+        values.append(graph.apply("add", [made, values[-2]]) if number == 2 else graph.apply("relu", [made]))
+    graph.outputs = [graph.call("conv2d", [values[-1]], {"out": 32, "k": 1}, "last")]
+    target = targets.find("x86-64-v4")
+    optimized, _ = run_passes(graph, pipeline(2, target))
+    size = lower(optimized, target, freeze(optimized, random_weights(graph))).sizes[0]
+    *_, added, _ = size.program.calls
+    assert "add" in added.title and added.overwrites
+    assert size.plan.places[added.results[0]] == size.plan.places[added.operands[added.overwrites[0]]]
+
+
+def test_memory_of_a_kernel_is_not_put_over_an_operand() -> None:
+    x, type = Storage("input", 0), TensorType((16,))
+    a, b, beside, c = (Storage("buffer", i) for i in range(4))
+    calls = (Call("k", (x,), (a,)), Call("k", (a,), (b, beside), (0,)), Call("k", (b,), (c,)))
+    planned = plan(Program("n", ("x",), ("y",), (type,), (), (type,) * 4, calls, (type,), (c,)))
+    assert planned.places[a] == planned.places[b] != planned.places[beside]
 
 
 def test_what_dies_before_an_output_is_written_uses_its_memory() -> None:
