@@ -4,6 +4,8 @@
     python docs/measure.py latency [OPTIONS]  one section; the others stay as they are
     python docs/measure.py page               nothing: writes the page from the results that are there
 
+The README's table of latencies is written with the page.
+
 A section is a module of `docs/measuring`. Its results are kept in `docs/measured/SECTION.json` with the machine and the
 command that made them, and the page is written from these files alone.
 """
@@ -13,8 +15,11 @@ from __future__ import annotations
 import argparse
 
 from measuring import footprint, integers, latency, memory, tuned
-from measuring.results import PAGE, load, save
+from measuring.results import PAGE, ROOT, load, save
 
+README = ROOT / "README.md"
+TABLE = ("<!-- docs/measure.py writes this table -->", "<!-- its end -->")
+"""What stands around the README's table."""
 SECTIONS = {"latency": latency, "tuned": tuned, "integers": integers, "memory": memory, "footprint": footprint}
 """In the order of the page. Each has a docstring, TITLE, arguments(), measure() and write()."""
 
@@ -37,6 +42,7 @@ def main() -> None:
             options = given if given.section else parsers[name].parse_args([])
             save(name, vars(options), section.measure(options, load(name)))
     PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def page() -> str:
@@ -52,6 +58,15 @@ def page() -> str:
         if found:
             text += ["", f"## {section.TITLE}", "", *_origin(found), "", *section.write(found["results"])]
     return "\n".join(text) + "\n"
+
+
+def readme(text: str) -> str:
+    """The README with the table of latencies as it was measured last."""
+    found = load("latency")
+    first, last = TABLE
+    before, _, rest = text.partition(first)
+    _, _, behind = rest.partition(last)
+    return "\n".join([before + first, *latency.summary(found["results"]), last + behind]) if found and behind else text
 
 
 def _origin(found: dict) -> list[str]:

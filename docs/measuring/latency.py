@@ -15,6 +15,18 @@ from typing import Any
 from measuring.results import NETWORKS, compile_fresh, machine, say, specc, table
 
 TITLE = "Latency"
+SHORT = {
+    "repvit_m1_1": "RepViT-M1.1",
+    "resnet50": "ResNet-50",
+    "mobilenetv3_large_100": "MobileNetV3-L",
+    "efficientnet_b0": "EfficientNet-B0",
+    "convnext_tiny": "ConvNeXt-T",
+    "fastvit_t8": "FastViT-T8",
+    "repvgg_a0": "RepVGG-A0",
+    "vit_small_patch16_224": "ViT-S/16",
+    "swin_tiny_patch4_window7_224": "Swin-T",
+}
+"""What the networks are called in the README."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +79,31 @@ def write(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def summary(results: dict[str, Any]) -> list[str]:
+    """The table of the README: specc's medians, and the ratio to the best peer."""
+    counts = list(next(iter(results.values()))["timings"])
+    head, ratios = [""], {count: [ratio(row["timings"][count]) for row in results.values()] for count in counts}
+    rows = [[SHORT.get(name, name)] for name in results]
+    means = ["geometric mean"]
+    for count in counts:
+        head += [f"{count} thread{'s' * (count != '1')}", "ratio"]
+        for row, found, to_best in zip(rows, results.values(), ratios[count], strict=True):
+            row += [f"{found['timings'][count][0]['median_ms']:.1f}", f"{to_best:.2f}"]
+        means += ["", f"{geometric_mean(ratios[count]):.2f}"]
+    return table(head, [*rows, means])
+
+
+def ratio(timings: list[dict[str, Any]]) -> float:
+    """The median of specc in parts of that of the best peer."""
+    ours, *theirs = (timing["median_ms"] for timing in timings)
+    return ours / min(theirs)
+
+
+def geometric_mean(ratios: list[float]) -> float:
+    """The n-th root of the product."""
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+
+
 def tables(results: dict[str, Any]) -> list[str]:
     """A table for each number of threads: milliseconds of every contender, and the ratio to the best peer."""
     text: list[str] = []
@@ -75,12 +112,11 @@ def tables(results: dict[str, Any]) -> list[str]:
         rows, ratios = [], []
         for name, row in results.items():
             timings = row["timings"][count]
-            ratios.append(timings[0]["median_ms"] / min(timing["median_ms"] for timing in timings[1:]))
+            ratios.append(ratio(timings))
             rows.append([name, *map(_cell, timings), f"{ratios[-1]:.2f}"])
         contenders = [timing["name"] for timing in next(iter(results.values()))["timings"][count]]
-        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         text += [f"### {count} thread{'s' * (count != '1')}", "", *table(["network", *contenders, "ratio"], rows), ""]
-        text += [f"Geometric mean of the ratios: {mean:.2f}; the greatest: {max(ratios):.2f}.", ""]
+        text += [f"Geometric mean of the ratios: {geometric_mean(ratios):.2f}; the greatest: {max(ratios):.2f}.", ""]
     return text
 
 
