@@ -1,10 +1,18 @@
-"""Kernels for GPUs on a processor: their CUDA compiled by g++ with `threads.h`, and a driver that runs them."""
+"""Kernels for GPUs on a processor: their CUDA compiled by g++ with `threads.h`, and a driver that runs them.
+
+What they do to memory is watched (`threads.cc`): reads and writes that no barrier orders, and places outside of it.
+"""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import re
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +27,50 @@ from specc.passes.registry import pipeline
 
 HERE = Path(__file__).parent
 _KERNEL = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)', re.MULTILINE)
-_FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=on", "-shared", "-fPIC", "-w")
+_SHARED = re.compile(r"__shared__ (alignas\(\d+\))? ?([\w ]+) (\w+)\[([^]]+)\];")
+_FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=on", "-fno-exceptions", "-fPIC", "-w")
 """As CUDA's compiler does, a product and a sum become one operation."""
+_WATCHED = ("-fsanitize=thread", "-fsanitize=bounds", "--param", "tsan-instrument-func-entry-exit=0")
+"""Each access to memory is a call of what stands in `threads.cc`: the sanitizers' own libraries are not linked."""
 
 
-def compile_kernels(source: str, library: Path) -> Path:
-    """The library of the kernels in a text in CUDA: for each, `emulate_NAME(blocks, threads, arguments, reverse)`."""
+def compile_kernels(source: str, library: Path, watched: bool = True) -> Path:
+    """The library of the kernels in a text in CUDA: for each, `emulate_NAME(blocks, threads, arguments, order)`.
+
+    `watched` kernels take several times as long.
+    """
     found = _KERNEL.findall(source)
     assert found, "there is no kernel"
     parts = ['#include "threads.h"', source]
     for name, parameters in found:
         types = [parameter.rsplit(" ", 1)[0].replace("__restrict__", "") for parameter in parameters.split(",")]
         passed = ", ".join(f"*({type} *)arguments[{i}]" for i, type in enumerate(types))
-        parts.append(f"static void call_{name}(void **arguments) {{ {name}({passed}); }}")
+        calls = f"static void call_{name}(void **arguments) {{ {name}({passed}); }}"
+        parts.append(f'__attribute__((no_sanitize("thread"))) {calls}')
         parts.append(
-            f'extern "C" int emulate_{name}(int blocks, int threads, void **arguments, int reverse) '
-            f"{{ return emulated::launch(call_{name}, blocks, threads, arguments, reverse); }}"
+            f'extern "C" int emulate_{name}(int blocks, int threads, void **arguments, int order) '
+            f"{{ return emulated::launch(call_{name}, blocks, threads, arguments, order); }}"
         )
         parts.append(f'extern "C" const int arguments_of_{name} = {len(types)};')
-    file = library.with_suffix(".cc")
     # C++ has `alignas` come first.
-    file.write_text("\n".join(parts).replace("__shared__ alignas(64)", "alignas(64) static"))
-    subprocess.run(["g++", *_FLAGS, f"-I{HERE}", str(file), "-o", str(library)], check=True)
+    whole = _SHARED.sub(r"\1 static \2 \3[\4]; emulated::shared(\3, sizeof \3);", "\n".join(parts))
+    assert "__shared__" not in whole, "shared memory is told of in another way"
+    file, made = library.with_suffix(".cc"), library.with_suffix(".o")
+    file.write_text(whole)
+    watch = _WATCHED if watched else ()
+    subprocess.run(["g++", *_FLAGS, *watch, f"-I{HERE}", "-c", str(file), "-o", str(made)], check=True)
+    subprocess.run(["g++", "-shared", str(made), *_machine(), "-o", str(library)], check=True)
     return library
+
+
+@cache
+def _machine() -> tuple[str, ...]:
+    """What takes the place of a GPU, compiled."""
+    folder = Path(tempfile.mkdtemp(prefix="emulation"))
+    atexit.register(shutil.rmtree, folder)
+    files = [HERE / "threads.cc", HERE / "instructions.cc"]
+    subprocess.run(["g++", *_FLAGS, "-c", *map(str, files)], cwd=folder, check=True)
+    return tuple(str(folder / f"{file.stem}.o") for file in files)
 
 
 def build_driver(folder: Path) -> Path:
@@ -57,12 +86,19 @@ class Emulated:
 
     def __init__(self, library: Path) -> None:
         self.library: Any = ctypes.CDLL(str(library))
+        self.library.emulate_trouble.restype = ctypes.c_char_p
 
-    def run(self, name: str, blocks: int, threads: int, addresses: list[int], reverse: bool = False) -> None:
-        values = [ctypes.c_void_p(address) for address in addresses]
+    def run(self, name: str, blocks: int, threads: int, memory: Mapping[int, int], order: int = 0) -> None:
+        """Launches a kernel on `memory`, addresses with the bytes that lie there; in the order 0 of the threads, 1 for
+        the reverse one, or another number for a random one."""
+        for address, size in memory.items():
+            self.library.emulate_memory(ctypes.c_void_p(address), ctypes.c_size_t(size))
+        values = [ctypes.c_void_p(address) for address in memory]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        problem = getattr(self.library, f"emulate_{name}")(blocks, threads, pointers, int(reverse))
-        assert not problem, f"the threads of {name} part at a barrier"
+        problem = getattr(self.library, f"emulate_{name}")(blocks, threads, pointers, order)
+        for address in memory:
+            self.library.emulate_memory(ctypes.c_void_p(address), ctypes.c_size_t(0))
+        assert not problem, f"{name}: {self.library.emulate_trouble().decode()}"
 
 
 def kernels_of(graph: Graph, target: str, shapes: dict[str, int] | None = None) -> str:

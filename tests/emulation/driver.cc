@@ -6,7 +6,7 @@
      EMULATED_GPU      the compute capability, as in 90; or "none"
      EMULATED_MEMORY   bytes that can be allocated
      EMULATED_LOG      a file that gets a line for what is called
-     EMULATED_ORDER    "reverse": blocks and threads run in the other order
+     EMULATED_ORDER    "reverse": blocks and threads run in the other order; or a number above 1: threads in a random one
      EMULATED_FAILURE  the name of a function that fails */
 #include <dlfcn.h>
 #include <stdarg.h>
@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-typedef int (*emulation)(int blocks, int threads, void **arguments, int reverse);
+typedef int (*emulation)(int blocks, int threads, void **arguments, int order);
 
 namespace {
 
@@ -67,6 +67,12 @@ int told(const char *name, const char *format = "", ...) {
 void *kernels() {
   static void *library = dlopen(setting("EMULATED_KERNELS", ""), RTLD_NOW | RTLD_LOCAL);
   return library;
+}
+
+/* Tells the kernels of memory that they may use: of none any more, if there are no bytes. */
+void tell_of_memory(uintptr_t begin, size_t bytes) {
+  auto told_of = kernels() ? (void (*)(uintptr_t, size_t))dlsym(kernels(), "emulate_memory") : nullptr;
+  if (told_of) told_of(begin, bytes);
 }
 
 int done(stream *on, std::function<int()> what) {
@@ -173,11 +179,13 @@ int cuMemAlloc_v2(uintptr_t *memory, size_t bytes) {
   *memory = (uintptr_t)aligned_alloc(256, (bytes + 255) / 256 * 256);
   memset((void *)*memory, 0xff, bytes);
   allocated[*memory] = bytes;
+  tell_of_memory(*memory, bytes);
   return 0;
 }
 
 int cuMemFree_v2(uintptr_t memory) {
   if (!allocated.erase(memory)) return INVALID_VALUE;
+  tell_of_memory(memory, 0);
   free((void *)memory);
   return told("cuMemFree_v2");
 }
@@ -269,11 +277,14 @@ int cuLaunchKernel(void *of, unsigned x, unsigned y, unsigned z, unsigned thread
   if (told("cuLaunchKernel", " %s %u %u", kernel->name.c_str(), x, threads)) return LAUNCH_FAILED;
   std::vector<uintptr_t> values;
   for (int i = 0; i < kernel->arguments; i++) values.push_back(*(uintptr_t *)arguments[i]);
-  int reverse = !strcmp(setting("EMULATED_ORDER", ""), "reverse");
-  return done((stream *)on, [=]() mutable {
+  const char *wanted = setting("EMULATED_ORDER", "");
+  int order = !strcmp(wanted, "reverse") ? 1 : atoi(wanted);
+  return done((stream *)on, [=]() mutable -> int {
     std::vector<void *> pointers;
     for (auto &value : values) pointers.push_back(&value);
-    return kernel->run(x, threads, pointers.data(), reverse) ? LAUNCH_FAILED : 0;
+    if (!kernel->run(x, threads, pointers.data(), order)) return 0;
+    fprintf(stderr, "%s: %s\n", kernel->name.c_str(), ((const char *(*)())dlsym(kernels(), "emulate_trouble"))());
+    return LAUNCH_FAILED;
   });
 }
 

@@ -84,4 +84,6 @@ SPECC_MULTIPLY("bf16", bfloat16)
 
 /* Threads of a warp wait for each other, and see what the others have written. */
 SPECC void specc_warp_barrier() { __syncwarp(); }
+/* What the thread of the warp has whose number differs from this one's in the bits `lanes`. */
+SPECC float specc_exchanged(float value, int lanes) { return __shfl_xor_sync(0xffffffff, value, lanes); }
 #endif

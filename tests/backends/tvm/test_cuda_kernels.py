@@ -44,17 +44,17 @@ class Kernels:
         self.devices: dict[str, Device] = {n: device(n, kernel, TARGET) for n, kernel in self.kernels.items()}
         self.emulated = Emulated(compile_kernels(text(self.devices), library))
 
-    def execute(self, name: str, arrays: Sequence[np.ndarray[Any, Any]], reverse: bool) -> list[np.ndarray[Any, Any]]:
+    def execute(self, name: str, arrays: Sequence[np.ndarray[Any, Any]], order: int) -> list[np.ndarray[Any, Any]]:
         group, kernel = self.groups[name], self.kernels[name]
-        stored = [packing.apply(array) for array, packing in zip(arrays, kernel.packings, strict=True)]
+        stored = [np.ascontiguousarray(p.apply(array)) for array, p in zip(arrays, kernel.packings, strict=True)]
         types = [*map(group.type, group.results), *kernel.temporaries]
         made = [_guarded(type.physical, type.dtype) for type in types]
         for type, (_, array) in zip(types, made):
             array[...] = np.nan if type.dtype.startswith("float") else 1
-        operands = [array.ctypes.data for array in (*stored, *(array for _, array in made))]
+        operands = [*stored, *(array for _, array in made)]
         for launch in self.devices[name].launches:
-            addresses = [operands[number] for number in launch.arguments]
-            self.emulated.run(launch.function, launch.blocks, launch.threads, addresses, reverse)
+            memory = {operands[number].ctypes.data: operands[number].nbytes for number in launch.arguments}
+            self.emulated.run(launch.function, launch.blocks, launch.threads, memory, order)
         for room, array in made:
             guards = (room[:_GUARD], room[_GUARD + array.size :])
             assert all((guard == room.dtype.type(7)).all() for guard in guards), "it writes outside of its result"
@@ -63,7 +63,7 @@ class Kernels:
     def check(self, name: str, positive: bool = False, tolerance: float = 2e-6) -> None:
         arrays = draw(self.groups[name], positive)
         expected = reference(self.groups[name], arrays)
-        first, second = (self.execute(name, arrays, reverse) for reverse in (False, True))
+        first, second = (self.execute(name, arrays, order) for order in (0, 7))
         for result, again, wanted in zip(first, second, expected, strict=True):
             assert result.shape == wanted.shape
             assert np.array_equal(result, again, equal_nan=True), "it depends on the order of the threads"

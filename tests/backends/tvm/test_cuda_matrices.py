@@ -67,7 +67,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
 
 
 def run(emulated: Emulated, name: str, *arrays: np.ndarray[Any, Any], threads: int = 32) -> None:
-    emulated.run(name, 1, threads, [array.ctypes.data for array in arrays])
+    emulated.run(name, 1, threads, {array.ctypes.data: array.nbytes for array in arrays})
 
 
 def bits(numbers: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
