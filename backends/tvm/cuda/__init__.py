@@ -6,7 +6,8 @@ A kernel here is one function of TIR and one or more *launches*: what one launch
 temporaries, which the memory plan places in the arena like anything else. Tensors lie plainly: a warp reads 32
 neighbours.
 
-Modules: `threads` (grids, barriers), `elements` (any group: a thread or a team of threads for each element), `operands`
-(convolutions and others as products of matrices), `products` (these in tiles), `scan` (a loop in one block), `select`
-(which of them), `device` (TIR -> CUDA and its launches), `nvrtc` (CUDA -> cubin), `program` (what `c/cuda.c` runs).
+Modules: `threads` (grids, barriers), `occupancy` (how many blocks run at a time), `elements` (any group: a thread or a
+team of threads for each element), `operands` (convolutions and others as products of matrices), `products` (these in
+tiles), `rows` (reductions in one launch), `scan` (a loop in one block), `select` (which of them), `device` (TIR -> CUDA
+and its launches), `nvrtc` (CUDA -> cubin), `program` (what `c/cuda.c` runs).
 """

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from specc.backends.tvm.choices import NOTHING, Choices, Configuration
-from specc.backends.tvm.cuda import elements, products, scan
+from specc.backends.tvm.cuda import elements, products, rows, scan
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
 from specc.diagnostics import error
 from specc.targets import Target
+
+TEMPLATES = (products.lower, rows.lower)
+"""Each takes a group, a target, and what answers its choices, and gives a template, or None for a group not of its
+class."""
 
 
 def lower(group: Group, target: Target, configuration: Configuration = NOTHING) -> Template:
@@ -18,8 +22,9 @@ def lower(group: Group, target: Target, configuration: Configuration = NOTHING) 
         if any(type.layout for type in step.types):
             note = "leave the pass `layout` out: tensors lie plainly there"
             raise error("S0806", f"there are no kernels in blocks of channels for {target.name}", notes=(note,))
-    choices = Choices(configuration)
-    tiles = products.lower(group, target, choices)
-    if tiles is not None:
-        return replace(tiles, space=choices.space)
+    for lower in TEMPLATES:
+        choices = Choices(configuration)
+        found = lower(group, target, choices)
+        if found is not None:
+            return replace(found, space=choices.space)
     return scan.lower(group, target) or elements.lower(group, target)

@@ -10,6 +10,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter, Index
+from specc.backends.tvm.expression import Scalar
 
 WARP = 32
 BLOCK = 256
@@ -26,6 +27,11 @@ def grid(emitter: Emitter, blocks: int, threads: int) -> Iterator[tuple[Any, Any
 def barrier() -> None:
     """Threads of the block wait for each other here, and see what the others have written."""
     T.evaluate(tirx.call_intrin("int32", "tirx.tvm_storage_sync", "shared"))
+
+
+def exchanged(value: Scalar, lanes: int) -> Scalar:
+    """What the thread of the warp has whose number differs in the bits `lanes`: all of the warp's threads come here."""
+    return Scalar(T.Bind(tirx.call_extern("float32", "specc_exchanged", value.expr, lanes)))
 
 
 def shared(shape: tuple[int, ...], dtype: str) -> Any:

@@ -3,74 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
-from emulation import Emulated, compile_kernels
-from kernel_programs import _GUARD, _guarded, draw, program, reference, tensor, weight
+from cuda_programs import TARGET, Kernels
+from kernel_programs import program, tensor, weight
 
-from specc import ops, targets
+from specc import ops
 from specc.backends.tvm.choices import Choices, Value
 from specc.backends.tvm.cuda import elements, products, scan
 from specc.backends.tvm.cuda.device import Device, device
-from specc.backends.tvm.cuda.program import text
-from specc.backends.tvm.emitter import Kernel, Template, kernel_of
+from specc.backends.tvm.emitter import Template, kernel_of
 from specc.backends.tvm.group import Group, Input
 from specc.targets import Target
 
-TARGET = targets.find("cuda:sm_90")
 COMPUTED = [
     name
     for name, record in ops.OPERATORS.items()
     if record.scalar or (record.compute and record.operands and name != "convert_layout")
 ]
-
-
-class Kernels:
-    """Groups that are compiled together, since each run of the compiler takes long."""
-
-    def __init__(self, groups: dict[str, Group], lower: Callable[..., Template | None], library: Path) -> None:
-        self.groups = groups
-        self.kernels: dict[str, Kernel] = {}
-        for name, group in groups.items():
-            template = lower(group, TARGET)
-            assert template is not None, f"the template does not take {name}"
-            kernel = kernel_of(group, template, TARGET.form)
-            self.kernels[name] = replace(kernel, function=kernel.function.with_attr("global_symbol", name))
-        self.devices: dict[str, Device] = {n: device(n, kernel, TARGET) for n, kernel in self.kernels.items()}
-        self.emulated = Emulated(compile_kernels(text(self.devices), library))
-
-    def execute(self, name: str, arrays: Sequence[np.ndarray[Any, Any]], order: int) -> list[np.ndarray[Any, Any]]:
-        group, kernel = self.groups[name], self.kernels[name]
-        stored = [np.ascontiguousarray(p.apply(array)) for array, p in zip(arrays, kernel.packings, strict=True)]
-        types = [*map(group.type, group.results), *kernel.temporaries]
-        made = [_guarded(type.physical, type.dtype) for type in types]
-        for type, (_, array) in zip(types, made):
-            array[...] = np.nan if type.dtype.startswith("float") else 1
-        operands = [*stored, *(array for _, array in made)]
-        for launch in self.devices[name].launches:
-            memory = {operands[number].ctypes.data: operands[number].nbytes for number in launch.arguments}
-            self.emulated.run(launch.function, launch.blocks, launch.threads, memory, order)
-        for room, array in made:
-            guards = (room[:_GUARD], room[_GUARD + array.size :])
-            assert all((guard == room.dtype.type(7)).all() for guard in guards), "it writes outside of its result"
-        return [array for _, array in made[: len(group.results)]]
-
-    def check(self, name: str, positive: bool = False, tolerance: float = 2e-6) -> None:
-        arrays = draw(self.groups[name], positive)
-        expected = reference(self.groups[name], arrays)
-        first, second = (self.execute(name, arrays, order) for order in (0, 7))
-        for result, again, wanted in zip(first, second, expected, strict=True):
-            assert result.shape == wanted.shape
-            assert np.array_equal(result, again, equal_nan=True), "it depends on the order of the threads"
-            if wanted.dtype.kind != "f":
-                assert result.dtype == wanted.dtype and np.array_equal(result, wanted)
-            elif wanted.size:
-                assert np.abs(result - wanted).max() <= tolerance * max(np.abs(wanted).max(), 0.5)
 
 
 def _operators() -> dict[str, Group]:
