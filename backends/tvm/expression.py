@@ -7,6 +7,7 @@ of more than seven digits. In CUDA as in C, functions like exp are the ones of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -140,6 +141,11 @@ def _float32(fast: Callable[..., Any], function: Callable[[Any], Any]) -> Callab
     return compute
 
 
+def _normal(a: Any) -> Any:
+    half, one, root = (constant(value, str(a.ty)) for value in (0.5, 1.0, math.sqrt(0.5)))
+    return half * (one + tirx.erf(a * root))
+
+
 class Math:
     """The functions of `KernelMath` on scalars.
 
@@ -157,8 +163,10 @@ class Math:
     log = _unary(tirx.log)
     exp = _float32(fastmath.exp, tirx.exp)
     erf = _float32(fastmath.erf, tirx.erf)
+    normal = _float32(fastmath.normal, _normal)
     tanh = _float32(fastmath.tanh, tirx.tanh)
     sigmoid = _float32(fastmath.sigmoid, tirx.sigmoid)
+    silu = _float32(fastmath.silu, lambda a: a * tirx.sigmoid(a))
 
     def const(self, value: Any, dtype: str) -> Scalar:
         return Scalar(constant(value, dtype))
@@ -229,10 +237,17 @@ class Math:
     def rsqrt(self, a: Scalar) -> Scalar:
         return self.const(1.0, a.dtype) / self.sqrt(a)
 
-    def power_of_two(self, exponent: Scalar) -> Scalar:
-        """2 to an integral float32 of -126 to 127, made of its bits; 0 at -127."""
-        biased = tirx.Cast("int32", exponent.expr) + tirx.const(127, "int32")
-        return Scalar(tirx.reinterpret("float32", biased << tirx.const(23, "int32")), exponent.reads)
+    def binary(self, a: Scalar) -> tuple[Scalar, Scalar]:
+        """The integer n nearest to a float32 between -126 and 128, and half of 2^n; 0 for half of 2^-126.
+
+        The sum with 1.5 * 2^23, whose unit is 1, has n in its last bits, and 126 besides, the exponent of a half. TVM
+        would simplify their difference.
+        """
+        shift = tirx.const(1.5 * 2.0**23 + 126, "float32")
+        shifted = self.let(self.rounded(Scalar(a.expr + shift, a.reads)))
+        whole = self.let(self.rounded(Scalar(shifted.expr - shift, a.reads)))
+        bits = tirx.reinterpret("int32", shifted.expr) << tirx.const(23, "int32")
+        return whole, self.let(Scalar(tirx.reinterpret("float32", bits), a.reads))
 
     def select(self, condition: Any, a: Scalar, b: Scalar) -> Scalar:
         """`a` where `condition` holds, else `b`.

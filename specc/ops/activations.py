@@ -29,11 +29,10 @@ def _hard_sigmoid(k: Any, x: Any) -> Any:
 
 def _gelu(k: Any, x: Any, approximate: str) -> Any:
     """Hendrycks and Gimpel, arXiv:1606.08415, section 2: exact with erf, or their tanh approximation."""
-    half, one = _const(k, 0.5, x), _const(k, 1.0, x)
     if approximate == "tanh":
-        inner = _const(k, math.sqrt(2 / math.pi), x) * (x + _const(k, 0.044715, x) * x * x * x)
-        return half * x * (one + k.tanh(inner))
-    return half * x * (one + k.erf(x * _const(k, math.sqrt(0.5), x)))
+        inner = _const(k, math.sqrt(8 / math.pi), x) * (x + _const(k, 0.044715, x) * x * x * x)
+        return x * k.sigmoid(inner)  # 1 + tanh(z) = 2 * sigmoid(2 * z)
+    return x * k.normal(x)
 
 
 def _softplus(k: Any, x: Any, beta: float = 1.0) -> Any:
@@ -94,7 +93,7 @@ RECORDS = (
         attributes=(Argument("approximate", "str", "none"),),
         scalar=_gelu,
     ),
-    unary("silu", "x * sigmoid(x) (arXiv:1606.08415)", functional("silu"), lambda k, x: x * k.sigmoid(x)),
+    unary("silu", "x * sigmoid(x) (arXiv:1606.08415)", functional("silu"), lambda k, x: k.silu(x)),
     unary(
         "mish", "x * tanh(softplus(x)) (arXiv:1908.08681)", functional("mish"), lambda k, x: x * k.tanh(_softplus(k, x))
     ),

@@ -82,10 +82,10 @@ class Access(Protocol):
 class KernelMath(Protocol):
     """What a record's `scalar` and `compute` may use; a backend supplies it over its own expressions.
 
-    Scalars: `const(value, dtype)`, `cast(a, dtype)`, `max`, `min`, `exp`, `log`, `erf`, `tanh`, `sigmoid`, `sin`,
-    `cos`, `pow`, `sqrt`, `rsqrt`, `abs`, `floor`, `ceil`, `round`, `nearest` (as `round`, an int32, of a float32 below
-    2^22), `equal`, `select(condition, a, b)`, `all(*conditions)`; between them `+ - * /`, comparisons, `//` and `%` of
-    integers, and `& | ~` of truth values.
+    Scalars: `const(value, dtype)`, `cast(a, dtype)`, `max`, `min`, `exp`, `log`, `erf`, `normal` (the normal
+    distribution's function), `tanh`, `sigmoid`, `silu`, `sin`, `cos`, `pow`, `sqrt`, `rsqrt`, `abs`, `floor`, `ceil`,
+    `round`, `nearest` (as `round`, an int32, of a float32 below 2^22), `equal`, `select(condition, a, b)`,
+    `all(*conditions)`; between them `+ - * /`, comparisons, `//` and `%` of integers, and `& | ~` of truth values.
     Indices: `index(a, extent)` makes one of an element, `number(index, dtype)` an element of one, `clip(i, 0, 7)`.
     Tensors: `stage(shape, element)` computes a tensor of the first operand's type and gives access to it
     (one of int32 for operands of 8 bits); `sum(extents, term)`, `max_over(extents, term)` reduce

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from minimax import FITS
 
 from specc.backends.tvm import fastmath
 
@@ -22,14 +24,12 @@ class Numpy:
     def max(self, a: Any, b: Any) -> Any:
         return np.maximum(a, b)
 
-    def floor(self, a: Any) -> Any:
-        return np.floor(a)
-
     def let(self, a: Any) -> Any:
         return a
 
-    def power_of_two(self, exponent: Any) -> Any:
-        return ((exponent.astype(np.int32) + 127) << 23).view(np.float32)
+    def binary(self, a: Any) -> Any:
+        whole = np.rint(a)
+        return whole, ((whole.astype(np.int32) + 126) << 23).view(np.float32)
 
 
 K = Numpy()
@@ -72,4 +72,47 @@ def test_exp_saturates() -> None:
 def test_sigmoid() -> None:
     x = points(-100, 100)
     expected = 1 / (1 + np.exp(-x.astype(np.float64)))
-    assert np.abs(fastmath.sigmoid(K, x) - expected).max() <= fastmath.SIGMOID_ERROR
+    error = np.abs(fastmath.sigmoid(K, x) - expected)
+    assert error.max() <= fastmath.SIGMOID_ERROR
+    inside = x > -86.9
+    assert (error <= fastmath.SIGMOID_RELATIVE_ERROR * expected)[inside].all()
+
+
+def test_silu() -> None:
+    x = points(-86.9, 100)
+    expected = x / (1 + np.exp(-x.astype(np.float64)))
+    assert (np.abs(fastmath.silu(K, x) - expected) <= fastmath.SIGMOID_RELATIVE_ERROR * np.abs(expected)).all()
+
+
+def test_normal() -> None:
+    x = points(-20, 20)
+    expected = torch.special.ndtr(torch.tensor(x, dtype=torch.float64)).numpy()
+    assert np.abs(fastmath.normal(K, x) - expected).max() <= fastmath.NORMAL_ERROR
+
+
+EDGES = np.array([np.inf, 3e38, 1e30, 1e-40, 0.0, -0.0, -1e-40, -1e30, -3e38, -np.inf], np.float32)
+"""Infinite, great, denormal and no numbers."""
+
+
+def test_edges() -> None:
+    ends = {
+        fastmath.exp: ([np.inf] * 3, [1] * 4, [0] * 3),
+        fastmath.sigmoid: ([1] * 3, [0.5] * 4, [0] * 3),
+        fastmath.normal: ([1] * 3, [0.5] * 4, [0] * 3),
+        fastmath.erf: ([1] * 3, [1e-40, 0, 0, -1e-40], [-1] * 3),
+        fastmath.tanh: ([1] * 3, [1e-40, 0, 0, -1e-40], [-1] * 3),
+    }
+    for function, expected in ends.items():
+        found = np.minimum(function(K, EDGES), 3.3e38)
+        wanted = np.minimum(np.concatenate([np.asarray(part, np.float64) for part in expected]), 3.3e38)
+        np.testing.assert_allclose(found, wanted, rtol=4e-7, atol=2e-7, err_msg=function.__name__)
+    silu = fastmath.silu(K, EDGES)
+    np.testing.assert_allclose(silu[:7], EDGES[:7] * np.array([1, 1, 1, 0.5, 0.5, 0.5, 0.5]), rtol=1e-4)
+    assert (np.abs(silu[7:9]) < 1).all()
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_coefficients_are_the_fit(name: str) -> None:
+    """The coefficients are as good as the ones that the fit finds now, up to the last digits."""
+    fit = FITS[name]
+    assert fit.error(fit.numerator, fit.denominator) <= 1.02 * fit.error(*fit.solve())
