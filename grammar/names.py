@@ -13,7 +13,7 @@ from specc.grammar import syntax as s
 from specc.grammar.expressions import WORDS
 from specc.grammar.modules import Module, Program
 from specc.grammar.values import PLAIN_TYPES
-from specc.ir.dtypes import DTYPES
+from specc.ir.dtypes import DECLARED
 
 
 def unresolved(program: Program) -> list[Diagnostic]:
@@ -86,8 +86,8 @@ class _Reader:
 
     def _type(self, type_: s.Type) -> Iterator[Diagnostic]:
         match type_:
-            case s.Tensor(_, s.Element(name) as element) if name not in DTYPES:
-                notes = did_you_mean(name, DTYPES) or (f"there are {', '.join(DTYPES)}",)
+            case s.Tensor(_, s.Element(name) as element) if name not in DECLARED:
+                notes = did_you_mean(name, DECLARED) or (f"there are {', '.join(DECLARED)}",)
                 message = f"no tensor has elements of type `{name}`"
                 yield Diagnostic("S0105", message, (Label(element.span),), notes)
             case s.PlainType(name) if name not in PLAIN_TYPES:

@@ -10,12 +10,12 @@ kernel they are index arithmetic. A permute of v stays outside where it would le
 from __future__ import annotations
 
 from specc.ir.cost import nominal
-from specc.ir.dtypes import DTYPES
+from specc.ir.dtypes import DTYPES, HALVES
 from specc.ir.graph import Graph, Value
 from specc.passes.rewrite import Event, Journal, Refused
 
 _BEHIND = ("permute", "reshape")
-"""What may stand behind the second product."""
+"""What may stand behind the second product, beside a rounding to 16 bits."""
 
 
 def attentions(graph: Graph, journal: Journal | None = None) -> list[list[int]]:
@@ -62,11 +62,11 @@ def _attention(graph: Graph, mixed: int, frozen: frozenset[int]) -> set[int] | N
         raise Refused("no product leads to the softmax through elementwise steps that nobody else needs")
     query, key = graph.operands(inner[-1])
     members = {mixed, *way, *inner}
-    for operand, contiguous in ((query, False), (key, False), (value, True)):
-        members |= _sources(graph, operand, frozen, contiguous)
+    for operand, contiguous, once in ((query, False, True), (key, False, False), (value, True, False)):
+        members |= _sources(graph, operand, frozen, contiguous, once)
     while graph.uses(Value(mixed)) == 1 and Value(mixed) not in graph.outputs:
         ((user, _),) = graph.users(Value(mixed))
-        if graph.node(user).op not in _BEHIND:
+        if graph.node(user).op not in _BEHIND and not rounds(graph, user):
             break
         members.add(user)
         mixed = user
@@ -93,7 +93,7 @@ def _way(graph: Graph, value: Value, goal: str, moves: bool) -> list[int] | None
             if len(same) != 1 or graph.type(same[0]).shape != node.types[0].shape:
                 return None
             value = same[0]
-        elif _keeps_rows(graph, value.node):
+        elif _keeps_rows(graph, value.node) or rounds(graph, value.node):
             value = operands[0]
         else:
             return None
@@ -123,15 +123,23 @@ def _keeps_rows(graph: Graph, identity: int) -> bool:
     return graph.type(graph.operands(identity)[0]).shape[-2:] == node.types[0].shape[-2:]
 
 
-def _sources(graph: Graph, value: Value, frozen: frozenset[int], contiguous: bool) -> set[int]:
-    """The nodes that only move elements on the way to `value`; with `contiguous`, none if its rows were scattered."""
+def rounds(graph: Graph, identity: int) -> bool:
+    """Whether a node rounds numbers to 16 bits."""
+    return graph.node(identity).op == "cast" and graph.node(identity).types[0].dtype in HALVES
+
+
+def _sources(graph: Graph, value: Value, frozen: frozenset[int], contiguous: bool, once: bool) -> set[int]:
+    """The nodes that only move elements on the way to `value`; with `contiguous`, none if its rows were scattered.
+
+    Where the kernel reads an element `once`, a rounding to 16 bits is among them.
+    """
     members: set[int] = set()
     axis = graph.type(value).rank - 1
     kept: set[int] = set()
     while graph.uses(value) == 1 and value not in graph.outputs and value.node not in frozen:
         node = graph.node(value.node)
         scaled = node.op == "mul" and not contiguous and _scaled(graph, value.node)
-        if "movement" not in node.record.traits and not scaled:
+        if "movement" not in node.record.traits and not scaled and not (once and rounds(graph, value.node)):
             break
         last = axis == node.types[0].rank - 1
         if node.op == "permute":
@@ -154,4 +162,4 @@ def _scaled(graph: Graph, identity: int) -> bool:
 
 def _plain(graph: Graph, value: Value) -> bool:
     type = graph.type(value)
-    return not type.layout and type.dtype == "float32"
+    return not type.layout and type.dtype in ("float32", *HALVES)

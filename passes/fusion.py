@@ -36,7 +36,7 @@ from specc.ir.cost import macs_of, nominal
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
-from specc.passes.attention import attentions
+from specc.passes.attention import attentions, rounds
 from specc.passes.rewrite import Event, Journal
 
 SMALL_MACS = 1 << 17
@@ -149,7 +149,8 @@ CONVERSIONS = frozenset({"quantize", "dequantize"})
 
 def _same_shape(joint: Joint) -> str | None:
     made, needed = joint.graph.type(joint.operand), joint.user.types[0]
-    if made.shape != needed.shape or (made.dtype != needed.dtype and joint.user.op not in CONVERSIONS):
+    converts = joint.user.op in CONVERSIONS or rounds(joint.graph, joint.node)
+    if made.shape != needed.shape or (made.dtype != needed.dtype and not converts):
         return f"`{joint.host.op}` makes {made}, and this is {needed}"
     if joint.user.op == "convert_layout" and not (joint.host.record.elementwise or joint.host.op == "conv2d"):
         return f"the kernel of `{joint.host.op}` writes one layout"

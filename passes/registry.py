@@ -20,8 +20,9 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 from specc.diagnostics import did_you_mean, error
+from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
-from specc.passes import canonicalize, fusion, layout, quantize, reparam, strips
+from specc.passes import canonicalize, fusion, halve, layout, quantize, reparam, strips
 from specc.passes.bodies import labelled, within
 from specc.passes.rewrite import Journal
 from specc.targets import Target
@@ -90,6 +91,21 @@ class Quantize(Pass):
 
 
 @dataclass(frozen=True)
+class Halve(Pass):
+    """See `specc.passes.halve`; `dtype` is bfloat16 or float16."""
+
+    dtype: str = "bfloat16"
+    name = "halve"
+    summary = "factors of convolutions and matrix products in 16 bits, sums in float32"
+    exact = False
+
+    def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        if self.dtype not in HALVES:
+            raise error("S0709", f"`{self.name}` rounds to {' or '.join(HALVES)}, not to `{self.dtype}`")
+        return halve.halve(graph, self.dtype, None, journal)
+
+
+@dataclass(frozen=True)
 class Strips(Pass):
     """See `specc.passes.strips`."""
 
@@ -130,7 +146,7 @@ class Fusion(Pass):
 def _registered() -> dict[str, type[Pass]]:
     """Our passes, then those that installed packages add."""
     found: dict[str, type[Pass]] = {
-        each.name: each for each in (Canonicalize, Reparam, Quantize, Strips, Layout, Fusion)
+        each.name: each for each in (Canonicalize, Reparam, Quantize, Halve, Strips, Layout, Fusion)
     }
     for entry in sorted(entry_points(group="specc.passes"), key=lambda entry: entry.name):
         added = entry.load()

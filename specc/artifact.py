@@ -35,7 +35,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from specc.diagnostics import SpeccError, error
-from specc.ir.dtypes import DTYPES
+from specc.ir.dtypes import STORED
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAGIC = b"\x89specc\r\n"  # no text file begins so, and a transfer that changes line ends breaks it
@@ -370,7 +370,7 @@ class _Reader:
             shape, dtype, offset = _shape(entry["shape"]), _dtype(entry["dtype"]), _natural(entry["offset"])
             if offset != _aligned(position):
                 raise ValueError(f"a tensor lies at byte {offset} of its {name}")
-            position = offset + math.prod(shape) * DTYPES[dtype]
+            position = offset + math.prod(shape) * STORED[dtype]
             if position > len(member):
                 raise ValueError(f"a tensor reaches beyond its {name}")
             yield np.frombuffer(member, np.uint8)[offset:position].view(dtype).reshape(shape)
@@ -484,6 +484,6 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _dtype(value: Any) -> str:
-    if value not in DTYPES:
+    if value not in STORED:
         raise ValueError(f"{value!r} is no element type")
     return str(value)

@@ -29,14 +29,15 @@ from specc.artifact import Array, TensorSpec
 from specc.compare import finite
 from specc.diagnostics import did_you_mean, error
 from specc.ir.cost import fixed, macs_of
-from specc.ir.graph import Graph, Value
+from specc.ir.graph import Graph, Node, Value
 from specc.ir.text import print_graph
+from specc.passes import halve
 from specc.passes.quantize import Grid, Interval, candidates, quantize, refuse
 from specc.passes.registry import Pass
 from specc.passes.rewrite import Journal
 
-PRECISIONS = ("float32", "int8")
-"""What a network can be computed in."""
+PRECISIONS = {"float32": "float32", "int8": "integers", "bf16": "bfloat16", "fp16": "float16"}
+"""What a network can be computed in, and what its layers are called then."""
 
 ROUNDED = 2.0
 """Two results that round a few elements otherwise may lie so many times as far apart as rounding puts one off: each is
@@ -90,6 +91,8 @@ def accuracy(names: Sequence[str], found: Sequence[list[Array]], expected: Seque
         apart = sum(float(((a - b) ** 2).sum()) for a, b in pairs)
         scale = sum(float((b**2).sum()) for _, b in pairs)
         errors[name] = float(np.sqrt(apart / scale)) if scale else (float("inf") if apart else 0.0)
+        if not np.isfinite(errors[name]):  # a number beyond those of 16 bits
+            errors[name] = float("inf")
         if pairs[0][1].ndim > 1 and pairs[0][1].shape[1] > 1:
             agreement[name] = float(np.mean([np.mean(a.argmax(1) == b.argmax(1)) for a, b in pairs]))
     return Accuracy(errors, agreement)
@@ -157,9 +160,11 @@ def prepare(
         message = f"there is no precision `{precision}`; there are {', '.join(PRECISIONS)}"
         raise error("S1001", message, notes=did_you_mean(precision, PRECISIONS))
     if precision == "float32":
-        raise error("S1001", "samples and a bound are for the precision int8, and all is to be float32")
+        others = ", ".join(name for name in PRECISIONS if name != precision)
+        raise error("S1001", f"samples and a bound are for the precisions {others}, and all is to be float32")
     given = drawn_samples(inputs) if samples is None else read_samples(samples, inputs)
-    return Calibrated(weights, given, BOUND if bound is None else bound, samples is None, told)
+    asked = (weights, given, BOUND if bound is None else bound, samples is None, told)
+    return Calibrated(*asked) if precision == "int8" else Halved(*asked, precision=precision)
 
 
 # ---- the pass -------------------------------------------------------------------------------------------------------
@@ -167,7 +172,7 @@ def prepare(
 
 @dataclass
 class Outcome:
-    """What a calibration came to: the layers that are integers, those that stay and why, and the accuracy."""
+    """What a calibration came to: the layers that are rounded, those that stay and why, and the accuracy."""
 
     layers: int = 0
     kept: list[dict[str, str | None]] = field(default_factory=list)
@@ -192,6 +197,7 @@ class Calibrated(Pass):
     told: Callable[[int, int], None] = lambda done, total: None
     outcome: Outcome = field(default_factory=Outcome)
     _decided: dict[str, _Decision] = field(default_factory=dict, compare=False, repr=False)
+    precision: str = "int8"
     name = "quantize"
     summary = "convolutions and matrix products of integers of 8 bits, where samples allow it"
     exact = False
@@ -204,25 +210,74 @@ class Calibrated(Pass):
 
         Its `tolerance` is how far results may be from the reference, which rounds as they do but sums in another order.
         """
-        said = {"name": "int8", "bound": self.bound, "samples": len(self.samples), "drawn": self.drawn}
+        said = {"name": self.precision, "bound": self.bound, "samples": len(self.samples), "drawn": self.drawn}
         return {**said, "tolerance": finite(ROUNDED * apart), **self.outcome.to_json()}
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
         journal = journal if journal is not None else Journal()
         text = print_graph(graph)
         if text not in self._decided:  # a compilation within a limit of memory asks again and again
-            trial = _Trial(graph, self.weights, self.samples, self.told)
+            trial = _Trial(self, graph)
             self._decided[text] = trial.decide(self.bound)
         decided = self._decided[text]
-        result = quantize(graph, decided.intervals, decided.layers, journal)
+        result = self.rewrite(graph, decided.intervals, decided.layers, journal)
         for identity, reason in decided.refused.items():
-            refuse(journal, graph.node(identity), reason)
+            self.refuse(journal, graph.node(identity), reason)
         self.outcome.layers, self.outcome.accuracy = len(decided.layers), decided.accuracy
         self.outcome.kept = [
             {"path": event.path, "op": event.op, "place": str(event.span) if event.span else None, "why": event.reason}
             for event in journal.refused
         ]
         return result
+
+    def candidates(self, graph: Graph) -> list[int]:
+        """The layers that can be rounded."""
+        return candidates(graph)
+
+    def measured(self, graph: Graph) -> set[Value]:
+        """The values whose interval has to be known."""
+        return {graph.operands(identity)[0] for identity in candidates(graph)}
+
+    def rewrite(
+        self,
+        graph: Graph,
+        intervals: Mapping[Value, Interval],
+        layers: Sequence[int],
+        journal: Journal | None = None,
+    ) -> Graph:
+        """The graph with these layers rounded."""
+        return quantize(graph, intervals, layers, journal)
+
+    def refuse(self, journal: Journal, node: Node, reason: str) -> None:
+        """Notes that a layer stays as it is."""
+        refuse(journal, node, reason)
+
+
+@dataclass(frozen=True)
+class Halved(Calibrated):
+    """`halve` for as many layers as keep every output's error over `samples` within `bound`."""
+
+    precision: str = "bf16"
+    name = "halve"
+    summary = "factors of convolutions and matrix products in 16 bits, where samples allow it"
+
+    def candidates(self, graph: Graph) -> list[int]:
+        return halve.candidates(graph)
+
+    def measured(self, graph: Graph) -> set[Value]:
+        return set()
+
+    def rewrite(
+        self,
+        graph: Graph,
+        intervals: Mapping[Value, Interval],
+        layers: Sequence[int],
+        journal: Journal | None = None,
+    ) -> Graph:
+        return halve.halve(graph, PRECISIONS[self.precision], layers, journal)
+
+    def refuse(self, journal: Journal, node: Node, reason: str) -> None:
+        halve.refuse(journal, node, reason)
 
 
 @dataclass(frozen=True)
@@ -236,19 +291,18 @@ class _Decision:
 
 
 class _Trial:
-    """A network in real numbers, its samples and outputs, against which forms of it in integers are tried."""
+    """A network in real numbers, its samples and outputs, against which rounded forms of it are tried."""
 
-    def __init__(
-        self, graph: Graph, weights: Inputs, samples: Sequence[Inputs], told: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, rounding: Calibrated, graph: Graph) -> None:
         from specc.backends.torch import freeze
 
+        weights, samples, told = rounding.weights, rounding.samples, rounding.told
         self.graph, self.weights, self.samples, self.told = graph, weights, samples, told
+        self.rounding, self.possible = rounding, rounding.candidates(graph)
         self.judged = [samples[i] for i in np.linspace(0, len(samples) - 1, min(JUDGED, len(samples))).astype(int)]
         frozen = freeze(graph, weights)
-        read = {graph.operands(identity)[0] for identity in candidates(graph)}
         self.expected: dict[int, list[Array]] = {}
-        seen = {value: _Seen() for value in sorted(read)}
+        seen = {value: _Seen() for value in sorted(rounding.measured(graph))}
         for number, inputs in enumerate(samples):
             self.expected[id(inputs)] = self._observed(graph, frozen, inputs, seen)
             told(number + 1, len(samples))
@@ -281,15 +335,15 @@ class _Trial:
         return accuracy(graph.output_names, found, [self.expected[id(inputs)] for inputs in samples])
 
     def _cost(self, intervals: Mapping[Value, Interval], layers: Sequence[int]) -> float:
-        """The error of the worst output with these layers as integers."""
+        """The error of the worst output with these layers rounded."""
         key = id(intervals), tuple(layers)
         if key not in self.found:
-            self.found[key] = self.accuracy(quantize(self.graph, intervals, layers), self.judged)
+            self.found[key] = self.accuracy(self.rounding.rewrite(self.graph, intervals, layers), self.judged)
         return self.found[key].worst
 
     def decide(self, bound: float) -> _Decision:
         """As many layers as the bound allows, over all samples."""
-        possible, limit = candidates(self.graph), bound
+        possible, limit = self.possible, bound
         kinds: list[dict[Value, Interval]] = [
             {value: each.whole for value, each in self.seen.items()},
             {value: each.part() for value, each in self.seen.items()},
@@ -300,13 +354,15 @@ class _Trial:
             known = (
                 self.found.get((id(self.intervals), tuple(layers))) if len(self.judged) == len(self.samples) else None
             )
-            found = known or self.accuracy(quantize(self.graph, self.intervals, layers), list(self.samples))
+            found = known or self.accuracy(
+                self.rounding.rewrite(self.graph, self.intervals, layers), list(self.samples)
+            )
             if found.worst <= bound or not layers:
                 return _Decision(self.intervals, layers, refused, found)
             limit *= 0.9 * bound / found.worst  # the samples that were judged are the easier ones
 
     def choose(self, possible: Sequence[int], bound: float) -> tuple[list[int], dict[int, str]]:
-        """The layers that become integers, and why each of the others does not."""
+        """The layers that are rounded, and why each of the others is not."""
 
         def cost(layers: Sequence[int]) -> float:
             return self._cost(self.intervals, layers)

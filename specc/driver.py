@@ -120,9 +120,10 @@ def compile(
     strips    so many strips of rows for the first stages, which cuts the memory that they need
     peak      bytes for the tensors between kernels: the smallest number of strips that fits; S1001 where none does
     static    its library is an archive for a linker, which cannot be run from the artifact but only be unpacked
-    precision "float32", or "int8": layers of integers, as many as `samples` allow (see `specc.calibration`)
+    precision "float32"; "bf16" or "fp16": layers of 16 bits; "int8": of integers; as many as `samples` allow (see
+              `specc.calibration`)
     samples   inputs that are typical, in an .npz file or by name; None: drawn, which fits weights that are drawn too
-    bound     the relative error of the outputs up to which layers become integers
+    bound     the relative error of the outputs up to which layers are rounded
     tuning    a file of tuning records, or "none"; None: where `specc tune` puts them (see `records.place`)
     """
     from specc.backends import tvm as backend
@@ -295,7 +296,7 @@ class _Lowering:
             if strips != 1 or peak is not None:
                 raise error("S1001", f"strips are rows of a picture: `{name}` cannot stay open beside them")
             if precision is not None:
-                raise error("S1001", f"integers are calibrated at one size: `{name}` cannot stay open beside them")
+                raise error("S1001", f"a precision is measured at one size: `{name}` cannot stay open beside it")
             return self.by(_passes_for_open(level, self.machine) if passes is None else passes)
         arenas = []
         for number in (strips,) if peak is None else STRIPS:

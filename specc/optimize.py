@@ -18,6 +18,7 @@ from specc.claims import surroundings
 from specc.diagnostics import Diagnostic, Label, SpeccError
 from specc.files import replacing
 from specc.ir.body import bodies, nested
+from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, MergeClaim
 from specc.ir.text import print_graph
 from specc.ir.verify import verify
@@ -50,12 +51,22 @@ class Step:
         changes = [f"{old.total()} nodes into {new.total()}"] if old.total() != new.total() else []
         integers = sum(new[op] - old[op] for op in ("conv2d_integer", "linear_integer"))
         changes += [f"{integers} layer{'s' * (integers > 1)} of integers"] if integers else []
+        halves = (self._halves(self.before), self._halves(self.after))
+        changes += [f"{halves[1] - halves[0]} layers of 16 bits"] if halves[1] > halves[0] else []
         for what, op in (("convolutions", "conv2d"), ("batch norms", "batch_norm")):
             changes += [f"{old[op]} {what} into {new[op]}"] if old[op] != new[op] and not integers else []
         groups = count_groups(self.after)
         changes += [f"{new.total()} nodes into {groups} groups"] if groups != count_groups(self.before) else []
         rewrites = sum(event.fired for event in self.journal.events)
         return ", ".join(changes) or (f"{rewrites} rewrite{'s' * (rewrites > 1)}" if rewrites else "nothing to do")
+
+    @staticmethod
+    def _halves(graph: Graph) -> int:
+        """The layers whose factors are of 16 bits."""
+        return sum(
+            graph.node(i).record.macs is not None and all(graph.type(o).dtype in HALVES for o in graph.operands(i)[:2])
+            for i in graph.live()
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The record for a manifest; times are not in it, as they differ from run to run."""

@@ -84,6 +84,11 @@ class Target:
         return "avx512_vnni" in self.requires
 
     @property
+    def half(self) -> bool:
+        """Whether it has instructions that convert float16 from and to float32."""
+        return "f16c" in self.requires or self.architecture == "aarch64"
+
+    @property
     def lanes(self) -> int:
         """How many float32 a vector holds."""
         return self.vector_bits // 32

@@ -22,6 +22,7 @@ import numpy as np
 
 from specc import sample, targets
 from specc.artifact import Array
+from specc.calibration import PRECISIONS
 from specc.compare import TOLERANCE, difference, finite
 from specc.diagnostics import Diagnostic, Label, SpeccError
 from specc.driver import (
@@ -148,12 +149,13 @@ def verify(
     )
     if quantizing is not None:
         outcome = quantizing.outcome
-        subject = f"{outcome.layers} layers of integers over {len(quantizing.samples)} samples"
+        kind = PRECISIONS[quantizing.precision]
+        subject = f"{outcome.layers} layers of {kind} over {len(quantizing.samples)} samples"
         found = outcome.accuracy
         verdicts.append(Verdict(subject, found.errors, quantizing.bound, agreement=found.agreement))
         (one,) = artifact.contents.samples
         ((at, given, expected),) = asked
-        asked = [(f", against the same integers in float64{at}", given, dict(zip(expected, one.outputs)))]
+        asked = [(f", against the same rounding in float64{at}", given, dict(zip(expected, one.outputs)))]
         tolerance = max(tolerance, artifact.manifest.facts["precision"]["tolerance"] or 0.0)
     for at, given, expected in asked:
         apart = {name: difference(a, b) for a, (name, b) in zip(artifact(**given), expected.items())}

@@ -252,3 +252,35 @@ def test_bench_measures_integers_beside_those_of_the_peers(tmp_path: Path, capsy
     capsys.readouterr()
     assert execute([*words, "--against", "openvino"]) == 2
     assert "--calibrate gives them to the peers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("precision", "error"), [("bf16", 2e-2), ("fp16", 2e-3)])
+def test_layers_of_16_bits(trained: Any, precision: str, error: float) -> None:
+    """Weights take half of the room, outputs are off by what rounding loses, and no samples are needed."""
+    graph, weights, _, held, _ = trained
+    small = specc.compile(graph, weights=weights, precision=precision)
+    facts = small.manifest.facts["precision"]
+    assert facts["name"] == precision and facts["layers"] == 3 and facts["drawn"]
+    assert 0 < facts["errors"]["output"] < error
+    small.self_test()
+    real = specc.compile(graph, weights=weights)
+    kilobytes = [sum(array.nbytes for array in one.contents.weights) / 1000 for one in (small, real)]
+    assert kilobytes[0] < 0.67 * kilobytes[1], "the classifier, small as it is, stays in float32"
+    same = [small(image[None])[0].argmax() == real(image[None])[0].argmax() for image in held[:100]]
+    assert np.mean(same) > 0.98
+
+
+def test_verify_shows_what_16_bits_lose(trained: Any) -> None:
+    graph, weights, seen, *_ = trained
+    lost, artifact = verify.verify(graph, weights=weights, precision="bf16", samples={"image": seen[:8]}, level=0)
+    assert lost.subject == "3 layers of bfloat16 over 8 samples" and lost.holds
+    assert 1e-4 < lost.differences["output"] < 0.02 and artifact.holds
+
+
+def test_numbers_beyond_float16_stay(trained: Any) -> None:
+    """What becomes infinite is above any bound: the layers that read it stay in float32."""
+    graph, weights, seen, *_ = trained
+    samples = {"image": seen[:4] * np.float32(1e7)}
+    facts = specc.compile(graph, weights=weights, precision="fp16", samples=samples).manifest.facts["precision"]
+    assert facts["layers"] < 3 and facts["errors"]["output"] <= 0.1
+    assert any("puts the outputs off by inf" in layer["why"] for layer in facts["kept"])

@@ -17,6 +17,7 @@ import torch
 from specc.backends.torch.interface import bind, by_position
 from specc.diagnostics import did_you_mean, error
 from specc.ir.body import symbols_of
+from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value, specialize
 
 Array = np.ndarray[Any, Any]
@@ -53,7 +54,8 @@ def observe(
 
 
 def freeze(graph: Graph, weights: Mapping[str, Array]) -> dict[Value, Array]:
-    """The frozen values that live nodes or outputs take: computed in float64, given in the types of the graph.
+    """The frozen values that live nodes or outputs take: computed in float64, given in the types of the graph; what
+    is of 16 bits as float32.
 
     Where a dimension that is not fixed yet is part of one, what it is computed from stands for it. A parameter that is
     taken as it is stays the caller's array where its type is already the graph's.
@@ -70,7 +72,8 @@ def freeze(graph: Graph, weights: Mapping[str, Array]) -> dict[Value, Array]:
         else:
             computed.add(value)
     for value, tensor in _values(graph, _ancestors(graph, computed), weights, {}, "float64", computed):
-        result[value] = _array(tensor).astype(graph.type(value).dtype, copy=False)
+        dtype = graph.type(value).dtype
+        result[value] = _array(tensor).astype("float32" if dtype in HALVES else dtype, copy=False)
     return {value: result[value] for value in dict.fromkeys(wanted)}
 
 

@@ -17,10 +17,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choice, Value
-from specc.backends.tvm.expression import Form, Math, Scalar, writing, writing_c
+from specc.backends.tvm.expression import Form, Math, Scalar, narrowed, widened, writing, writing_c
 from specc.backends.tvm.group import Group, Step
+from specc.backends.tvm.halves import stored
 from specc.backends.tvm.packing import Packing, of_type
 from specc.ir.dims import Dim, Symbolic
+from specc.ir.dtypes import HALVES
 from specc.ir.types import TensorType, block_of, valued
 
 Index = tuple[Any, ...]
@@ -71,12 +73,15 @@ class Again(Exception):
     """Raised by a template that learned something while writing: the function is to be written once more."""
 
 
-def kernel_of(group: Group, template: Template, form: Form = "vectors") -> Kernel:
-    """The kernel of `group` as `template` writes it, to become `form`: in C, a loop over lanes is a loop."""
+def kernel_of(group: Group, template: Template, form: Form = "vectors", half: bool = False) -> Kernel:
+    """The kernel of `group` as `template` writes it, to become `form`: in C, a loop over lanes is a loop.
+
+    `half`  whether the target converts float16
+    """
     while True:
         emitter = Emitter(group, template.packings)
         try:
-            with writing(form), emitter.open():
+            with writing(form, half), emitter.open():
                 template.write(emitter)
             name = template.write.__module__.rpartition(".")[2]
             return Kernel(
@@ -94,7 +99,7 @@ def kernel_of(group: Group, template: Template, form: Form = "vectors") -> Kerne
 
 
 class Tensor:
-    """A buffer of the function, read and written at logical indices."""
+    """A buffer of the function, read and written at logical indices; numbers of 16 bits are float32 outside of it."""
 
     def __init__(self, buffer: Any, type: TensorType, simplify: Callable[[Any], Any]) -> None:
         self.buffer, self.type, self.simplify = buffer, type, simplify
@@ -110,7 +115,18 @@ class Tensor:
         return [self.simplify(n), block, self.simplify(y), self.simplify(x), lane]
 
     def __call__(self, *index: Any) -> Scalar:
-        return Scalar(tirx.BufferLoad(self.buffer, self.position(index)), reads=True)
+        return Scalar(self.at(*self.position(index)), reads=True)
+
+    def at(self, *position: Any) -> Any:
+        """The element at a physical index, as an expression."""
+        return widened(tirx.BufferLoad(self.buffer, list(position)), self.type.dtype)
+
+    def put(self, value: Any, position: Sequence[Any]) -> None:
+        """Writes an element at a physical index; one of 16 bits is rounded already."""
+        expr = value.expr if isinstance(value, Scalar) else value
+        if self.type.dtype in HALVES:
+            expr = narrowed(T.Bind(expr), self.type.dtype)
+        T.buffer_store(self.buffer, expr, list(position))
 
 
 def on_stack(shape: tuple[int, ...], dtype: str) -> Any:
@@ -166,10 +182,11 @@ class Emitter:
                 self._analyzer.bind(variable, tvm.ir.Range.from_min_extent(_expr(1), _expr(2**31 - 2)))
             for i, (operand, packing) in enumerate(zip(self.group.inputs, self.packings, strict=True)):
                 shape = operand.type.concrete if packing.kind == "plain" else packing.shape(operand.type.concrete)
-                self.buffers.append(T.arg(f"v{i}", T.buffer(shape, operand.type.dtype)))
+                kind = "float32" if packing.wide else stored(operand.type.dtype)
+                self.buffers.append(T.arg(f"v{i}", T.buffer(shape, kind)))
             for i, value in enumerate(self.group.results):
                 type = self.group.type(value)
-                self.outputs.append(T.arg(f"result{i}", T.buffer(type.physical, type.dtype)))
+                self.outputs.append(T.arg(f"result{i}", T.buffer(type.physical, stored(type.dtype))))
             yield
         self.function = builder.get()
 
@@ -254,13 +271,18 @@ class Emitter:
         """An input of the group that is stored as its type says."""
         return Tensor(self.buffers[number], self.group.inputs[number].type, self.simplify)
 
+    def load(self, number: int, *position: Any) -> Any:
+        """The element of an input at an index of its buffer, however it is packed; one of 16 bits as a float32."""
+        dtype = "float32" if self.packings[number].wide else self.group.inputs[number].type.dtype
+        return widened(tirx.BufferLoad(self.buffers[number], list(position)), dtype)
+
     def result(self, number: int = 0) -> Tensor:
         """A result of the group."""
         return Tensor(self.outputs[number], self.group.type(self.group.results[number]), self.simplify)
 
     def temporary(self, type: TensorType) -> Tensor:
         """Memory for what a part of the function writes and a later one reads; outside of all loops."""
-        buffer = T.arg(f"temporary{len(self.temporaries)}", T.buffer(type.physical, type.dtype))
+        buffer = T.arg(f"temporary{len(self.temporaries)}", T.buffer(type.physical, stored(type.dtype)))
         self.temporaries.append(type)
         return Tensor(buffer, type, self.simplify)
 

@@ -17,23 +17,37 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from specc.backends.tvm import fastmath
+from specc.backends.tvm import fastmath, halves
+from specc.ir.bits import of_bits, to_bits
+from specc.ir.dtypes import HALVES
 
 Form = Literal["vectors", "c", "cuda"]
 """What kernels become."""
 _FORM: ContextVar[Form] = ContextVar("_FORM", default="vectors")
+_HALF: ContextVar[bool] = ContextVar("_HALF", default=False)
 LITERAL = "specc_literal_"
 """How the name of a function begins that stands for a number in C: the rest is the number."""
 
 
 @contextmanager
-def writing(form: Form) -> Iterator[None]:
-    """What is written in here is to become `form`."""
-    before = _FORM.set(form)
+def writing(form: Form, half: bool = False) -> Iterator[None]:
+    """What is written in here is to become `form`; `half` says that it is for a target that converts float16."""
+    before, converts = _FORM.set(form), _HALF.set(half)
     try:
         yield
     finally:
         _FORM.reset(before)
+        _HALF.reset(converts)
+
+
+def widened(bits: Any, dtype: str) -> Any:
+    """What is read from a buffer that holds a tensor of `dtype`, as a number to compute with."""
+    return halves.widened(bits, dtype, _HALF.get()) if dtype in HALVES else bits
+
+
+def narrowed(number: Any, dtype: str) -> Any:
+    """What a buffer that holds a tensor of `dtype` has of a number of that type."""
+    return halves.bits(number, dtype, _HALF.get()) if dtype in HALVES else number
 
 
 def writing_c() -> bool:
@@ -169,6 +183,8 @@ class Math:
     silu = _float32(fastmath.silu, lambda a: a * tirx.sigmoid(a))
 
     def const(self, value: Any, dtype: str) -> Scalar:
+        if dtype in HALVES:
+            return Scalar(constant(float(of_bits(to_bits(np.array(value), dtype), dtype)), "float32"))
         return Scalar(constant(value, dtype))
 
     def let(self, value: Scalar) -> Scalar:
@@ -180,6 +196,9 @@ class Math:
 
     def cast(self, a: Scalar, dtype: str) -> Scalar:
         """`a` as another type of element; what is not 0 is true."""
+        if dtype in HALVES:
+            number = self.let(self.cast(a, "float32"))
+            return Scalar(halves.rounded(number.expr, dtype, _HALF.get()), number.reads)
         if dtype == "bool" and a.dtype != "bool":
             return Scalar(tirx.NE(a.expr, tirx.const(0, a.dtype)), a.reads)
         return a if a.dtype == dtype else Scalar(tirx.Cast(dtype, a.expr), a.reads)

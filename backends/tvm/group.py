@@ -22,7 +22,7 @@ import networkx as nx
 
 from specc import ops
 from specc.ir.body import Body, symbols_of
-from specc.ir.dtypes import DTYPES
+from specc.ir.dtypes import DTYPES, HALVES
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.ops.record import Operator
@@ -69,6 +69,11 @@ class Step:
         return "movement" in self.record.traits
 
     @property
+    def rounds(self) -> bool:
+        """Whether it rounds numbers to 16 bits."""
+        return self.op == "cast" and self.type.dtype in HALVES
+
+    @property
     def picks(self) -> bool:
         """Whether an element of the result takes at most one of each operand."""
         return bool(self.record.traits & {"movement", "choice"}) or self.op == "embedding"
@@ -93,6 +98,11 @@ class Group:
     def single(self) -> bool:
         """Whether the last step makes the only result, and every step makes one: what templates with tiles take."""
         return self.results == (self.last,) and all(len(step.types) == 1 for step in self.steps)
+
+    @property
+    def halves(self) -> bool:
+        """Whether a value is of 16 bits."""
+        return any(self.type(value).dtype in HALVES for value in range(self.last + 1))
 
     @property
     def result(self) -> TensorType:

@@ -28,10 +28,12 @@ from specc.backends.tvm.packing import Packing, of_type
 from specc.backends.tvm.program import Call, Program, Storage
 from specc.backends.tvm.sharing import share
 from specc.ir import placement
+from specc.ir.bits import to_bits
 from specc.ir.body import symbols_of
 from specc.ir.cost import fixed as number
 from specc.ir.cost import macs_of
 from specc.ir.dims import substitute
+from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.targets import Target
@@ -292,7 +294,7 @@ class _Lowering:
         holds = not configuration or template.configuration == configuration
         if not holds:
             template = self._template(group, NOTHING)
-        kernel = kernel_of(group, template, self.target.form)
+        kernel = kernel_of(group, template, self.target.form, self.target.half)
         return replace(kernel, function=kernel.function.with_attr("global_symbol", name)), holds
 
     def _template(self, group: Group, configuration: Configuration) -> Template:
@@ -312,7 +314,8 @@ class _Lowering:
         key = (value, packing)
         if key not in self.weights:
             if key not in self.made.weights:
-                self.made.weights[key] = packing.apply(np.asarray(self.arrays[value]))
+                dtype, array = self.graph.type(value).dtype, packing.apply(np.asarray(self.arrays[value]))
+                self.made.weights[key] = to_bits(array, dtype) if dtype in HALVES and not packing.wide else array
             self.weights[key] = (Storage("weight", len(self.weights)), self.made.weights[key])
         return self.weights[key][0]
 

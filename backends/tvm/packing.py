@@ -28,12 +28,15 @@ class Packing:
                         weights at the n places of tiles of `tile` results, G g G^T (`filtering`)
     matrix              [o, i] -> [ceil(o / block), i, block], zeros beyond
     terms               [o, i, ...] -> [... * i, o]
+
+    Numbers of 16 bits stay such, but for `wide` ones: they are stored as float32.
     """
 
     kind: str
     block: int = 1
     inner: int = 1
     tile: tuple[int, int] = (1, 1)
+    wide: bool = False
 
     def shape(self, logical: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the packed array."""

@@ -145,10 +145,10 @@ precision_options = _options(
         "--precision",
         default="float32",
         show_default=True,
-        metavar="float32|int8",
+        metavar="float32|bf16|fp16|int8",
         help="What it computes in; int8 with --calibrate.",
     ),
-    click.option("--calibrate", type=click.Path(), metavar="NPZ", help="Typical inputs, for int8."),
+    click.option("--calibrate", type=click.Path(), metavar="NPZ", help="Typical inputs, for int8, or to measure by."),
     click.option(
         "--bound", type=Finite(), help="Keep layers in float32 that put outputs off by more than this  [default: 0.1]"
     ),
@@ -217,7 +217,7 @@ def check_precision(precision: str, calibrate: str | None, weights: str | None) 
 
 
 def tell_precision(facts: Mapping[str, Any]) -> None:
-    """Says what became integers, how near the outputs are, and which layers stay in float32 for what reason."""
+    """Says what was rounded, how near the outputs are, and which layers stay in float32 for what reason."""
     if facts["name"] == "float32":
         return
     if facts["drawn"]:

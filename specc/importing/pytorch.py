@@ -21,7 +21,7 @@ from specc.diagnostics import SpeccError, error
 from specc.importing.aten import ASSERTIONS, TABLE
 from specc.importing.builder import Array, Builder, Imported, Unsupported, settle, unsupported
 from specc.ir.dims import Dim, floordiv, symbol
-from specc.ir.dtypes import DTYPES
+from specc.ir.dtypes import DECLARED
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 
@@ -183,7 +183,7 @@ class _Reader:
         number = len(graph.inputs)
         names = _NAMES.get(example.ndim, "")
         dtype = "float32" if example.dtype.is_floating_point else str(example.dtype).removeprefix("torch.")
-        if dtype not in DTYPES:
+        if dtype not in DECLARED:
             raise error("S1103", f"the input `{node.name}` is {dtype}, which no tensor of a spec is")
         given = None if self.examples is None else self.examples[number].shape
         dims: list[Dim] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from specc.ir.dims import Symbolic
+from specc.ir.dtypes import HALVES
 from specc.ir.types import TensorType
 from specc.ops import (
     activations,
@@ -91,7 +93,9 @@ def _infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[Tenso
         expected = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
         raise Illegal(f"`{record.name}` takes {expected} operands ({', '.join(record.operands)}), not {len(types)}")
     found: dict[str, str] = {}
-    for position, (t, key) in enumerate(zip(types, record.classes(len(types)))):
+    classes = record.classes(len(types))
+    types = [_widened(t) if "float32" in ELEMENTS[key] and key != "any" else t for t, key in zip(types, classes)]
+    for position, (t, key) in enumerate(zip(types, classes)):
         if t.dtype not in ELEMENTS[key]:
             taken = " or ".join(ELEMENTS[key])
             raise Illegal(f"`{record.name}` takes elements of type {taken}, not {t.dtype}", operand=position)
@@ -103,6 +107,11 @@ def _infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[Tenso
             if t.layout:
                 raise Illegal(f"`{record.name}` takes the plain layout, not {t.layout}", operand=position)
     return record.infer(types, attrs)
+
+
+def _widened(t: TensorType) -> TensorType:
+    """What an operator computes in that reads numbers of 16 bits."""
+    return replace(t, dtype="float32") if t.dtype in HALVES else t
 
 
 def spell(record: Operator, types: Types, arguments: dict[str, Any]) -> Spelling:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from specc.ir.dtypes import DTYPES, SMALL
+from specc.ir.dtypes import DECLARED, DTYPES, HALVES, SMALL
 from specc.ir.types import TensorType
 from specc.ops.elementwise import binary, draw_pair, draw_shape, infer, torch_function
-from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
+from specc.ops.record import Argument, Attributes, Illegal, Operator, Spelling, Types
 
 
 def _truth(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
@@ -34,7 +34,7 @@ def _where_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]
 
 def _cast_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     if attrs["dtype"] not in DTYPES:
-        raise Illegal(f"there is no element type `{attrs['dtype']}`; there are {', '.join(DTYPES)}", argument="dtype")
+        raise Illegal(f"there is no element type `{attrs['dtype']}`; there are {', '.join(DECLARED)}", argument="dtype")
     if attrs["dtype"] in SMALL:
         reason = f"`quantize` makes {attrs['dtype']}: what it cannot hold becomes the nearest that it can"
         raise Illegal(reason, argument="dtype")
@@ -44,13 +44,21 @@ def _cast_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
 def _cast_reference(x: Any, *, dtype: str) -> Any:
     import torch
 
+    if dtype in HALVES:  # what computes takes it as it is rounded, in the type at hand
+        return x.to(torch.float32).to(getattr(torch, dtype)).to(torch.float64)
     # A number with a fraction is made exactly, and takes the precision of what computes (see the trait `typed`).
     return x.to(torch.float64 if dtype.startswith("float") else getattr(torch, dtype))
 
 
+def _cast_spell(types: Types, a: dict[str, Any]) -> Spelling:
+    if a["dtype"] in HALVES:
+        raise Illegal(f"no spec makes tensors of {a['dtype']}: a compilation has a precision", argument="dtype")
+    return Spelling(a)
+
+
 def _cast_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]:
-    wide = [dtype for dtype in DTYPES if dtype not in SMALL]
-    return [TensorType(draw_shape(rng), rng.choice(tuple(DTYPES)))], {"dtype": rng.choice(wide)}
+    wide = [dtype for dtype in DECLARED if dtype not in SMALL]
+    return [TensorType(draw_shape(rng), rng.choice(DECLARED))], {"dtype": rng.choice(wide)}
 
 
 RECORDS = (
@@ -109,6 +117,7 @@ RECORDS = (
         _cast_reference,
         _cast_example,
         attributes=(Argument("dtype", "str"),),
+        spell=_cast_spell,
         scalar=lambda k, x, dtype: k.cast(x, dtype),
         elements="any",
         traits=frozenset({"jumps", "typed"}),

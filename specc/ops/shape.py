@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from specc.ir.dims import Dim, estimate, floordiv, product, symbols
-from specc.ir.dtypes import SMALL
+from specc.ir.dtypes import HALVES, SMALL
 from specc.ir.types import TensorType, block_of, concrete
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
 from specc.ops.reduce import normal_axes
@@ -191,7 +191,7 @@ def _pad_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
             raise Illegal(f"`{name}` is {x.rank} extents of at least 0, not {list(pads)}", argument=name)
     if x.layout and (before[1] or after[1]) and not _whole_blocks(x.layout, before[1], x.shape[1]):
         raise Illegal(f"channels are added to {x.layout} in whole blocks")
-    if x.dtype in SMALL:
+    if x.dtype in (*SMALL, *HALVES):
         check_element(attrs["value"], x.dtype)
     return (TensorType(tuple(e + b + a for e, b, a in zip(x.shape, before, after)), x.dtype, x.layout),)
 

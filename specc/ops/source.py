@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import struct
 from typing import Any
 
 from specc.ir.dims import floordiv
-from specc.ir.dtypes import DTYPES, SMALL
+from specc.ir.dtypes import DECLARED, HALVES, SMALL
 from specc.ir.types import TensorType
 from specc.ops.record import ELEMENTS, Argument, Attributes, Illegal, Operator, Types
 
 
 def _typed(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
+    if attrs["type"].dtype in HALVES:
+        raise Illegal(f"a network takes no tensors of {attrs['type'].dtype}: it makes them itself", argument="type")
     return (attrs["type"],)
 
 
@@ -21,8 +24,8 @@ def _no_reference(*_: Any, **__: Any) -> Any:
 
 def _constant_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     shape, dtype, value = attrs["shape"], attrs["dtype"], attrs["value"]
-    if dtype not in DTYPES:
-        raise Illegal(f"there is no element type `{dtype}`; there are {', '.join(DTYPES)}", argument="dtype")
+    if dtype not in DECLARED:
+        raise Illegal(f"there is no element type `{dtype}`; there are {', '.join(DECLARED)}", argument="dtype")
     if any(isinstance(extent, int) and extent < 1 for extent in shape):
         raise Illegal(f"the extents of a constant are at least 1, not {list(shape)}", argument="shape")
     check_element(value, dtype)
@@ -31,9 +34,21 @@ def _constant_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
 
 def check_element(value: float, dtype: str) -> None:
     """Raises `Illegal` unless a tensor of `dtype` can have the element `value`."""
-    whole = dtype.startswith("float") or value.is_integer()
+    whole = dtype.startswith(("float", "bfloat")) or value.is_integer()
     if not whole or (dtype in SMALL and not SMALL[dtype][0] <= value <= SMALL[dtype][1]):
         raise Illegal(f"{value} is no {dtype}", argument="value")
+    if dtype in HALVES and not _has(dtype, value):
+        raise Illegal(f"{value} is no {dtype}", argument="value")
+
+
+def _has(dtype: str, value: float) -> bool:
+    """Whether a type of 16 bits has the number."""
+    try:
+        if dtype == "float16":
+            return bool(struct.unpack("<e", struct.pack("<e", value))[0] == value)
+        return struct.pack("<f", value)[:2] == bytes(2) and struct.unpack("<f", struct.pack("<f", value))[0] == value
+    except OverflowError:
+        return False
 
 
 def _constant(value: float, shape: tuple[int, ...], dtype: str) -> Any:
@@ -44,7 +59,7 @@ def _constant(value: float, shape: tuple[int, ...], dtype: str) -> Any:
 
 def _range_type(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     start, stop, step, dtype = (attrs[name] for name in ("start", "stop", "step", "dtype"))
-    numbers = [name for name in DTYPES if name not in (*SMALL, "bool")]
+    numbers = [name for name in DECLARED if name not in (*SMALL, "bool")]
     if dtype not in numbers:
         there_are = ", ".join(numbers)
         raise Illegal(f"there are no numbers of type `{dtype}`; there are {there_are}", argument="dtype")

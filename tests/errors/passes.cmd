@@ -4,3 +4,4 @@ specc compile tiny.specc:small --passes 'layout{block=wide}' -o a
 specc compile tiny.specc:small --passes '-' -o a
 specc show tiny.specc:small --at reparm
 specc show tiny.specc:small --at reparam -O0
+specc compile tiny.specc:small --passes 'halve{dtype=int8}' -o a

@@ -145,7 +145,7 @@ class _Elements(General):
         self.nest = Nest(number, shape, point, 0, accumulators)
         value = element(*point)
         with only_if(stores):
-            emitter.store(target.buffer, value, target.position(point))
+            target.put(value, target.position(point))
         self.nest = None
 
     def reduce(

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from tvm import tirx
-
 from specc.backends.tvm.cuda.threads import BLOCK, grid, only_if, unravel
 from specc.backends.tvm.emitter import Emitter, Index
 from specc.backends.tvm.expression import Scalar
@@ -78,7 +76,7 @@ def _convolution(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int])
 
     def left(b: Any, m: Any, k: Any) -> Scalar:
         if emitter.packings[weight].kind == "terms":
-            return Scalar(tirx.BufferLoad(emitter.buffers[weight], [k, emitter.simplify(b * rows + m)]), reads=True)
+            return Scalar(emitter.load(weight, k, emitter.simplify(b * rows + m)), reads=True)
         tap, channel = term(k)
         return emitter.input(weight)(b * rows + m, channel, *tap)
 
@@ -111,7 +109,7 @@ def _linear(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> P
         return x(*unravel(emitter, m, lead), k)
 
     def right(b: Any, k: Any, n: Any) -> Scalar:
-        return Scalar(tirx.BufferLoad(emitter.buffers[weight], [k, n] if frozen else [n, k]), reads=True)
+        return Scalar(emitter.load(weight, *([k, n] if frozen else [n, k])), reads=True)
 
     def place(b: Any, m: Any, n: Any) -> Index:
         return (*unravel(emitter, m, lead), n)
@@ -165,7 +163,7 @@ class Results:
             return total if number == self.anchor else emitter.input(number)(*at)
 
         result = emitter.result()
-        emitter.store(result.buffer, emitter.evaluate(emitter.group.last, index, leaf), result.position(index))
+        result.put(emitter.evaluate(emitter.group.last, index, leaf), result.position(index))
 
     def add_up(self) -> None:
         """Another launch, where k was split: the sums of all parts."""

@@ -12,6 +12,8 @@ row of scores fits the cache here, so no partial softmax has to be corrected.)
 
 q, k and v are read where they lie: slices, reshapes and permutes of a joint projection are index arithmetic, likewise
 the permute behind. v is read best where its last dimension is contiguous.
+
+Where a graph rounds the weights to 16 bits for the second product, they stay float32 here: they are in the cache.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.products import multiply_add
 from specc.backends.tvm.packing import Packing
+from specc.ir.dtypes import HALVES
 from specc.ops.shape import moved
 from specc.targets import Target
 
@@ -73,7 +76,7 @@ def _parts(group: Group) -> _Parts | None:
     anchors = [n for n in group.anchors if not group.step(n).moves]
     if [group.step(n).op for n in anchors] != ["matmul", "softmax", "matmul"]:
         return None
-    if any(operand.type.layout or operand.type.dtype != "float32" for operand in group.inputs):
+    if any(operand.type.layout or operand.type.dtype not in ("float32", *HALVES) for operand in group.inputs):
         return None
     scores, softmax, mixed = anchors
     if group.step(softmax).attrs["axis"] not in (-1, group.type(softmax).rank - 1):
@@ -82,10 +85,10 @@ def _parts(group: Group) -> _Parts | None:
     whole = set(range(len(group.inputs), len(group.inputs) + len(group.steps)))
     behind = whole - _needed(group, mixed)
     steps = [group.step(n) for n in behind]
-    if not all(step.op in ("permute", "reshape", "flatten") for step in steps):
+    if not all(step.op in ("permute", "reshape", "flatten") or step.rounds for step in steps):
         return None
     weights = _between(group, second.operands[0], softmax)
-    if weights is None or not all(group.step(n).moves for n in weights):
+    if weights is None or not all(group.step(n).moves or group.step(n).rounds for n in weights):
         return None
     if _between(group, group.step(softmax).operands[0], scores) is None:
         return None
@@ -219,7 +222,7 @@ class _Attention:
                         return sum_
                     if emitter.packings[value].kind == "transposed":
                         at = [*index[:-2], index[-1], first + number]
-                        return Scalar(tirx.BufferLoad(emitter.buffers[value], at), reads=True)
+                        return Scalar(emitter.load(value, *at), reads=True)
                     return self._leaf(value, index)
 
                 at = (i * vectors + c, lane)
@@ -278,9 +281,10 @@ class _Attention:
                     multiply_add(emitter, accumulators, size, vectors, lane, self.keys, factor, vector)
                     for i in range(size):
                         for v in range(vectors):
-                            value = accumulators[i * vectors + v, lane] * scale[row + i]
+                            value = Scalar(accumulators[i * vectors + v, lane] * scale[row + i])
                             at = self._destination((*lead, first + row + i, column + v * lanes + lane))
-                            emitter.store(emitter.result().buffer, value, emitter.result().position(at))
+                            result = emitter.result()
+                            result.put(emitter.math.cast(value, result.type.dtype), result.position(at))
 
     # ---- indices ----------------------------------------------------------------------------------------------------
 
@@ -305,6 +309,6 @@ class _Attention:
             source = self.group.type(step.operands[0]).concrete
             if step.op == "permute":
                 index = tuple(index[axis] for axis in step.attrs["order"])
-            else:
+            elif not step.rounds:
                 index = moved(index, source, step.type.concrete)
         return index

@@ -162,6 +162,7 @@ class Convolution:
         self.emitter, self.geometry, self.schedule, self.inner = emitter, geometry, schedule, inner
         self.tile, self.lanes = schedule.tile, target.lanes
         step = emitter.group.step(anchor)
+        self.operands = step.operands
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
         self.epilogue = Epilogue(emitter, anchor, self.lanes)
@@ -268,8 +269,8 @@ class Convolution:
                     else:
                         row = y * g.stride[0] + r * g.dilation[0] - g.padding[0]
                         at = [n, channel, row, (x + i) * g.stride[1] + s * g.dilation[1] - g.padding[1]]
-                    value = self.data[tuple([*at, i_lane] if self.inner > 1 else at)]
+                    value = emitter.load(self.operands[0], *([*at, i_lane] if self.inner > 1 else at))
                     for j, block in enumerate(blocks):
-                        weight = self.weight[block, channel, r, s, i_lane, lane]
+                        weight = emitter.load(self.operands[1], block, channel, r, s, i_lane, lane)
                         position = [i * count + j, lane]
                         emitter.store(acc, acc[tuple(position)] + value * weight, position)

@@ -57,7 +57,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
 
 def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Target) -> None:
     step = emitter.group.step(anchor)
-    data, weight, *bias = (emitter.buffers[v] for v in step.operands)
+    data, weight, *bias = step.operands
     _, _, height, width = emitter.group.type(step.operands[0]).concrete
     kh, kw = emitter.group.type(step.operands[1]).concrete[2:]
     channels = emitter.group.type(step.operands[0]).concrete[1]
@@ -69,7 +69,7 @@ def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Targe
     def accumulate(acc: Registers, place: tuple[Any, Any, Any, Any], span: tiles.Span, number: Any, lane: Any) -> None:
         """The sums of a tile for filter block `number`; in the vector loop."""
         n, block, y, x = place
-        start = bias[0][number, 0, 0, lane] if bias else tirx.const(0.0, "float32")
+        start = emitter.load(bias[0], number, 0, 0, lane) if bias else tirx.const(0.0, "float32")
         for p in range(span.pixels):
             emitter.store(acc, start, [p, lane])
         low, taps = row_taps(y, rows, kh, sy, dy, top, height)
@@ -78,9 +78,9 @@ def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Targe
             for s, (begin, end) in enumerate(span.taps):
                 if begin == end:
                     continue
-                tap: Any = T.Bind(weight[number, low + r, s, lane])
+                tap: Any = T.Bind(emitter.load(weight, number, low + r, s, lane))
                 for p in range(begin, end):
-                    value = data[n, block, row, (x + p) * sx + s * dx - left, lane]
+                    value = emitter.load(data, n, block, row, (x + p) * sx + s * dx - left, lane)
                     emitter.store(acc, acc[p, lane] + value * tap, [p, lane])
 
     def interleaved(place: tuple[Any, Any, Any, Any], span: tiles.Span) -> None:

@@ -16,6 +16,7 @@ from specc.backends.tvm.emitter import Emitter, Index, Registers, on_stack
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.packing import Packing
+from specc.ir.dtypes import HALVES
 
 HEAVY = {"gelu", "tanh", "exp", "erf", "softplus", "mish", "div", "sqrt", "rsqrt"}
 """Operators of some twenty instructions or a division: written once in a loop, not once an accumulator.
@@ -84,7 +85,7 @@ class Epilogue:
             packing = emitter.packings[number]
             if packing.kind == "padded":
                 channel = sum(index[1:], index[0])
-                return Scalar(tirx.BufferLoad(emitter.buffers[number], [emitter.simplify(channel)]), reads=True)
+                return Scalar(emitter.load(number, emitter.simplify(channel)), reads=True)
             tensor = emitter.input(number)
             if packing.kind == "blocked":
                 tensor.block = packing.block
@@ -121,7 +122,8 @@ class Tile:
         self._looped = epilogue.heavy and pixels > 2
         self._held = self._memory(epilogue.dtype) if self._looped else []
         plain = not epilogue.result.block
-        self._staged = self._memory(epilogue.result.type.dtype) if plain else []
+        kind = epilogue.result.type.dtype
+        self._staged = self._memory("float32" if kind in HALVES else kind) if plain else []
 
     def _memory(self, dtype: str) -> list[Any]:
         """For each block a buffer [pixels, lanes]."""
@@ -154,7 +156,7 @@ class Tile:
             if self._staged:
                 epilogue.emitter.store(self._staged[j], value, [i, lane])
             else:
-                epilogue.emitter.store(epilogue.result.buffer, value, epilogue.result.position(index))
+                epilogue.result.put(value, epilogue.result.position(index))
 
     def flush(self, n: Any, y: Any, x: Any) -> None:
         """Behind the vector loop: where the result is plain row-major, scatters the real lanes to it."""
@@ -169,4 +171,4 @@ class Tile:
             with emitter.serial(real) as lane, emitter.serial(self.pixels) as i:
                 value = self._staged[j][i, lane]
                 position = [n, block * epilogue.lanes + lane, y, x + i]
-                emitter.store(epilogue.result.buffer, value, position)
+                epilogue.result.put(value, position)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -23,7 +23,8 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Again, Emitter, Index, Leaf, Registers, Template, Tensor
 from specc.backends.tvm.expression import Math, Scalar
 from specc.backends.tvm.group import Group
-from specc.ir.dtypes import SMALL
+from specc.backends.tvm.halves import stored
+from specc.ir.dtypes import HALVES, SMALL
 from specc.ir.types import TensorType, block_of
 from specc.targets import Target
 
@@ -120,7 +121,7 @@ class General:
                     operand < len(group.inputs) or isinstance(accesses[operand], Tensor)
                 ):
                     accesses[operand] = self._store_value(operand, leaf)
-            types = [group.type(operand) for operand in step.operands]
+            types = [_widened(group.type(operand)) for operand in step.operands]
             self.dtype = _computed_in(types[0].dtype if types else step.type.dtype)
             compute = step.record.compute
             if compute is None:
@@ -149,7 +150,7 @@ class General:
 
     def allocate(self, type: TensorType) -> Tensor:
         """Memory for a value of the kernel's own."""
-        return Tensor(T.alloc_buffer(type.physical, type.dtype), type, self.emitter.simplify)
+        return Tensor(T.alloc_buffer(type.physical, stored(type.dtype)), type, self.emitter.simplify)
 
     def stage(self, shape: tuple[int, ...], element: Callable[..., Scalar]) -> Callable[..., Scalar]:
         number = self.stages
@@ -269,17 +270,24 @@ class General:
             with emitter.lanes(lanes) if vectors else emitter.serial(lanes) as lane:
                 point = index_of(position, lane)
                 self.nest = Nest(number, target.type.concrete, point, lane, accumulators)
-                value = emitter.math.cast(element(*point), target.type.dtype)
-                emitter.store(target.buffer, value, target.position(point))
+                value = element(*point)
+                if target.type.dtype not in HALVES:
+                    value = emitter.math.cast(value, target.type.dtype)
+                target.put(value, target.position(point))
                 self.nest = None
             if fill:
                 with emitter.serial(fill, lanes) as lane:
                     point = index_of(position, lane)
-                    emitter.store(target.buffer, tirx.const(0, target.type.dtype), target.position(point))
+                    emitter.store(target.buffer, tirx.const(0, stored(target.type.dtype)), target.position(point))
 
     def _weight(self, number: int) -> int:
         """A guess at the work of an element: a reduction is long."""
         return 64 if self.plan.sums.get(number) else 1
+
+
+def _widened(type: TensorType) -> TensorType:
+    """The type in which a kernel has an operand's elements."""
+    return replace(type, dtype="float32") if type.dtype in HALVES else type
 
 
 def _computed_in(dtype: str) -> str:

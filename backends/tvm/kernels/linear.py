@@ -26,6 +26,7 @@ from specc.backends.tvm.kernels.epilogue import HEAVY
 from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_soon
 from specc.backends.tvm.kernels.rows import share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
+from specc.ir.dtypes import HALVES
 from specc.targets import Target
 
 _WAYS, _LINE = 8, 64
@@ -117,6 +118,7 @@ class Linear:
         self.in_strip = -(-self.tiles // schedule.strips)
         self.number: Any = 0
         """Which tile of its strip is being written."""
+        self.operands = step.operands
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
         self.value, self.dtype = emitter.group.last, step.type.dtype
@@ -150,6 +152,7 @@ class Linear:
         emitter, width = self.emitter, len(blocks)
         acc = Registers(rows * width, self.lanes, self.dtype)
         made = emitter.group.result.dtype
+        made = "float32" if made in HALVES else made
         done = acc if made == self.dtype else Registers(rows * width, self.lanes, made)
         looped = self.heavy and rows * width > 2
         held = [on_stack((rows, self.lanes), self.dtype) for _ in blocks] if looped else []
@@ -193,10 +196,10 @@ class Linear:
                         for block in blocks:
                             soon(self.weight, block, k + self.schedule.soon, 0)
                     for i in range(rows):
-                        value = tirx.Cast(self.dtype, self.data[self._row(first + i, k)])
+                        value = tirx.Cast(self.dtype, emitter.load(self.operands[0], *self._row(first + i, k)))
                         for j, block in enumerate(blocks):
                             position = [i * width + j, lane]
-                            weight = tirx.Cast(self.dtype, self.weight[block, k, lane])
+                            weight = tirx.Cast(self.dtype, emitter.load(self.operands[1], block, k, lane))
                             emitter.store(acc, acc[tuple(position)] + value * weight, position)
 
     def _start(self, acc: Registers, blocks: list[Any], rows: int, lane: Any) -> None:
@@ -216,12 +219,11 @@ class Linear:
         def leaf(number: int, index: Index) -> Scalar:
             if number == self.anchor:
                 return accumulator
-            buffer = emitter.buffers[number]
             if emitter.packings[number].kind == "padded":
-                return Scalar(tirx.BufferLoad(buffer, [index[-1]]), reads=True)
+                return Scalar(emitter.load(number, index[-1]), reads=True)
             if index and not isinstance(index[-1], int) and self.outputs % self.lanes:
                 index = (*index[:-1], tirx.min(index[-1], self.outputs - 1))
-            return Scalar(tirx.BufferLoad(buffer, list(index)), reads=True)
+            return Scalar(emitter.load(number, *index), reads=True)
 
         return emitter.evaluate(self.value, self._row(row, column), leaf)
 
@@ -232,7 +234,7 @@ class Linear:
         def copy(lanes: int) -> None:
             with emitter.lanes(lanes) as lane:
                 column = block * self.lanes + lane
-                emitter.store(emitter.outputs[0], values[position, lane], self._row(row, column))
+                emitter.result().put(values[position, lane], self._row(row, column))
 
         if not rest:
             copy(self.lanes)

@@ -35,6 +35,9 @@ TEMPLATES = (
 """Each takes a group of a single result, a target, and what answers its choices (`choices`), and gives a template, or
 None for a group not of its class."""
 
+WIDENING = tuple(each for each in TEMPLATES if each not in (integer.convolution, integer.linear))
+"""Those that read and write tensors of 16 bits, too."""
+
 
 def lower(group: Group, target: Target, configuration: Configuration = NOTHING) -> Template:
     """The template that computes `group` on `target`; `configuration` overrules its cost model."""
@@ -46,7 +49,7 @@ def template(group: Group, target: Target, choices: Choices) -> Template:
     """The template that computes `group` on `target`, as `choices` says."""
     if group.symbols:  # the other templates cut dimensions into tiles
         return general.lower(group, target, choices)
-    for lower in TEMPLATES if group.single else ():
+    for lower in (WIDENING if group.halves else TEMPLATES) if group.single else ():
         found = lower(group, target, choices)
         if found is not None:
             return found

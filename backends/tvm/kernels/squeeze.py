@@ -24,6 +24,7 @@ from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, Tens
 from specc.backends.tvm.expression import Scalar, constant
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing
+from specc.ir.dtypes import HALVES
 from specc.ir.types import TensorType
 from specc.targets import Target
 
@@ -44,7 +45,7 @@ class _Schedule:
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group that is a mean over the image followed by 1x1 convolutions; None for another group."""
     lanes, anchors = target.lanes, group.anchors
-    if group.result.dtype != "float32":
+    if group.result.dtype not in ("float32", *HALVES):
         return None
     if len(anchors) < 2 or not _is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
         return None
@@ -139,24 +140,28 @@ class _Squeeze:
     def _mean(self, anchor: int, value: int, goal: Tensor) -> None:
         emitter, source = self.emitter, self.emitter.group.step(anchor).operands[0]
         n, blocks, height, width, lanes = emitter.group.type(source).physical
-        pixels, data = height * width, emitter.buffers[source]
+        pixels = height * width
         chains = self.chains
         with emitter.parallel(n * blocks) as work:
             batch, block = emitter.divmod(work, blocks)
+
+            def read(pixel: Any, lane: Any) -> Any:
+                return emitter.load(source, batch, block, 0, pixel, lane)
+
             acc = Registers(chains, lanes, "float32")
             with emitter.lanes(lanes) as lane:
                 for i in range(chains):
                     emitter.store(acc, tirx.const(0.0, "float32"), [i, lane])
                 with emitter.serial(pixels // chains) as p:
                     for i in range(chains):
-                        emitter.store(acc, acc[i, lane] + data[batch, block, 0, p * chains + i, lane], [i, lane])
+                        emitter.store(acc, acc[i, lane] + read(p * chains + i, lane), [i, lane])
                 total = sum((acc[i, lane] for i in range(1, chains)), acc[0, lane])
                 mean = Scalar(total * constant(1.0 / pixels, "float32"))
                 self._store(anchor, value, goal, mean, batch, block, lane)
 
     def _product(self, anchor: int, value: int, source: Tensor, goal: Tensor, schedule: _Schedule) -> None:
         emitter, step = self.emitter, self.emitter.group.step(anchor)
-        weight, *bias = (emitter.buffers[v] for v in step.operands[1:])
+        _, weight, *bias = step.operands
         n, blocks, _, _, lanes = goal.type.physical
         inputs = source.type.physical[1]
         width, chains = schedule.width, schedule.chains
@@ -166,14 +171,18 @@ class _Squeeze:
             acc = Registers(width * chains, lanes, "float32")
             with emitter.lanes(lanes) as lane:
                 for j in range(width):
-                    first = bias[0][(group * width + j) * lanes + lane] if bias else tirx.const(0.0, "float32")
+                    first = (
+                        emitter.load(bias[0], (group * width + j) * lanes + lane)
+                        if bias
+                        else tirx.const(0.0, "float32")
+                    )
                     for i in range(chains):
                         emitter.store(acc, tirx.const(0.0, "float32") if i else first, [j * chains + i, lane])
                 with emitter.serial(inputs) as k, emitter.serial(lanes // chains) as q:
                     for i in range(chains):
-                        x = source.buffer[batch, k, 0, 0, q * chains + i]
+                        x = source.at(batch, k, 0, 0, q * chains + i)
                         for j in range(width):
-                            w = weight[group * width + j, k, 0, 0, q * chains + i, lane]
+                            w = emitter.load(weight, group * width + j, k, 0, 0, q * chains + i, lane)
                             at = [j * chains + i, lane]
                             emitter.store(acc, acc[tuple(at)] + x * w, at)
                 for j in range(width):
@@ -194,4 +203,4 @@ class _Squeeze:
         if channels % self.lanes:
             zero = emitter.math.const(0.0, "float32")
             result = emitter.math.select(channel < channels, emitter.math.let(result), zero)
-        emitter.store(goal.buffer, result, [n, block, 0, 0, lane])
+        goal.put(result, [n, block, 0, 0, lane])

@@ -51,7 +51,7 @@ _UNROLL = 2
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group whose anchor is a convolution that is faster this way; None for another one."""
     anchor = group.anchor
-    if anchor is None or group.step(anchor).op != "conv2d" or group.result.dtype != "float32":
+    if anchor is None or group.step(anchor).op != "conv2d" or group.type(anchor).dtype != "float32":
         return None
     step = group.step(anchor)
     data, weight, *bias = step.operands
@@ -70,7 +70,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     plan = take(choices, shape, target)
     if plan is None:
         return None
-    packings[weight] = Packing("winograd", lanes, lanes, plan.m)
+    packings[weight] = Packing("winograd", lanes, lanes, plan.m, wide=True)
     packings |= {value: Packing("padded", lanes) for value in bias}
     count = shape.batch * -(-shape.rows // plan.m[0]) * -(-shape.columns // plan.m[1])
     once = count % plan.size == 0 and shape.outputs % plan.blocks == 0
@@ -103,7 +103,7 @@ class _Winograd:
     def __init__(self, emitter: Emitter, anchor: int, shape: Shape, plan: Plan, target: Target) -> None:
         self.emitter, self.shape, self.plan, self.target, self.lanes = emitter, shape, plan, target, target.lanes
         data, weight, *bias = emitter.group.step(anchor).operands
-        self.data, self.weight = emitter.buffers[data], emitter.buffers[weight]
+        self.data, self.weight = data, emitter.buffers[weight]
         self.bias = emitter.buffers[bias[0]] if bias else None
         self.epilogue = Epilogue(emitter, anchor, self.lanes)
         self.matrices = [transforms(m, r) for m, r in zip(plan.m, shape.kernel, strict=True)]
@@ -175,13 +175,13 @@ class _Winograd:
     def _pixel(self, n: Any, c: Any, row: Any, column: Any, lane: Any, checked: tuple[Registers, int] | None) -> Any:
         """A vector of the input; if it is to be `checked`, zeros outside of it, by way of that register."""
         if checked is None:
-            return self.data[n, c, row, column, lane]
+            return self.emitter.load(self.data, n, c, row, column, lane)
         emitter, shape, (registers, number) = self.emitter, self.shape, checked
         math = emitter.math
         at = (n, c, math.clip(row, 0, shape.height - 1), math.clip(column, 0, shape.width - 1), lane)
         # What is read is always inside, and no branch is needed. It must not stand within the condition: TVM would
         # leave out the limits there, for they change nothing where it holds.
-        emitter.store(registers, self.data[at], [number, lane])
+        emitter.store(registers, emitter.load(self.data, *at), [number, lane])
         inside = math.all(row >= 0, row < shape.height, column >= 0, column < shape.width)
         value, zero = registers[number, lane], tirx.const(0.0, "float32")
         return tirx.Select(inside, value, zero) if not isinstance(inside, bool) else value if inside else zero

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 
 from specc import ops, targets
+from specc.backends.tvm import halves
 from specc.backends.tvm.choices import NOTHING, Choices, Configuration
 from specc.backends.tvm.emitter import Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group, Input, Step
 from specc.backends.tvm.kernels import select
+from specc.ir.bits import of_bits, to_bits
+from specc.ir.dtypes import HALVES
 from specc.ir.types import TensorType, block_of
 from specc.targets import Target
 
@@ -65,8 +68,13 @@ def draw(group: Group, positive: bool = False) -> list[np.ndarray[Any, Any]]:
         elif operand.type.dtype.startswith("int"):
             array = np.round(array * 2)
         array = np.abs(array) + 0.1 if positive else array
-        arrays.append(np.asarray(_inside(group, number, array)).astype(operand.type.dtype))
+        arrays.append(_of_type(np.asarray(_inside(group, number, array)), operand.type.dtype))
     return arrays
+
+
+def _of_type(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    """The array in that type; numbers of 16 bits as float32."""
+    return of_bits(to_bits(array, dtype), dtype) if dtype in HALVES else array.astype(dtype)
 
 
 def _inside(group: Group, number: int, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -104,18 +112,20 @@ def execute(
     stored = []
     for array, packing, operand in zip(arrays, kernel.packings, group.inputs, strict=True):
         packed = packing.apply(array)
+        dtype = "float32" if packing.wide else operand.type.dtype
+        packed = to_bits(packed, dtype) if dtype in HALVES else packed
         rest = operand.type.concrete[1] % packing.block if packing.kind == "blocked" else 0
         if rest and not operand.frozen:
-            packed[:, -1, ..., rest:] = 3.0
+            packed[:, -1, ..., rest:] = to_bits(np.array(3.0), dtype) if dtype in HALVES else 3.0
         stored.append(packed)
     types = [group.type(number) for number in group.results]
     for last in (False, True):
         fenced = [_fenced(array, last) for array in stored]
-        made = [_guarded(type.physical, type.dtype) for type in types]
+        made = [_guarded(type.physical, halves.stored(type.dtype)) for type in types]
         operands = [*(array for _, array in fenced), *(out for _, out in made)]
         module["kernel"](*map(tvm.runtime.from_dlpack, operands))
     for number in [i for i, operand in enumerate(group.inputs) if kernel.once and group.beside(i)]:
-        _, over = _guarded(types[0].physical, types[0].dtype)
+        _, over = _guarded(types[0].physical, halves.stored(types[0].dtype))
         operands = [over if i == number else array for i, (_, array) in enumerate(fenced)]
         over[...] = stored[number]
         module["kernel"](*map(tvm.runtime.from_dlpack, [*operands, over]))
@@ -125,6 +135,7 @@ def execute(
         size = np.prod(type.physical, dtype=int)
         intact = all((guard == room.dtype.type(7)).all() for guard in (room[:_GUARD], room[_GUARD + size :]))
         assert intact, "the kernel writes outside of its result"
+        result = of_bits(result, type.dtype) if type.dtype in HALVES else result
         if block_of(type.layout):
             n, blocks, h, w, lanes = type.physical
             assert np.isfinite(result).all(), "lanes beyond the last channel are finite"
@@ -176,7 +187,9 @@ def check(
     assert template is not None, "the template does not take the group"
     arrays = draw(group, positive)
     for result, expected in zip(
-        execute(kernel_of(group, template), group, arrays, target), reference(group, arrays), strict=True
+        execute(kernel_of(group, template, half=target.half), group, arrays, target),
+        reference(group, arrays),
+        strict=True,
     ):
         assert result.shape == expected.shape
         if expected.dtype.kind != "f":

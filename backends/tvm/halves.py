@@ -1,0 +1,79 @@
+"""Numbers of 16 bits in kernels: their bits lie in memory, and expressions hold the float32 that they stand for.
+
+    widened   bits -> float32, exact
+    rounded   float32 -> the float32 of the nearest number of 16 bits, of two equally near ones the even one
+    bits      a float32 that is such a number -> its bits
+
+A bfloat16 is the upper half of a float32. A float16 has conversions on some targets (`Target.half`), elsewhere they
+are written in integers; numbers below 2^-14 have a fixed unit, 2^-24, and are shifted there by a sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+from specc.ir.dtypes import BITS, HALVES
+
+
+def stored(dtype: str) -> str:
+    """The type of the elements of a buffer that holds a tensor of `dtype`."""
+    return BITS if dtype in HALVES else dtype
+
+
+def widened(bits: Any, dtype: str, native: bool) -> Any:
+    """The float32 that `bits` of `dtype` stand for."""
+    if dtype == "bfloat16":
+        return tirx.reinterpret("float32", tirx.Cast("uint32", bits) << _word(16))
+    if native:
+        return tirx.Cast("float32", tirx.reinterpret("float16", bits))
+    word = tirx.Cast("uint32", bits)
+    magnitude = (word & _word(0x7FFF)) << _word(13)
+    shifted = magnitude + _word(112 << 23)
+    # Below 2^-14: (1 + m / 1024) - 1 is m / 1024, times 2^-14 by factors that C has in seven digits.
+    fraction = tirx.reinterpret("float32", magnitude + _word(127 << 23)) - tirx.const(1.0, "float32")
+    least = fraction * tirx.const(2.0**-10, "float32") * tirx.const(2.0**-4, "float32")
+    beyond = tirx.Select(magnitude >= _word(0x1F << 23), _word(112 << 23), _word(0))
+    usual = shifted + beyond
+    chosen = tirx.Select(magnitude < _word(1 << 23), tirx.reinterpret("uint32", least), usual)
+    return tirx.reinterpret("float32", chosen | ((word & _word(0x8000)) << _word(16)))
+
+
+def rounded(value: Any, dtype: str, native: bool) -> Any:
+    """The float32 `value`, a name, rounded to a number of `dtype`."""
+    if dtype == "bfloat16":
+        word = tirx.reinterpret("uint32", value)
+        nearest = (word + _word(0x7FFF) + ((word >> _word(16)) & _word(1))) & _word(0xFFFF0000)
+        none = (word & _word(0x7FFFFFFF)) > _word(0x7F800000)
+        return tirx.reinterpret("float32", tirx.Select(none, _word(0x7FC00000), nearest))
+    if native:
+        return tirx.Cast("float32", tirx.Cast("float16", value))
+    return widened(_narrowed(value), dtype, native)
+
+
+def bits(value: Any, dtype: str, native: bool) -> Any:
+    """The bits of the float32 `value`, a name for a number of `dtype`."""
+    if dtype == "bfloat16":
+        return tirx.Cast(BITS, tirx.reinterpret("uint32", value) >> _word(16))
+    if native:
+        return tirx.reinterpret(BITS, tirx.Cast("float16", value))
+    return _narrowed(value)
+
+
+def _narrowed(value: Any) -> Any:
+    """The bits of the float16 that is nearest to the float32 `value`."""
+    word = tirx.reinterpret("uint32", value)
+    magnitude = word & _word(0x7FFFFFFF)
+    odd = (magnitude >> _word(13)) & _word(1)
+    usual = (magnitude - _word(112 << 23) + _word(0xFFF) + odd) >> _word(13)
+    # Beside 0.5, the unit of a float32 is 2^-24.
+    tiny = tirx.reinterpret("uint32", tirx.reinterpret("float32", magnitude) + tirx.const(0.5, "float32"))
+    small = tirx.Select(magnitude < _word(113 << 23), tiny - _word(0x3F000000), usual)
+    special = tirx.Select(magnitude > _word(0x7F800000), _word(0x7E00), _word(0x7C00))
+    found = tirx.Select(magnitude >= _word(0x477FF000), special, small)
+    return tirx.Cast(BITS, found | ((word >> _word(16)) & _word(0x8000)))
+
+
+def _word(value: int) -> Any:
+    return tirx.const(value, "uint32")

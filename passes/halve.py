@@ -1,0 +1,158 @@
+"""Numbers of 16 bits: the factors of convolutions and matrix products are rounded, and sums stay float32.
+
+    conv2d(x, w, b)  ->  conv2d(cast(x) {dtype=bfloat16}, cast(w) {dtype=bfloat16}, b)
+
+So are those of attention's two products. Whatever reads a tensor of 16 bits computes in float32: sums of products,
+norms, softmax, activations and residual sums do not round. A bfloat16 has the range of a float32 and 8 bits of it, a
+float16 11 bits and a range up to 65504.
+
+A value is rounded where it is computed, in the kernel that computes it: what only moves elements on the way to a layer
+moves those of 16 bits. And it is stored so for everyone: others read the same 16 bits. So half of the bytes move, and
+residual sums read rounded values. Where another one needs the float32 (a result of the network, a concatenation with
+others that are not rounded), both are stored.
+
+A layer stays as it is where it does not compute in float32, and where it reads less than four channels, as the first of
+a network does: its operand is an input, in float32. Small layers stay, too: fusion computes them where they are read.
+The journal has the reason of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from specc.ir.cost import macs_of, nominal
+from specc.ir.dtypes import HALVES
+from specc.ir.graph import Graph, Node, Value
+from specc.passes.rewrite import Event, Journal
+
+LAYERS = ("conv2d", "linear", "matmul")
+"""The operators whose first two operands are rounded."""
+
+SMALL_MACS = 1 << 17
+"""A layer of no more multiplications is not worth the conversions; fusion computes such products where they are
+read."""
+
+LEAST_CHANNELS = 4
+"""An operand of fewer channels is a picture, mostly: an input of the network, in float32."""
+
+RULE = "layer of float32 => layer of 16 bits"
+
+
+def candidates(graph: Graph, journal: Journal | None = None) -> list[int]:
+    """The layers whose factors can be rounded, in order; those that stay go to the journal with the reason."""
+    found = []
+    for identity in graph.live():
+        node = graph.node(identity)
+        if node.op not in LAYERS:
+            continue
+        reason = _refusal(graph, identity)
+        if reason is None:
+            found.append(identity)
+        elif journal is not None:
+            refuse(journal, node, reason)
+    return found
+
+
+def refuse(journal: Journal, node: Node, reason: str) -> None:
+    """Notes that a layer stays as it is."""
+    journal.events.append(Event(RULE, node.op, node.path, node.span, reason))
+
+
+def _refusal(graph: Graph, identity: int) -> str | None:
+    x, weight = graph.operands(identity)[:2]
+    kinds = {graph.type(value).dtype for value in (x, weight)}
+    if "float32" not in kinds:
+        return f"it computes with {' and '.join(sorted(kinds))}"
+    if kinds - {"float32", *HALVES}:
+        return f"it computes in {' and '.join(sorted(kinds))}"
+    channels = graph.type(x).shape[1] if graph.op(Value(identity)) == "conv2d" else graph.type(x).shape[-1]
+    if channels in range(LEAST_CHANNELS):
+        return f"it reads {channels} channel{'s' if channels != 1 else ''}"
+    macs = nominal(macs_of(graph, identity), graph.defaults)
+    return f"it is small: {macs} products are not worth conversions" if macs <= SMALL_MACS else None
+
+
+def halve(graph: Graph, dtype: str, layers: Collection[int] | None = None, journal: Journal | None = None) -> Graph:
+    """The graph with the factors of `layers` (all `candidates` where they are not named) rounded to `dtype`."""
+    journal = journal if journal is not None else Journal()
+    rewriting = _Halving(graph.copy(), dtype)
+    for identity in candidates(graph, journal):
+        if layers is None or identity in layers:
+            node = graph.node(identity)
+            rewriting.layer(identity)
+            journal.events.append(Event(RULE, node.op, node.path, node.span))
+    rewriting.share()
+    rewriting.graph.prune()
+    return rewriting.graph
+
+
+@dataclass
+class _Halving:
+    graph: Graph
+    dtype: str
+    rounded: dict[Value, Value] = field(default_factory=dict)
+    """By value, the same of 16 bits."""
+
+    def layer(self, identity: int) -> None:
+        """Lets a layer read factors of 16 bits."""
+        for position, value in enumerate(self.graph.operands(identity)[:2]):
+            self.graph.set_operand(identity, position, self._round(value))
+
+    def _round(self, value: Value) -> Value:
+        graph = self.graph
+        if graph.type(value).dtype in HALVES:
+            return value
+        if value not in self.rounded:
+            node = graph.node(value.node)
+            if _moves(graph, value.node):
+                operands = [self._round(operand) for operand in graph.operands(value.node)]
+                made = graph.apply(node.op, operands, dict(node.attrs), node.path, node.span)
+                self.rounded[value] = Value(made.node, value.result)
+            else:
+                self.rounded[value] = graph.apply("cast", [value], {"dtype": self.dtype}, node.path, node.span)
+        return self.rounded[value]
+
+    def share(self) -> None:
+        """Lets everyone read the 16 bits of a value where they exist, if nobody needs more of it."""
+        graph = self.graph
+        own = {value.node for value in self.rounded.values()}
+        for value, half in reversed(self.rounded.items()):  # what moves elements stands behind what it moves
+            if graph.is_frozen(value.node) or graph.op(value) == "input" or not self._serves(value, own):
+                continue
+            for user, position in graph.users(value):
+                if user not in own:
+                    graph.set_operand(user, position, half)
+        graph.prune()
+        graph.infer()
+
+    def _serves(self, value: Value, own: Collection[int]) -> bool:
+        """Whether all who read a value could read it rounded to 16 bits."""
+        graph = self.graph
+        if value in graph.outputs:
+            return False
+        for user, _ in graph.users(value):
+            node = graph.node(user)
+            if user in own or self._idle(user) or "any" not in node.record.classes(len(graph.operands(user))):
+                continue
+            results = [Value(user, result) for result in range(len(node.types))]
+            if not _moves(graph, user) or len(graph.operands(user)) > 1:
+                return False
+            if not all(self._serves(result, own) for result in results):
+                return False
+        return True
+
+    def _idle(self, identity: int) -> bool:
+        """Whether nobody needs what a node makes any more."""
+        results = [Value(identity, result) for result in range(len(self.graph.node(identity).types))]
+        return not any(
+            value in self.graph.outputs or not all(self._idle(user) for user, _ in self.graph.users(value))
+            for value in results
+        )
+
+
+def _moves(graph: Graph, identity: int) -> bool:
+    """Whether a node only moves elements, so that it moves those of 16 bits as well."""
+    node = graph.node(identity)
+    joins = node.op == "concat" or (node.op == "pad" and not node.attrs["value"])
+    return joins or "movement" in node.record.traits
