@@ -30,8 +30,9 @@ class Target:
     ahead; else it comes from memory. Cache sizes are bytes for one core. `requires` are the CPU features, in
     /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), and the GPU's architecture, without
     which an artifact for this target is refused. `options` are LLVM's own. `model` is the core by whose timing
-    `specc.static_profile` counts cycles, where LLVM knows none of `cpu` itself. `rounding` is asked of the kernels, not
-    of the machine: their rounding errors may be so many times those of direct sums.
+    `specc.static_profile` counts cycles, where LLVM knows none of `cpu` itself. `dot_product` is the instruction that
+    adds four products of integers of 8 bits to each lane of 32. `rounding` is asked of the kernels, not of the machine:
+    their rounding errors may be so many times those of direct sums.
 
     With `gpu`, kernels run on an NVIDIA GPU of that architecture, and everything else on a processor as `triple` says:
     a vector is a warp, the first-level cache is what a multiprocessor has of shared memory and cache, the second is
@@ -55,6 +56,7 @@ class Target:
     model: str = ""
     gpu: str = ""
     processors: int = 0
+    dot_product: Literal["", "vpdpbusd", "sdot", "usdot"] = ""
     rounding: float = ROUNDING
 
     @property
@@ -79,10 +81,6 @@ class Target:
         return {"arm": "armv7l"}.get(family, family)
 
     @property
-    def dot_products(self) -> bool:
-        """Whether one instruction adds four products of 8 bits to each lane of 32 (`vpdpbusd`)."""
-        return "avx512_vnni" in self.requires
-
     @property
     def half(self) -> bool:
         """Whether it has instructions that convert float16 from and to float32."""
@@ -117,6 +115,7 @@ def _arm(name: str, cpu: str, l1: int, l2: int, per_cycle: int = 2) -> Target:
         loads_per_cycle=per_cycle,
         broadcast_registers=True,
         model=model,
+        dot_product="sdot" if later else "",
     )
 
 
@@ -139,6 +138,7 @@ TARGETS: dict[str, Target] = {
             *("x86-64-v4-vnni", "x86_64-linux-gnu", "x86-64-v4", ("-prefer-256-bit", "+avx512vnni")),
             *(512, 32, 32 << 10, 1 << 20),
             requires=(*_V4, "avx512_vnni"),
+            dot_product="vpdpbusd",
         ),
         # The small cores, and the A72, start one multiply-add of 128 bits and one load in a cycle.
         _arm("aarch64", "generic", 32 << 10, 256 << 10),
@@ -156,9 +156,10 @@ TARGETS: dict[str, Target] = {
         # LLVM takes vectors of known length for SVE's where it is told how long these are at least.
         Target(
             *("neoverse-v1", "aarch64-linux-gnu", "neoverse-v1", ("+sve",), 256, 32, 64 << 10, 1 << 20),
-            requires=("fp", "asimd", "asimdhp", "asimddp", "sve", "sve256"),
+            requires=("fp", "asimd", "asimdhp", "asimddp", "i8mm", "sve", "sve256"),
             broadcast_registers=True,
             options=("-aarch64-sve-vector-bits-min:uint=256",),
+            dot_product="usdot",
         ),
         # Without vectors, four lanes are four registers, and each takes a multiply-add of its own.
         Target(

@@ -28,6 +28,11 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm asimdhp asimddp {sve}\n"
         (
             "aarch64",
             {"/proc/cpuinfo": ARM.format(sve="sve"), "/proc/sys/abi/sve_default_vector_length": "32\n"},
+            "cortex-a76",
+        ),
+        (
+            "aarch64",
+            {"/proc/cpuinfo": ARM.format(sve="sve i8mm"), "/proc/sys/abi/sve_default_vector_length": "32\n"},
             "neoverse-v1",
         ),
     ],

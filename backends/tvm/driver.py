@@ -25,6 +25,8 @@ _SPACES = {"input": "INPUT", "output": "OUTPUT", "arena": "ARENA"}
 _GCC_NAMES = {"bmi1": "bmi", "avx512_vnni": "avx512vnni"}
 _LINUX_NAMES = {"vfpv4": "VFPv4"}
 """Features that gcc, and Linux' headers, call otherwise than /proc/cpuinfo does."""
+_SECOND_WORD = {"i8mm"}
+"""Features of ARM's cores that Linux tells of in a second word of bits."""
 
 
 def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scratch: int = 0) -> str:
@@ -161,9 +163,11 @@ def _processor(target: Target) -> Iterable[str]:
         if target.architecture == "riscv64":  # a bit for each letter
             bits = [f"1ul << ('{feature}' - 'a')" for feature in named]
         else:
-            bits = [f"HWCAP_{_LINUX_NAMES.get(feature, feature.upper())}" for feature in named]
+            bits = [f"HWCAP_{_LINUX_NAMES.get(f, f.upper())}" for f in named if f not in _SECOND_WORD]
         yield f"  const unsigned long needed = {' | '.join(bits)};"
         yield "  if ((getauxval(AT_HWCAP) & needed) != needed) return 0;"
+        for feature in sorted(_SECOND_WORD.intersection(named)):
+            yield f"  if (!(getauxval(AT_HWCAP2) & HWCAP2_{feature.upper()})) return 0;"
         long = "(prctl(PR_SVE_GET_VL) & PR_SVE_VL_LEN_MASK) >= 32"
         yield f"  return {long if 'sve256' in target.requires else 1};"
 

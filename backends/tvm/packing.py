@@ -20,8 +20,10 @@ class Packing:
     blocked             [n, c, h, w] -> [n, ceil(c / block), h, w, block], zeros beyond c
     padded              [..., c, ...] -> [ceil(c / block) * block], every other extent being 1, zeros beyond c
     convolution         [o, i, kh, kw] -> [ceil(o / block), ceil(i / inner), kh, kw, inner, block], zeros beyond
-    dot                 [o, i, ...] -> [ceil(o / block), ceil(i / inner), ..., inner / 4, block * 4], zeros beyond: four
-                        neighbours of i for each o
+    dot                 [o, i, ...] -> [ceil(o / block), ceil(i / inner) * ... * inner / 4, block * 4], zeros beyond:
+                        four neighbours of i for each o
+    lowered             the same with a vector before all others: for each o, 128 times the sum of its elements, the
+                        bytes of an int32
     depthwise           [c, 1, kh, kw] -> [ceil(c / block), kh, kw, block], zeros beyond
     transposed          [..., i, j] -> [..., j, ceil(i / block) * block], zeros beyond i
     winograd            [o, i, kh, kw] -> [ceil(o / block), n, ceil(i / inner) * inner, block], zeros beyond: the
@@ -76,7 +78,12 @@ class Packing:
         blocks = a.reshape(o // self.block, self.block, i // self.inner, self.inner // 4, 4, *kernel)
         taps = range(5, blocks.ndim)
         packed = blocks.transpose(0, 2, *taps, 3, 1, 4)
-        return packed.reshape(*packed.shape[:-2], self.block * 4)
+        return packed.reshape(packed.shape[0], -1, self.block * 4)
+
+    def _lowered(self, a: NDArray[Any]) -> NDArray[Any]:
+        packed = self._dot(a)
+        sums = 128 * packed.reshape(*packed.shape[:2], self.block, 4).sum((1, 3), dtype="<i4")
+        return np.concatenate([sums.astype("<i4").view(packed.dtype)[:, None], packed], 1)
 
     def _depthwise(self, a: NDArray[Any]) -> NDArray[Any]:
         kernel = a.shape[2:] if a.ndim == 4 else (1, 1)

@@ -27,7 +27,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter, Registers
-from specc.backends.tvm.kernels.integer import DEPTH, add_products
+from specc.backends.tvm.kernels.dots import DEPTH, Dots
 from specc.backends.tvm.library import PASS_OPTIONS, tvm_target
 from specc.targets import Target
 
@@ -106,7 +106,7 @@ class Meter:
             self._reads.append([lambda a=a, r=r, read=read: read(a, r) for a, r in zip(arrays, results)])
         self._operations = 2 * _STEPS * _VECTORS * target.lanes
         self._integers = None
-        if target.dot_products:
+        if target.dot_product:
             dots = _compiled(target, _multiply_integers(target))
             sums = [tvm.runtime.tensor(np.ones((2, target.lanes), np.int32)) for _ in range(threads)]
             self._integers = [lambda s=s: dots(s) for s in sums]
@@ -174,16 +174,16 @@ def _multiply_integers(target: Target) -> Any:
         T.func_name("kernel")
         T.func_attr({"tirx.noalias": True})
         factors = T.arg("factors", T.buffer((2, target.lanes), "int32"))
-        registers = Registers(_VECTORS, target.lanes, "int32")
-        four = T.Bind(factors[0, 0])
-        vector = tirx.BufferLoad(factors, [tirx.const(0, "int32"), tirx.Ramp(0, 1, target.lanes)])
-        eight = T.Bind(tirx.reinterpret(f"int8x{DEPTH * target.lanes}", vector))
-        with T.vectorized(0, target.lanes) as lane:
-            for i in range(_VECTORS):
-                Emitter.store(registers, tirx.const(0, "int32"), (i, lane))
+        registers, dots = Registers(_VECTORS, target.lanes, "int32"), Dots(target)
+        four = tirx.Broadcast(T.Bind(factors[0, 0]), dots.width)
+        vector = tirx.BufferLoad(factors, [tirx.const(0, "int32"), tirx.Ramp(0, 1, dots.width)])
+        bytes = T.Bind(tirx.reinterpret(f"int8x{DEPTH * dots.width}", vector))
+        sums = dots.registers(registers, _VECTORS)
+        dots.start(sums, range(_VECTORS), None, 0, None)
         with T.serial(0, _STEPS):
             for i in range(_VECTORS):
-                add_products(registers, i, four, eight, target.lanes)
+                dots.add(sums, i, four, [bytes] * dots.parts)
+        dots.gathered(sums, registers, _VECTORS)
         with T.vectorized(0, target.lanes) as lane:
             total = sum((registers[i, lane] for i in range(1, _VECTORS)), registers[0, lane])
             Emitter.store(factors, total, (1, lane))

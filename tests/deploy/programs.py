@@ -49,7 +49,7 @@ def run(artifact: Artifact, folder: Path, core: str = "") -> subprocess.Complete
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def check(artifact: Artifact, folder: Path, core: str = "") -> None:
+def check(artifact: Artifact, folder: Path, core: str = "", tolerance: float = ROUNDING) -> None:
     """Holds every output to the reference's."""
     for path in folder.glob("found-*"):
         path.unlink()
@@ -58,4 +58,4 @@ def check(artifact: Artifact, folder: Path, core: str = "") -> None:
     sample = artifact.contents.samples[0]
     for spec, expected in zip(artifact.manifest.sizes[0].outputs, sample.outputs, strict=True):
         found = np.fromfile(folder / f"found-{spec.name}", spec.dtype).reshape(spec.shape)
-        assert difference(found, expected) <= ROUNDING
+        assert difference(found, expected) <= tolerance

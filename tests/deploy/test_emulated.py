@@ -10,11 +10,15 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from programs import HERE, build, check, run
 
 import specc
+from specc import grammar
 from specc.cli import execute
+from specc.disassembly import disassemble
+from specc.targets import TARGETS
 
 pytestmark = pytest.mark.cross
 EXAMPLES = HERE.parents[1] / "examples"
@@ -49,20 +53,61 @@ def test_digits(target: str, cores: tuple[str, ...], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "cores"),
+    ("target", "cores", "side"),
     [
-        ("cortex-a72", ("cortex-a72", "max")),
-        ("neoverse-v1", ("max,sve256=on,sve512=off",)),
-        ("armv7", ("cortex-a7",)),
-        ("riscv64", ("rv64",)),
-        ("riscv64-v", (VECTORS,)),
+        ("cortex-a72", ("cortex-a72", "max"), 224),
+        ("neoverse-v1", ("max,sve256=on,sve512=off",), 224),
+        ("armv7", ("cortex-a7",), 224),
+        ("riscv64", ("rv64",), 64),
+        ("riscv64-v", (VECTORS,), 64),
     ],
 )
-def test_repvit(target: str, cores: tuple[str, ...], tmp_path: Path) -> None:
-    artifact = specc.compile(specc.load("zoo:repvit/m1_1"), target=target)
+def test_repvit(target: str, cores: tuple[str, ...], side: int, tmp_path: Path) -> None:
+    """The emulator takes minutes for RISC-V's multiply-adds: there, pictures are small."""
+    artifact = specc.compile(specc.load("zoo:repvit/m1_1"), target=target, shapes={"h": side, "w": side})
     build(artifact, tmp_path, *told(target))
     for core in cores:
         check(artifact, tmp_path, core)
+
+
+INTEGERS = """specc 1
+
+network Integers(x: [1, 16, 13, 12]) -> [1, 121]:
+    a = conv2d(x, 40, k=3)
+    b = conv2d(relu(a), 30, k=(1, 4), p=(0, 1))
+    c = conv2d(relu(b), 33, k=3, s=2)
+    d = conv2d(relu(c), 33, k=3, d=2)
+    e = conv2d(relu(d + c), 128, k=1)
+    head = linear(flatten(max_pool2d(relu(e), k=2)), 121)
+    return head
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "cores", "instruction"),
+    [
+        ("cortex-a53", ("cortex-a53",), ""),
+        ("cortex-a76", ("cortex-a76", "max"), "sdot"),
+        ("neoverse-n1", ("neoverse-n1",), "sdot"),
+        ("neoverse-v1", ("max,sve256=on,sve512=off", "max,sve512=on"), "sudot"),
+        ("armv7", ("cortex-a7",), ""),
+    ],
+)
+def test_integers(target: str, cores: tuple[str, ...], instruction: str, tmp_path: Path) -> None:
+    """Layers of integers are equal to PyTorch's in every bit, and multiply with the instruction that the core has."""
+    samples = {"x": np.random.default_rng(0).standard_normal((4, 16, 13, 12), np.float32)}
+    graph = grammar.loads(INTEGERS)
+    artifact = specc.compile(graph, target=target, precision="int8", samples=samples, bound=1.0)
+    assert artifact.manifest.facts["precision"]["layers"] == 6
+    build(artifact, tmp_path)
+    for core in cores:
+        check(artifact, tmp_path, core, tolerance=0.0)
+    names = sorted({call["kernel"] for call in artifact.manifest.sizes[0].facts["kernels"] if call["macs"]})
+    assert len(names) == 6
+    for outer in disassemble(artifact.contents.library, TARGETS[target], names).values():
+        loops = [loop.own() for one in outer for loop in one.all() if not loop.inner]
+        found = {one.text.partition(" ")[0] for loop in loops for one in loop}
+        assert instruction in found or not instruction
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,11 @@ class Schedule:
     ahead: bool
 
 
-def schedule_of(group: Group, anchor: int, target: Target, choices: Choices, size: int = 4, depth: int = 1) -> Schedule:
-    """How a linear layer is computed: its elements have `size` bytes, a step of the reduction takes `depth` of them."""
+def schedule_of(
+    group: Group, anchor: int, target: Target, choices: Choices, size: int = 4, depth: int = 1, written: int = 2
+) -> Schedule:
+    """How a linear layer is computed: its elements have `size` bytes, a step of the reduction takes `depth` of them,
+    and `written` steps are written out at least, where their number allows it."""
     *lead, inputs = group.type(group.step(anchor).operands[0]).concrete
     rows, blocks = prod(lead), -(-group.type(anchor).concrete[-1] // target.lanes)
     tile = _tile(rows, blocks, size * inputs, target, choices)
@@ -94,7 +97,8 @@ def schedule_of(group: Group, anchor: int, target: Target, choices: Choices, siz
         wanted = take_order(choices, size * blocks * target.lanes * inputs, size * rows * inputs, groups, target)
     strips = take_strips(choices, count, min(wanted, count) if wanted else share(count, groups))
     fitting = [u for u in (2, 1, 4) if inputs // depth % u == 0]
-    unroll = 4 if inputs // depth % 4 == 0 and tile.pixels * tile.blocks <= 8 else fitting[0]
+    more = inputs // depth % 4 == 0 and (written == 4 or tile.pixels * tile.blocks <= 8)
+    unroll = 4 if more else fitting[0]
     unroll = choices.take("unroll", fitting, unroll)
     soon = take_soon(choices, target) if depth == 1 else 0
     alone = wanted or strips == 1  # else several threads use the same weights
