@@ -11,8 +11,8 @@ neither a padded copy nor a branch around the arithmetic. A 1x1 convolution with
 axis.
 
 Two orders of the loops (`strips_first`). Threads share out strips of rows and run through all output blocks for each
-strip. Or they share out the output blocks, so that each weight is read by one core. The weights that come next are
-asked for (`fetch`).
+strip. Or they share out the output blocks, so that each weight is read by one core. The weights and inputs that come
+next are asked for (`fetch`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
-from specc.backends.tvm.kernels.epilogue import Epilogue, flattens, operand_packings
-from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_soon
+from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, flattens, operand_packings
+from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_inputs, take_results, take_soon
 from specc.backends.tvm.kernels.rows import row_taps, share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
@@ -62,7 +62,8 @@ class Geometry:
 class Schedule:
     """How a convolution is computed. The outer loop runs over strips of rows or over groups of output blocks.
 
-    `unroll` steps of the reduction are written out; `soon` and `ahead` say which weights are asked for (`fetch`).
+    `unroll` steps of the reduction are written out; `soon`, `ahead`, `inputs` and `results` say what is asked for
+    (`fetch`).
     """
 
     tile: tiles.Tile
@@ -71,6 +72,23 @@ class Schedule:
     unroll: int
     soon: int
     ahead: bool
+    inputs: bool
+    results: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a register tile is: `span.pixels` results of row y from x on, for each of `blocks`; it is tile number
+    `number` of its strip. Of the window's rows, `taps` lie inside the input, from number `low` on."""
+
+    n: Any
+    blocks: Sequence[Any]
+    y: Any
+    x: Any
+    span: tiles.Span
+    number: Any
+    low: Any
+    taps: Any
 
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
@@ -91,7 +109,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     packings[weight] = Packing("convolution", lanes, inner)
     packings |= {value: Packing("padded", lanes) for value in bias}
     geometry = geometry_of(group, anchor, target, choices)
-    schedule = schedule_of(geometry, inner, target, choices)
+    heavy = any(step.op in HEAVY for step in group.steps)
+    schedule = schedule_of(geometry, inner, target, choices, heavy=heavy)
 
     def write(emitter: Emitter) -> None:
         Convolution(emitter, anchor, geometry, schedule, inner, target).emit()
@@ -100,11 +119,11 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
 
 
 def schedule_of(
-    g: Geometry, steps: int, target: Target, choices: Choices, size: int = 4, fetch: bool = True
+    g: Geometry, steps: int, target: Target, choices: Choices, size: int = 4, fetch: bool = True, heavy: bool = False
 ) -> Schedule:
     """How a convolution is computed whose reduction takes so many steps a block of channels.
 
-    Its elements have `size` bytes; with `fetch`, its tiles can ask for weights.
+    Its elements have `size` bytes; with `fetch`, its tiles can ask for what they read next; `heavy` is its epilogue.
     """
     blocks = -(-g.out_channels // target.lanes)
     tile = tiles.take(choices, g.columns, blocks, target, g.kernel[1])
@@ -120,7 +139,11 @@ def schedule_of(
     soon = take_soon(choices, target) if fetch else 0
     alone = wanted or strips == 1  # else several threads use the same weights
     ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, target)
-    return Schedule(tile, bool(wanted), strips, unroll, soon, ahead)
+    blocked = fetch and steps > 1
+    inputs = blocked and take_inputs(choices, target)
+    summed = g.kernel[0] * g.kernel[1] * -(-g.in_channels // steps)
+    results = blocked and take_results(choices, summed, heavy, target)
+    return Schedule(tile, bool(wanted), strips, unroll, soon, ahead, inputs, results)
 
 
 def geometry_of(group: Group, anchor: int, target: Target, choices: Choices) -> Geometry:
@@ -215,10 +238,7 @@ class Convolution:
                 before += span.count
 
     def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, number: Any) -> None:
-        """One register tile: `span.pixels` results of row y from x on, for each of `blocks`.
-
-        It is tile number `number` of its strip.
-        """
+        """One register tile, see `Place`."""
         emitter, g, count = self.emitter, self.geometry, len(blocks)
         tile = self.epilogue.tile(span.pixels, blocks)
         acc = tile.accumulators
@@ -229,48 +249,79 @@ class Convolution:
                     start = zero if self.bias is None else self.bias[block * self.lanes + lane]
                     emitter.store(acc, start, [i * count + j, lane])
             low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
+            place = Place(n, blocks, y, x, span, number, low, taps)
             with emitter.serial(-(-g.in_channels // self.inner)) as channel, emitter.serial(taps) as r:
                 for s, pixels in enumerate(span.taps):
                     if pixels[0] < pixels[1]:
-                        self._steps(acc, n, blocks, (y, x), channel, (low + r, s), pixels, lane, number)
-            row, column = (0, y * g.columns + x) if g.flat else (y, x)
+                        self._steps(acc, place, channel, r, s, lane)
+            row, column = self._pixel(y, x)
             tile.finish(n, row, column, lane)
         tile.flush(n, row, column)
 
-    def _steps(
-        self,
-        acc: Any,
-        n: Any,
-        blocks: Sequence[Any],
-        place: tuple[Any, Any],
-        channel: Any,
-        tap: tuple[Any, int],
-        pixels: tuple[int, int],
-        lane: Any,
-        number: Any,
-    ) -> None:
-        """One tap of all channels of one input block, for a range of the pixels of the tile at `place`."""
-        emitter, g, count = self.emitter, self.geometry, len(blocks)
-        (y, x), (r, s) = place, tap
+    def _pixel(self, y: Any, x: Any) -> tuple[Any, Any]:
+        """The row and column of a result."""
+        return (0, y * self.geometry.columns + x) if self.geometry.flat else (y, x)
+
+    def _steps(self, acc: Any, place: Place, channel: Any, r: Any, s: int, lane: Any) -> None:
+        """One tap of all channels of one input block, tap number `r` of those that lie inside the input."""
+        emitter, g, blocks, count = self.emitter, self.geometry, place.blocks, len(place.blocks)
+        tap = place.low + r
         unroll, iterations = self.schedule.unroll, self.inner // self.schedule.unroll
         ahead = Ahead(emitter, count, self.lines, self.rows * self.across, self.lines // unroll)
         with emitter.serial(iterations) as outer:
             if self.schedule.ahead:
-                step = ((channel * g.kernel[0] + r) * g.kernel[1] + s) * iterations + outer
-                ahead(number, step, self.weight, lambda j, line: (blocks[0] + count + j, 0, 0, 0, line, 0))
+                step = ((channel * g.kernel[0] + tap) * g.kernel[1] + s) * iterations + outer
+                ahead(place.number, step, self.weight, lambda j, line: (blocks[0] + count + j, 0, 0, 0, line, 0))
             for q in range(unroll):
                 i_lane = outer * unroll + q
                 if self.schedule.soon:
                     for block in blocks:
-                        soon(self.weight, block, channel, r, s, i_lane + self.schedule.soon, 0)
-                for i in range(*pixels):
+                        soon(self.weight, block, channel, tap, s, i_lane + self.schedule.soon, 0)
+                if self.schedule.inputs:
+                    self._ask_for_inputs(place, channel, r, s * self.inner + i_lane, s * self.inner)
+                if self.schedule.results and s == 0:
+                    self._ask_for_results(place, channel, i_lane)
+                for i in range(*place.span.taps[s]):
                     if g.flat:
-                        at = [n, channel, 0, y * g.columns + x + i]
+                        at = [place.n, channel, *self._pixel(place.y, place.x + i)]
                     else:
-                        row = y * g.stride[0] + r * g.dilation[0] - g.padding[0]
-                        at = [n, channel, row, (x + i) * g.stride[1] + s * g.dilation[1] - g.padding[1]]
+                        row = place.y * g.stride[0] + tap * g.dilation[0] - g.padding[0]
+                        column = (place.x + i) * g.stride[1] + s * g.dilation[1] - g.padding[1]
+                        at = [place.n, channel, row, column]
                     value = emitter.load(self.operands[0], *([*at, i_lane] if self.inner > 1 else at))
                     for j, block in enumerate(blocks):
-                        weight = emitter.load(self.operands[1], block, channel, r, s, i_lane, lane)
+                        weight = emitter.load(self.operands[1], block, channel, tap, s, i_lane, lane)
                         position = [i * count + j, lane]
                         emitter.store(acc, acc[tuple(position)] + value * weight, position)
+
+    def _ask_for_inputs(self, place: Place, channel: Any, r: Any, line: Any, least: int) -> None:
+        """Asks for a line, of number `line` >= `least`, of what the next row of the window reads: in this block of
+        channels, in the next one, or in the first one for the next tile."""
+        g, span = self.geometry, place.span
+        window = (g.kernel[1] - 1) * g.dilation[1] + 1
+        apart = g.stride[1] if window < g.stride[1] else 1
+        if least >= ((span.pixels - 1) * g.stride[1] + window + apart - 1) // apart:
+            return
+        last = channel == -(-g.in_channels // self.inner) - 1
+        following, row = tirx.Select(last, 0, channel + 1), place.low
+        if not isinstance(place.taps, int) or place.taps > 1:
+            more = r < place.taps - 1
+            following = tirx.Select(more, channel, following)
+            row = tirx.Select(more, place.low + r + 1, place.low)
+            last = tirx.And(last, tirx.Not(more))
+        x = place.x + tirx.Select(last, span.pixels, 0)
+        if g.flat:
+            y, column = self._pixel(place.y, x + line)
+        else:
+            y = place.y * g.stride[0] + row * g.dilation[0] - g.padding[0]
+            column = x * g.stride[1] + line * apart - g.padding[1]
+        soon(self.data, place.n, following, y, column, 0)
+
+    def _ask_for_results(self, place: Place, channel: Any, pixel: Any) -> None:
+        """Asks for what the epilogue reads and writes for a pixel: of one output block for each block of channels."""
+        block = place.blocks[-1]
+        for j in reversed(range(len(place.blocks) - 1)):
+            block = tirx.Select(channel == j, place.blocks[j], block)
+        y, x = self._pixel(place.y, place.x + pixel)
+        for tensor in self.epilogue.tensors:
+            soon(tensor.buffer, *tensor.position((place.n, block * self.lanes, y, x)))

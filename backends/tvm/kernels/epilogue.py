@@ -8,11 +8,12 @@ out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from tvm import tirx
 
-from specc.backends.tvm.emitter import Emitter, Index, Registers, on_stack
+from specc.backends.tvm.emitter import Emitter, Index, Registers, Tensor, on_stack
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.packing import Packing
@@ -75,6 +76,18 @@ class Epilogue:
         self.dtype = group.type(anchor).dtype
         self.heavy = any(step.op in HEAVY for step in group.steps)
         self.result = emitter.result()
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """What the epilogue reads or writes a vector of at every pixel, where that lies in blocks of channels."""
+        emitter, group = self.emitter, self.emitter.group
+        read = {operand for step in group.steps if step.pointwise for operand in step.operands}
+        found = [
+            emitter.input(number)
+            for number, operand in enumerate(group.inputs)
+            if number in read and not operand.frozen and operand.type.shape == group.result.shape
+        ]
+        return [tensor for tensor in (*found, self.result) if tensor.block]
 
     def _leaf(self, accumulator: Scalar) -> Any:
         emitter = self.emitter
