@@ -1,4 +1,5 @@
-"""Squeeze-excite in one kernel: the mean over height and width, then products of weights with one vector of channels.
+"""Squeeze-excite in one kernel: the mean over height and width, then products of weights with one vector of channels,
+as many as there are.
 
     [n, c, h, w] --mean--> [n, c, 1, 1] --(1x1 convolution, pointwise steps)*--> [n, o, 1, 1]
 
@@ -43,11 +44,11 @@ class _Schedule:
 
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
-    """The template of a group that is a mean over the image followed by 1x1 convolutions; None for another group."""
+    """The template of a group that is a mean over the image and 1x1 convolutions of it; None for another group."""
     lanes, anchors = target.lanes, group.anchors
     if group.result.dtype not in ("float32", *HALVES):
         return None
-    if len(anchors) < 2 or not _is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
+    if not anchors or not _is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
         return None
     source = group.step(anchors[0]).operands[0]
     if source >= len(group.inputs) or group.inputs[source].type.layout != target.blocked_layout:
@@ -67,7 +68,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if _sources(group, last) - {reached}:
         return None
     pixels = prod(group.type(source).concrete[2:])
-    fitting = [n for n in (4, 1, 2, 8) if pixels % n == 0]
+    fitting = [n for n in (4, 7, 5, 6, 3, 2, 1, 8) if pixels % n == 0]
     chains = choices.take("chains", fitting, fitting[0])
     schedules = [_schedule(group, number, target, choices.part(f"product{i}")) for i, number in enumerate(anchors[1:])]
     return Template(lambda emitter: _Squeeze(emitter, chains, schedules, target).emit(), packings)

@@ -30,6 +30,13 @@ def test_equals_torch(target: Target, shape: tuple[int, ...], middle: int, gate:
     check(group, squeeze.lower, target)
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("shape", [(1, 960, 7, 7), (2, 24, 5, 3), (1, 16, 11, 1)])
+def test_a_mean_alone(target: Target, shape: tuple[int, ...]) -> None:
+    group = program([tensor(*shape, layout=target.blocked_layout)], ("mean", (0,), {"axes": (2, 3), "keep": True}))
+    check(group, squeeze.lower, target)
+
+
 def test_a_product_that_skips_back_is_refused() -> None:
     inputs = [tensor(1, 16, 3, 3, layout=NATIVE.blocked_layout), weight(16, 16, 1, 1)]
     group = program(
