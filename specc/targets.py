@@ -81,7 +81,6 @@ class Target:
         return {"arm": "armv7l"}.get(family, family)
 
     @property
-    @property
     def half(self) -> bool:
         """Whether it has instructions that convert float16 from and to float32."""
         return "f16c" in self.requires or self.architecture == "aarch64"
