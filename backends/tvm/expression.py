@@ -42,12 +42,16 @@ def writing(form: Form, half: bool = False) -> Iterator[None]:
 
 def widened(bits: Any, dtype: str) -> Any:
     """What is read from a buffer that holds a tensor of `dtype`, as a number to compute with."""
-    return halves.widened(bits, dtype, _HALF.get()) if dtype in HALVES else bits
+    if dtype not in HALVES:
+        return bits
+    return halves.from_bits(bits, dtype) if _FORM.get() == "cuda" else halves.widened(bits, dtype, _HALF.get())
 
 
 def narrowed(number: Any, dtype: str) -> Any:
     """What a buffer that holds a tensor of `dtype` has of a number of that type."""
-    return halves.bits(number, dtype, _HALF.get()) if dtype in HALVES else number
+    if dtype not in HALVES:
+        return number
+    return halves.to_bits(number, dtype) if _FORM.get() == "cuda" else halves.bits(number, dtype, _HALF.get())
 
 
 def writing_c() -> bool:
@@ -198,6 +202,8 @@ class Math:
         """`a` as another type of element; what is not 0 is true."""
         if dtype in HALVES:
             number = self.let(self.cast(a, "float32"))
+            if _FORM.get() == "cuda":
+                return Scalar(halves.from_bits(halves.to_bits(number.expr, dtype), dtype), number.reads)
             return Scalar(halves.rounded(number.expr, dtype, _HALF.get()), number.reads)
         if dtype == "bool" and a.dtype != "bool":
             return Scalar(tirx.NE(a.expr, tirx.const(0, a.dtype)), a.reads)

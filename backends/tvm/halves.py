@@ -4,6 +4,8 @@
     rounded   float32 -> the float32 of the nearest number of 16 bits, of two equally near ones the even one
     bits      a float32 that is such a number -> its bits
 
+    from_bits, to_bits   both ways on a GPU, by functions of `c/device.cuh`
+
 A bfloat16 is the upper half of a float32. A float16 has conversions on some targets (`Target.half`), elsewhere they
 are written in integers; numbers below 2^-14 have a fixed unit, 2^-24, and are shifted there by a sum.
 """
@@ -59,6 +61,16 @@ def bits(value: Any, dtype: str, native: bool) -> Any:
     if native:
         return tirx.reinterpret(BITS, tirx.Cast("float16", value))
     return _narrowed(value)
+
+
+def from_bits(bits: Any, dtype: str) -> Any:
+    """`widened` on a GPU: a function of `c/device.cuh`."""
+    return tirx.call_pure_extern("float32", f"specc_from_{dtype}", bits)
+
+
+def to_bits(value: Any, dtype: str) -> Any:
+    """`bits` on a GPU, of any float32."""
+    return tirx.call_pure_extern(BITS, f"specc_to_{dtype}", value)
 
 
 def _narrowed(value: Any) -> Any:

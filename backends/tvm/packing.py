@@ -30,6 +30,7 @@ class Packing:
                         weights at the n places of tiles of `tile` results, G g G^T (`filtering`)
     matrix              [o, i] -> [ceil(o / block), i, block], zeros beyond
     terms               [o, i, ...] -> [... * i, o]
+    rows                [o, i, ...] -> [o, ... * ceil(i / block) * block], zeros beyond i
 
     Numbers of 16 bits stay such, but for `wide` ones: they are stored as float32.
     """
@@ -96,6 +97,10 @@ class Packing:
 
     def _terms(self, a: NDArray[Any]) -> NDArray[Any]:
         return a.reshape(a.shape[0], a.shape[1], -1).transpose(2, 1, 0).reshape(-1, a.shape[0])
+
+    def _rows(self, a: NDArray[Any]) -> NDArray[Any]:
+        a = _grown(a, 1, self.block)
+        return a.reshape(a.shape[0], a.shape[1], -1).transpose(0, 2, 1).reshape(a.shape[0], -1)
 
     def _matrix(self, a: NDArray[Any]) -> NDArray[Any]:
         a = _grown(a, 0, self.block)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from emulation import build_driver, compile_kernels, kernels_of
+from emulation import build_driver, compile_artifact
 
 import specc
 from specc import artifact as container
@@ -36,8 +36,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the artifact, its kernels for this processor, and the driver that runs these."""
     folder = tmp_path_factory.mktemp("cuda")
     graph = specc.load(EXAMPLES / "digits.specc")
-    specc.compile(graph, target="cuda:sm_90").save(folder / "digits.artifact")
-    compile_kernels(kernels_of(graph, "cuda:sm_90"), folder / "kernels.so")
+    compile_artifact(graph, folder / "digits.artifact")
     build_driver(folder)
     return folder
 
@@ -45,7 +44,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def emulate(folder: Path, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Runs a command with the emulated driver; the log of what was asked of it is `folder / "log"`."""
     (folder / "log").unlink(missing_ok=True)
-    added = {"LD_LIBRARY_PATH": str(folder), "EMULATED_KERNELS": str(folder / "kernels.so")}
+    added = {"LD_LIBRARY_PATH": str(folder), "EMULATED_KERNELS": str(folder / "digits.so")}
     environment = os.environ | added | {"EMULATED_LOG": str(folder / "log")} | settings
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -98,12 +97,25 @@ def test_it_computes_what_the_reference_computes(order: str, digits: Path) -> No
     assert log(digits)[-1].endswith(" 0 contexts, 0 bytes left")
 
 
+@pytest.mark.parametrize(("precision", "name"), [("fp16", "float16"), ("bf16", "bfloat16")])
+def test_layers_of_16_bits_are_computed_on_tensor_cores(precision: str, name: str, digits: Path) -> None:
+    graph, place = specc.load(EXAMPLES / "digits.specc"), digits / f"{precision}.artifact"
+    library = compile_artifact(graph, place, precision=precision)
+    assert container.read(place).manifest.facts["precision"]["layers"] == 3
+    products = library.with_suffix(".cc").read_text().count(f"specc_multiply_{name}((&(")
+    assert products == 2, "the third one has a single row"
+    for order in ("forward", "reverse"):
+        words = (sys.executable, "-m", "specc", "run", place.name, "--self-test")
+        done = emulate(digits, *words, EMULATED_KERNELS=str(library), EMULATED_ORDER=order)
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "fp16", "bf16"])
 @pytest.mark.parametrize("name", ["repvit/m1_1", "efficientnet/b0"])
-def test_networks_of_the_zoo(name: str, digits: Path) -> None:
+def test_networks_of_the_zoo(name: str, precision: str, digits: Path) -> None:
     graph, shapes = specc.load(f"zoo:{name}"), {"n": 1, "h": 64, "w": 64}
-    specc.compile(graph, target="cuda:sm_90", shapes=shapes).save(digits / "zoo.artifact")
-    library = compile_kernels(kernels_of(graph, "cuda:sm_90", shapes), digits / f"{graph.name}.so")
+    library = compile_artifact(graph, digits / "zoo.artifact", shapes=shapes, precision=precision)
     words = (sys.executable, "-m", "specc", "run", "zoo.artifact", "--self-test", "--tolerance", "1e-5")
     done = emulate(digits, *words, EMULATED_KERNELS=str(library))
     assert done.returncode == 0, done.stderr
@@ -136,9 +148,7 @@ def test_runs_on_the_same_addresses_become_a_graph(digits: Path) -> None:
 def test_several_sizes(digits: Path) -> None:
     graph = specc.load(EXAMPLES / "digits.specc")
     shapes = [{"n": 1}, {"n": 3}]
-    specc.compile(graph, target="cuda:sm_90", shapes=shapes).save(digits / "sizes.artifact")
-    text = "\n".join(kernels_of(graph, "cuda:sm_90", each) for each in shapes)
-    compile_kernels(text, digits / "sizes.so")
+    compile_artifact(graph, digits / "sizes.artifact", shapes=shapes)
     words = (sys.executable, "-m", "specc", "run", "sizes.artifact", "--self-test", "--tolerance", "1e-5")
     done = emulate(digits, *words, EMULATED_KERNELS=str(digits / "sizes.so"))
     assert done.returncode == 0, done.stderr
@@ -229,8 +239,7 @@ network N(x: [n = 2, l = 5, 40]) -> [n, l, 40]:
 
 def test_a_loop_in_a_loop(digits: Path) -> None:
     graph = grammar.loads(_SCAN)
-    specc.compile(graph, target="cuda:sm_90").save(digits / "scan.artifact")
-    compile_kernels(kernels_of(graph, "cuda:sm_90"), digits / "scan.so")
+    compile_artifact(graph, digits / "scan.artifact")
     words = (sys.executable, "-m", "specc", "run", "scan.artifact", "--self-test", "--tolerance", "1e-5")
     for order in ("forward", "reverse"):
         done = emulate(digits, *words, EMULATED_KERNELS=str(digits / "scan.so"), EMULATED_ORDER=order)

@@ -16,14 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from specc import targets
-from specc.backends.torch import freeze
-from specc.backends.tvm import lower
-from specc.backends.tvm.cuda.program import devices, text
-from specc.driver import find_weights
-from specc.ir.graph import Graph, specialize
-from specc.optimize import run_passes
-from specc.passes.registry import pipeline
+from pytest import MonkeyPatch
+
+import specc
+from specc.backends.tvm.cuda import nvrtc
+from specc.ir.graph import Graph
+from specc.targets import Target
 
 HERE = Path(__file__).parent
 _KERNEL = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)', re.MULTILINE)
@@ -101,9 +99,16 @@ class Emulated:
         assert not problem, f"{name}: {self.library.emulate_trouble().decode()}"
 
 
-def kernels_of(graph: Graph, target: str, shapes: dict[str, int] | None = None) -> str:
-    """The kernels of a network with its default weights, in CUDA."""
-    machine = targets.find(target)
-    optimized, _ = run_passes(specialize(graph, shapes), pipeline(2, machine))
-    weights, _ = find_weights(graph, None)
-    return text(devices(lower(optimized, machine, freeze(optimized, weights)), machine))
+def compile_artifact(graph: Graph, place: Path, target: str = "cuda:sm_90", **options: Any) -> Path:
+    """The library of the kernels in the artifact of a network, which becomes `place`."""
+    texts = []
+
+    def cubin(text: str, machine: Target) -> bytes:
+        texts.append(text)
+        return made(text, machine)
+
+    made = nvrtc.cubin
+    with MonkeyPatch.context() as patch:
+        patch.setattr(nvrtc, "cubin", cubin)
+        specc.compile(graph, target=target, **options).save(place)
+    return compile_kernels(texts[-1], place.with_suffix(".so"))

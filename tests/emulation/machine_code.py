@@ -1,10 +1,17 @@
-"""What a cubin says of its kernels: registers, shared memory, and what does not fit in registers."""
+"""What a cubin says of its kernels: registers, shared memory, what does not fit in registers, and instructions."""
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import shutil
 import struct
+import subprocess
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _ATTRIBUTES = {0x2F: "registers", 0x12: "stack"}
@@ -55,3 +62,29 @@ def _attributes(info: bytes) -> Iterator[tuple[str, int, int]]:
         if form == 4 and attribute in _ATTRIBUTES:
             yield (_ATTRIBUTES[attribute], *struct.unpack_from("<II", info, at))
         at += size if form == 4 else 0
+
+
+def disassembler() -> str | None:
+    """NVIDIA's nvdisasm: of the package nvidia-cuda-nvdisasm, or of CUDA's toolkit; None where there is none."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for path in sorted(Path(folder).glob("*/bin/nvdisasm")):
+            return str(path)
+    return shutil.which("nvdisasm")
+
+
+def instructions(cubin: bytes) -> dict[str, Counter[str]]:
+    """How often each instruction stands in each kernel of a cubin, by its name up to the first dot."""
+    program = disassembler()
+    assert program, "no nvdisasm: pip install nvidia-cuda-nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([program, "-c", file.name], capture_output=True, text=True, check=True)
+    found: dict[str, Counter[str]] = {}
+    for line in done.stdout.splitlines():
+        if section := re.match(r"\s*\.section\s+\.text\.([^,]+),", line):
+            current = found[section[1]] = Counter()
+        elif named := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9]+)", line):
+            current[named[1]] += 1
+    return found

@@ -83,6 +83,16 @@ static unsigned short to_float16(float value) {
   return bits;
 }
 
+typedef int four __attribute__((may_alias));
+typedef long eight __attribute__((may_alias));
+typedef __int128 sixteen __attribute__((may_alias));
+
+/* An access that is watched, and to be aligned. */
+template <typename bytes> static void put(void *to, const void *from) {
+  if ((uintptr_t)to % sizeof(bytes)) complain("what is written is not aligned", to);
+  *(bytes *)to = *(const bytes *)from;
+}
+
 static unsigned short to_bfloat16(float value) {
   unsigned word;
   memcpy(&word, &value, 4);
@@ -98,6 +108,9 @@ static inline float specc_from_float16(unsigned short bits) { return emulated::f
 static inline float specc_from_bfloat16(unsigned short bits) { return emulated::from_bfloat16(bits); }
 static inline unsigned short specc_to_float16(float number) { return emulated::to_float16(number); }
 static inline unsigned short specc_to_bfloat16(float number) { return emulated::to_bfloat16(number); }
+static void specc_put_4(void *to, const void *from) { emulated::put<emulated::four>(to, from); }
+static void specc_put_8(void *to, const void *from) { emulated::put<emulated::eight>(to, from); }
+static void specc_put_16(void *to, const void *from) { emulated::put<emulated::sixteen>(to, from); }
 void specc_copy_4(void *to, const void *from, int there);
 void specc_copy_8(void *to, const void *from, int there);
 void specc_copy_16(void *to, const void *from, int there);

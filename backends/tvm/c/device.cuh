@@ -38,6 +38,11 @@ SPECC unsigned short specc_to_bfloat16(float number) {
   return bits;
 }
 
+/* Writes 4, 8 or 16 bytes at once. */
+SPECC void specc_put_4(void *to, const void *from) { *(uint *)to = *(const uint *)from; }
+SPECC void specc_put_8(void *to, const void *from) { *(uint2 *)to = *(const uint2 *)from; }
+SPECC void specc_put_16(void *to, const void *from) { *(uint4 *)to = *(const uint4 *)from; }
+
 /* Copies 4, 8 or 16 bytes to shared memory, or fills these with zeros, some time between here and the wait for them.
    16 bytes go past the first-level cache. */
 SPECC void specc_copy_4(void *to, const void *from, int there) {

@@ -14,10 +14,15 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from specc.backends.tvm.cuda.threads import BLOCK, grid, only_if, unravel
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm.cuda.intrinsics import address, put
+from specc.backends.tvm.cuda.threads import BLOCK, grid, local, only_if, unravel, unrolled
 from specc.backends.tvm.emitter import Emitter, Index
-from specc.backends.tvm.expression import Scalar
+from specc.backends.tvm.expression import Scalar, narrowed
 from specc.backends.tvm.group import Group, Step
+from specc.backends.tvm.halves import stored
+from specc.ir.dtypes import DTYPES
 from specc.ir.types import TensorType
 
 
@@ -35,6 +40,8 @@ class Product:
     right_runs: str
     place: Callable[[Any, Any, Any], Index]
     """The index in the result of [b, m, n]."""
+    neighbours: int
+    """So many n from a multiple of it on are neighbours in the result."""
     bias: Callable[[Index], Scalar] | None = None
 
 
@@ -97,7 +104,7 @@ def _convolution(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int])
 
     frozen = emitter.packings[weight].kind == "terms"
     shift = (lambda index: emitter.input(bias[0])(index[1])) if bias else None
-    return Product(*sizes, left, right, "m" if frozen else "k", "n", place, shift)
+    return Product(*sizes, left, right, "m" if frozen else "k", "n", place, prod(places), shift)
 
 
 def _linear(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> Product:
@@ -115,7 +122,7 @@ def _linear(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> P
         return (*unravel(emitter, m, lead), n)
 
     shift = (lambda index: emitter.input(bias[0])(index[-1])) if bias else None
-    return Product(*sizes, left, right, "k", "n" if frozen else "k", place, shift)
+    return Product(*sizes, left, right, "k", "n" if frozen else "k", place, sizes[2], shift)
 
 
 def _matmul(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> Product:
@@ -134,26 +141,55 @@ def _matmul(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> P
     def place(b: Any, m: Any, n: Any) -> Index:
         return (*unravel(emitter, b, lead), m, n)
 
-    return Product(*sizes, operand(step.operands[0]), operand(step.operands[1]), "k", "n", place)
+    return Product(*sizes, operand(step.operands[0]), operand(step.operands[1]), "k", "n", place, sizes[2])
 
 
 class Results:
-    """Where the sums of a product go: `parts`, memory for sums over parts of k, [parts, b, m, n], or the result."""
+    """Where the sums of a product go: `parts`, memory for sums over parts of k, [parts, b, m, n], or the result.
+
+    `run` neighbours of n, from a multiple of it on, can be written at once: 16 bytes or less.
+    """
 
     def __init__(self, emitter: Emitter, anchor: int, product: Product, splits: int) -> None:
         self.emitter, self.anchor, self.product, self.splits = emitter, anchor, product, splits
         shape = (splits, product.batch, product.rows, product.columns)
         self.parts = emitter.temporary(TensorType(shape)).buffer if splits > 1 else None
+        self.dtype = "float32" if splits > 1 else emitter.group.result.dtype
+        self.bytes = DTYPES[self.dtype]
+        extent = product.columns if splits > 1 else product.neighbours
+        self.run = next(run for run in (8, 4, 2, 1) if run * self.bytes <= 16 and extent % run == 0)
 
     def put(self, place: tuple[Any, Any, Any], split: Any, total: Scalar) -> None:
         """Takes the sum at [b, m, n], over one part of k."""
         if self.parts is None:
-            self._finish(place, total)
+            value, index = self._finished(place, total)
+            result = self.emitter.result()
+            result.put(value, result.position(index))
         else:
             self.emitter.store(self.parts, total, [split, *place])
 
-    def _finish(self, place: tuple[Any, Any, Any], total: Scalar) -> None:
-        """Stores the group's result at [b, m, n], whose sum is `total`."""
+    def put_run(self, place: tuple[Any, Any, Any], split: Any, total: Callable[[Any], Scalar]) -> None:
+        """Takes the sums at [b, m, n] and the next ones, a run of them; `total` gives the one of a number."""
+        if self.run == 1:
+            self.put(place, split, total(0))
+            return
+        b, m, n = place
+        result = self.emitter.result()
+        held = local(self.run, stored(self.dtype))
+        with unrolled(self.emitter, self.run) as j:
+            if self.parts is None:
+                value, _ = self._finished((b, m, self.emitter.simplify(n + j)), total(j))
+                self.emitter.store(held, narrowed(T.Bind(value.expr), self.dtype), [j])
+            else:
+                self.emitter.store(held, total(j), [j])
+        if self.parts is None:
+            to = address(result.buffer, *result.position(self.product.place(b, m, n)))
+        else:
+            to = address(self.parts, split, b, m, n)
+        put(to, address(held, 0), self.run * self.bytes)
+
+    def _finished(self, place: tuple[Any, Any, Any], total: Scalar) -> tuple[Scalar, Index]:
+        """The group's result at [b, m, n], whose sum is `total`, and its index."""
         emitter, index = self.emitter, self.product.place(*place)
         if self.product.bias is not None:
             total = total + self.product.bias(index)
@@ -162,8 +198,7 @@ class Results:
         def leaf(number: int, at: Index) -> Scalar:
             return total if number == self.anchor else emitter.input(number)(*at)
 
-        result = emitter.result()
-        result.put(emitter.evaluate(emitter.group.last, index, leaf), result.position(index))
+        return emitter.evaluate(emitter.group.last, index, leaf), index
 
     def add_up(self) -> None:
         """Another launch, where k was split: the sums of all parts."""
@@ -179,4 +214,6 @@ class Results:
                 total = Scalar(parts[(0, *place)])
                 for split in range(1, self.splits):
                     total = total + Scalar(parts[(split, *place)])
-                self._finish((place[0], place[1], place[2]), total)
+                value, index = self._finished((place[0], place[1], place[2]), total)
+                result = emitter.result()
+                result.put(value, result.position(index))

@@ -13,14 +13,19 @@ from emulation.machine_code import Usage, usage
 from kernel_programs import _GUARD, _guarded, draw, reference
 
 from specc import targets
+from specc.backends.tvm import halves
 from specc.backends.tvm.cuda import nvrtc
 from specc.backends.tvm.cuda.device import Device, Launch, device
 from specc.backends.tvm.cuda.program import text
 from specc.backends.tvm.emitter import Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group
+from specc.ir.bits import of_bits, to_bits
+from specc.ir.dtypes import HALVES
 from specc.targets import Target
 
 TARGET = targets.find("cuda:sm_90")
+_NONE = 0xFFFF
+"""The bits of 16 that are no number, of either type."""
 
 
 def kernels_for(groups: dict[str, Group], lower: Callable[..., Template | None], target: Target) -> dict[str, Kernel]:
@@ -56,11 +61,11 @@ class Kernels:
 
     def execute(self, name: str, arrays: Sequence[np.ndarray[Any, Any]], order: int) -> list[np.ndarray[Any, Any]]:
         group, kernel = self.groups[name], self.kernels[name]
-        stored = [np.ascontiguousarray(p.apply(array)) for array, p in zip(arrays, kernel.packings, strict=True)]
+        stored = [_stored(p.apply(a), i.type.dtype) for a, p, i in zip(arrays, kernel.packings, group.inputs)]
         types = [*map(group.type, group.results), *kernel.temporaries]
-        made = [_guarded(type.physical, type.dtype) for type in types]
+        made = [_guarded(type.physical, halves.stored(type.dtype)) for type in types]
         for type, (_, array) in zip(types, made):
-            array[...] = np.nan if type.dtype.startswith("float") else 1
+            array[...] = _NONE if type.dtype in HALVES else np.nan if type.dtype.startswith("float") else 1
         operands = [*stored, *(array for _, array in made)]
         for launch in self.devices[name].launches:
             memory = {operands[number].ctypes.data: operands[number].nbytes for number in launch.arguments}
@@ -68,7 +73,8 @@ class Kernels:
         for room, array in made:
             guards = (room[:_GUARD], room[_GUARD + array.size :])
             assert all((guard == room.dtype.type(7)).all() for guard in guards), "it writes outside of its result"
-        return [array for _, array in made[: len(group.results)]]
+        results = zip(types, (array for _, array in made[: len(group.results)]))
+        return [of_bits(array, type.dtype) if type.dtype in HALVES else array for type, array in results]
 
     def check(self, name: str, positive: bool = False, tolerance: float = 2e-6) -> None:
         arrays = draw(self.groups[name], positive)
@@ -81,3 +87,7 @@ class Kernels:
                 assert result.dtype == wanted.dtype and np.array_equal(result, wanted)
             elif wanted.size:
                 assert np.abs(result - wanted).max() <= tolerance * max(np.abs(wanted).max(), 0.5)
+
+
+def _stored(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(to_bits(array, dtype) if dtype in HALVES else array)

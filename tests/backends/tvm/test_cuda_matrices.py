@@ -133,4 +133,5 @@ def test_numbers_are_rounded_to_the_nearest(emulated: Emulated) -> None:
     run(emulated, "numbers", halves, brains, back, numbers)
     wanted = [torch.tensor(numbers).to(dtype).float().numpy() for dtype in (torch.float16, torch.bfloat16)]
     assert np.array_equal(back, np.stack(wanted, 1))
-    assert np.array_equal(halves, numbers.astype(np.float16).view(np.uint16))
+    with np.errstate(over="ignore"):
+        assert np.array_equal(halves, numbers.astype(np.float16).view(np.uint16))
