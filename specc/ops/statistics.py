@@ -21,7 +21,7 @@ from specc.ops.reduce import normal_axes, reciprocal
 def _check(types: Types, attrs: Attributes, name: str, axis: int) -> TensorType:
     """The first operand, if weight and bias fit its dimension `axis`; raises `Illegal`."""
     x = types[0]
-    if x.layout:
+    if x.layout and (axis != 1 or name == "group_norm"):
         raise Illegal(f"`{name}` takes the plain layout, not {x.layout}", operand=0)
     for position, t in enumerate(types[1:], 1):
         if t.shape != (x.shape[axis],):
@@ -181,7 +181,7 @@ RECORDS = (
         spell=_row_spell("layer_norm"),
         weights=2,
         compute=_layer_compute,
-        traits=frozenset({"open"}),
+        traits=frozenset({"blocks", "open"}),
     ),
     Operator(
         "group_norm",
@@ -209,6 +209,6 @@ RECORDS = (
         spell=_row_spell("rms_norm"),
         weights=1,
         compute=_rms_compute,
-        traits=frozenset({"open"}),
+        traits=frozenset({"blocks", "open"}),
     ),
 )
