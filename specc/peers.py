@@ -11,6 +11,9 @@ int8      OpenVINO with a model that NNCF has quantized after training: with its
           quantization has written: uint8 activations, int8 weights with one scale a channel, which is what `vpdpbusd`
           multiplies. Both see the samples that the artifact is calibrated by. PyTorch has no such form on the CPU
           without packages of its own.
+bf16      torch and inductor with weights and inputs of that type, OpenVINO with its hint for it; it computes in
+fp16      float32 where the processor has no instructions for it, and the table has what it says of itself. ONNX Runtime
+          has no such kernels on the CPU.
 
 Calibration decides where values lie, and so what is lost; the table has that beside the times.
 """
@@ -37,6 +40,9 @@ PEERS: Mapping[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
 }
 """The packages of the peers."""
+
+HALVES = {"bf16": "bfloat16", "fp16": "float16"}
+"""What PyTorch calls the precisions of 16 bits."""
 
 QUANTIZERS: Mapping[str, tuple[str, ...]] = {"onnxruntime": ("onnx",), "openvino": ("nncf",)}
 """The peers that have a form in int8, and what makes it."""
@@ -65,8 +71,10 @@ def check_peers(names: Sequence[str], precision: str = "float32") -> None:
             raise error(
                 "S1001", f"there is no peer `{name}`; there are {', '.join(PEERS)}", notes=did_you_mean(name, PEERS)
             )
-        if precision == "int8" and name not in QUANTIZERS:
-            raise error("S1001", f"`{name}` has no form in int8; there are those of {', '.join(QUANTIZERS)}")
+        having = tuple(QUANTIZERS) if precision == "int8" else tuple(PEERS)
+        having = tuple(peer for peer in PEERS if peer != "onnxruntime") if precision in HALVES else having
+        if name not in having:
+            raise error("S1001", f"`{name}` has no form in {precision}; there are those of {', '.join(having)}")
         for package in (*PEERS[name], *(QUANTIZERS[name] if precision == "int8" else ())):
             if importlib.util.find_spec(package) is None:
                 what = name if package in PEERS[name] else f"{package}, which quantizes for {name},"
@@ -109,14 +117,31 @@ def _torch(task: Task) -> Contender:
     import torch
 
     torch.set_num_threads(task.threads)
-    forms = {"eager, contiguous": (task.module, [torch.from_numpy(array) for array in task.inputs])}
+    module, plain = _of_precision(task)
+    forms = {f"eager, contiguous{_said(task)}": (module, plain)}
     if any(array.ndim == 4 for array in task.inputs):
-        plain = map(torch.from_numpy, task.inputs)
         tensors = [t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in plain]
-        last = copy.deepcopy(task.module).to(memory_format=torch.channels_last)
-        forms["eager, channels last"] = (last, tensors)
+        last = copy.deepcopy(module).to(memory_format=torch.channels_last)
+        forms[f"eager, channels last{_said(task)}"] = (last, tensors)
     # `forward`: past the module's checks
     return _fastest("torch", {form: _caller(run.forward, tensors) for form, (run, tensors) in forms.items()})
+
+
+def _of_precision(task: Task) -> tuple[Any, list[Any]]:
+    """The module and its inputs, of the precision that is asked for."""
+    import copy
+
+    import torch
+
+    tensors = [torch.from_numpy(array) for array in task.inputs]
+    if task.precision not in HALVES:
+        return task.module, tensors
+    kind = getattr(torch, HALVES[task.precision])
+    return copy.deepcopy(task.module).to(kind), [t.to(kind) if t.is_floating_point() else t for t in tensors]
+
+
+def _said(task: Task) -> str:
+    return f", {HALVES[task.precision]}" if task.precision in HALVES else ""
 
 
 def _caller(run: Any, tensors: Sequence[Any]) -> Call:
@@ -127,7 +152,8 @@ def _caller(run: Any, tensors: Sequence[Any]) -> Call:
 
         with torch.inference_mode():
             results = run(*tensors)
-        return [r.numpy() for r in (results if isinstance(results, tuple) else (results,))]
+        several = results if isinstance(results, tuple) else (results,)
+        return [(r.float() if r.is_floating_point() and r.itemsize == 2 else r).numpy() for r in several]
 
     return call
 
@@ -140,10 +166,10 @@ def _inductor(task: Task) -> Contender:
     torch.set_num_threads(task.threads)
     settings.freezing = True
     settings.cpp_wrapper = True  # else Python calls every kernel
-    compiled = torch.compile(task.module)
-    call = _caller(compiled, [torch.from_numpy(array) for array in task.inputs])
+    module, tensors = _of_precision(task)
+    call = _caller(torch.compile(module), tensors)
     call()
-    return Contender("inductor", f"torch {torch.__version__}, frozen, C++ wrapper", call)
+    return Contender("inductor", f"torch {torch.__version__}, frozen, C++ wrapper{_said(task)}", call)
 
 
 # ---- OpenVINO and ONNX Runtime --------------------------------------------------------------------------------------
@@ -164,7 +190,7 @@ def _openvino(task: Task) -> Contender:
     core = openvino.Core()
     options = {
         "INFERENCE_NUM_THREADS": task.threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp16": "f16"}.get(task.precision, "f32"),
         "PERFORMANCE_HINT": "LATENCY",
     }
     given = dict(enumerate(task.inputs))
@@ -174,6 +200,10 @@ def _openvino(task: Task) -> Contender:
         return lambda: list(request.infer(given).values())
 
     model = core.read_model(_onnx(task))
+    if task.precision in HALVES:
+        used = core.compile_model(model, "CPU", options).get_property("INFERENCE_PRECISION_HINT")
+        form = f"{openvino.__version__}, computes in {used.to_string() if hasattr(used, 'to_string') else used}"
+        return Contender("openvino", form, call_of(model))
     if task.precision == "float32":
         return Contender("openvino", openvino.__version__, call_of(model))
     return _fastest("openvino", {form: call_of(each) for form, each in _by_nncf(model, task).items()})
