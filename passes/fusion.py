@@ -226,7 +226,7 @@ def _stands_in_front(graph: Graph, identity: int) -> bool:
     """Whether a node is computed where its only user reads it, and not where its operand is made: it makes more bytes
     than it reads, and its operand is stored for others as well."""
     node = graph.node(identity)
-    if node.op not in CONVERSIONS or graph.uses(Value(identity)) > 1 or Value(identity) in graph.outputs:
+    if node.op not in CONVERSIONS or graph.uses(Value(identity)) != 1 or Value(identity) in graph.outputs:
         return False
     ((user, _),) = graph.users(Value(identity))
     source = graph.operands(identity)[0]

@@ -183,6 +183,8 @@ class Emitter:
             for i, (operand, packing) in enumerate(zip(self.group.inputs, self.packings, strict=True)):
                 shape = operand.type.concrete if packing.kind == "plain" else packing.shape(operand.type.concrete)
                 kind = "float32" if packing.wide else stored(operand.type.dtype)
+                if packing.kind == "pairs":
+                    shape, kind = (*shape[:-1], shape[-1] // 2), "uint32"
                 self.buffers.append(T.arg(f"v{i}", T.buffer(shape, kind)))
             for i, value in enumerate(self.group.results):
                 type = self.group.type(value)

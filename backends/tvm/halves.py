@@ -42,6 +42,11 @@ def widened(bits: Any, dtype: str, native: bool) -> Any:
     return tirx.reinterpret("float32", chosen | ((word & _word(0x8000)) << _word(16)))
 
 
+def of_pair(word: Any, second: bool) -> Any:
+    """One of two bfloat16 that lie beside each other in memory, from the 32 bits of both."""
+    return tirx.reinterpret("float32", word & _word(0xFFFF0000) if second else word << _word(16))
+
+
 def rounded(value: Any, dtype: str, native: bool) -> Any:
     """The float32 `value`, a name, rounded to a number of `dtype`."""
     if dtype == "bfloat16":

@@ -22,7 +22,9 @@ class Packing:
     convolution         [o, i, kh, kw] -> [ceil(o / block), ceil(i / inner), kh, kw, inner, block], zeros beyond
     dot                 [o, i, ...] -> [ceil(o / block), ceil(i / inner) * ... * inner / 4, block * 4], zeros beyond:
                         four neighbours of i for each o
-    lowered             the same with a vector before all others: for each o, 128 times the sum of its elements, the
+    pairs               [o, i, ...] -> [ceil(o / block), ceil(i / inner), ..., inner / 2, block * 2], zeros beyond: two
+                        neighbours of i for each o, which a kernel reads as one number of 32 bits
+    lowered             as dot, with a vector before all others: for each o, 128 times the sum of its elements, the
                         bytes of an int32
     depthwise           [c, 1, kh, kw] -> [ceil(c / block), kh, kw, block], zeros beyond
     transposed          [..., i, j] -> [..., j, ceil(i / block) * block], zeros beyond i
@@ -80,6 +82,13 @@ class Packing:
         taps = range(5, blocks.ndim)
         packed = blocks.transpose(0, 2, *taps, 3, 1, 4)
         return packed.reshape(packed.shape[0], -1, self.block * 4)
+
+    def _pairs(self, a: NDArray[Any]) -> NDArray[Any]:
+        a = _grown(_grown(a, 0, self.block), 1, self.inner)
+        o, i, *kernel = a.shape
+        blocks = a.reshape(o // self.block, self.block, i // self.inner, self.inner // 2, 2, *kernel)
+        packed = blocks.transpose(0, 2, *range(5, blocks.ndim), 3, 1, 4)
+        return packed.reshape(*packed.shape[:-2], self.block * 2)
 
     def _lowered(self, a: NDArray[Any]) -> NDArray[Any]:
         packed = self._dot(a)

@@ -27,11 +27,13 @@ from tvm.tirx.script.builder import ir as T
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group
+from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, flattens, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_inputs, take_results, take_soon
 from specc.backends.tvm.kernels.rows import row_taps, share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
+from specc.ir.dtypes import HALVES
 from specc.ir.types import block_of
 from specc.targets import Target
 
@@ -106,7 +108,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if not all(group.inputs[v].frozen for v in (weight, *bias)) or block_of(x.layout) not in (0, lanes):
         return None
     inner = block_of(x.layout) or 1
-    packings[weight] = Packing("convolution", lanes, inner)
+    paired = x.dtype == group.type(weight).dtype == "bfloat16" and inner % 2 == 0
+    packings[weight] = Packing("pairs" if paired else "convolution", lanes, inner)
     packings |= {value: Packing("padded", lanes) for value in bias}
     geometry = geometry_of(group, anchor, target, choices)
     heavy = any(step.op in HEAVY for step in group.steps)
@@ -195,7 +198,12 @@ class Convolution:
         )
         self.rows = -(-g.rows // schedule.strips)
         self.across = sum(span.count for span in self.spans)
-        self.lines = -(-g.in_channels // inner) * inner * g.kernel[0] * g.kernel[1]
+        self.steps = -(-g.in_channels // inner) * inner * g.kernel[0] * g.kernel[1]
+        self.paired = emitter.packings[step.operands[1]].kind == "pairs"
+        self.unroll = max(schedule.unroll, 2) if self.paired else schedule.unroll
+        self.lines = self.steps // 2 if self.paired else self.steps
+        self.wide: Any = None
+        self.widens = inner > 1 and emitter.group.type(step.operands[0]).dtype in HALVES
 
     def emit(self) -> None:
         """All loops. The output blocks are dealt with in groups of the tile's."""
@@ -205,12 +213,14 @@ class Convolution:
         if self.schedule.strips_first:
             with emitter.parallel(g.batch * strips) as work:
                 n, strip = emitter.divmod(work, strips)
+                self._make_room()
                 with emitter.serial(groups) as group:
                     self._group(n, group, blocks, strips, strip)
         else:
             with emitter.parallel(g.batch * groups * strips) as work:
                 outer, strip = emitter.divmod(work, strips)
                 n, group = emitter.divmod(outer, groups)
+                self._make_room()
                 self._group(n, group, blocks, strips, strip)
 
     def _group(self, n: Any, group: Any, blocks: int, strips: int, strip: Any) -> None:
@@ -242,14 +252,16 @@ class Convolution:
         emitter, g, count = self.emitter, self.geometry, len(blocks)
         tile = self.epilogue.tile(span.pixels, blocks)
         acc = tile.accumulators
+        low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
+        place = Place(n, blocks, y, x, span, number, low, taps)
+        if self.widens:
+            self._widen(place)
         with emitter.lanes(self.lanes) as lane:
             for j, block in enumerate(blocks):
                 for i in range(span.pixels):
                     zero = tirx.const(0.0, "float32")
                     start = zero if self.bias is None else self.bias[block * self.lanes + lane]
                     emitter.store(acc, start, [i * count + j, lane])
-            low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
-            place = Place(n, blocks, y, x, span, number, low, taps)
             with emitter.serial(-(-g.in_channels // self.inner)) as channel, emitter.serial(taps) as r:
                 for s, pixels in enumerate(span.taps):
                     if pixels[0] < pixels[1]:
@@ -262,35 +274,71 @@ class Convolution:
         """The row and column of a result."""
         return (0, y * self.geometry.columns + x) if self.geometry.flat else (y, x)
 
+    def _offsets(self, span: tiles.Span) -> list[int]:
+        """The columns that a tile reads, from the one of its first pixel and the first tap on."""
+        g = self.geometry
+        taps = enumerate(span.taps)
+        return sorted({i * g.stride[1] + s * g.dilation[1] for s, pixels in taps for i in range(*pixels)})
+
+    def _read(self, place: Place, channel: Any, tap: Any, offset: int) -> list[Any]:
+        """Where the block of channels lies that a tile reads at a row of the window and a column."""
+        g = self.geometry
+        if g.flat:
+            return [place.n, channel, *self._pixel(place.y, place.x + offset)]
+        row = place.y * g.stride[0] + tap * g.dilation[0] - g.padding[0]
+        return [place.n, channel, row, place.x * g.stride[1] + offset - g.padding[1]]
+
+    def _make_room(self) -> None:
+        """The memory for `_widen`."""
+        if self.widens:
+            g, most = self.geometry, max(len(self._offsets(span)) for span in self.spans)
+            shape = (-(-g.in_channels // self.inner), g.kernel[0], max(1, most), self.inner)
+            self.wide = T.alloc_buffer(shape, "float32")
+
+    def _widen(self, place: Place) -> None:
+        """Writes what a tile reads of 16 bits as float32: the products read each number for every output block, and for
+        every tap that has it."""
+        emitter, g, offsets = self.emitter, self.geometry, self._offsets(place.span)
+        blocks = -(-g.in_channels // self.inner)
+        with emitter.serial(blocks) as channel, emitter.serial(place.taps) as r, emitter.lanes(self.inner) as lane:
+            for number, offset in enumerate(offsets):
+                at = self._read(place, channel, place.low + r, offset)
+                value = emitter.load(self.operands[0], *at, lane)
+                emitter.store(self.wide, value, [channel, r, number, lane])
+
     def _steps(self, acc: Any, place: Place, channel: Any, r: Any, s: int, lane: Any) -> None:
         """One tap of all channels of one input block, tap number `r` of those that lie inside the input."""
         emitter, g, blocks, count = self.emitter, self.geometry, place.blocks, len(place.blocks)
         tap = place.low + r
-        unroll, iterations = self.schedule.unroll, self.inner // self.schedule.unroll
-        ahead = Ahead(emitter, count, self.lines, self.rows * self.across, self.lines // unroll)
+        unroll, iterations = self.unroll, self.inner // self.unroll
+        offsets = self._offsets(place.span)
+        ahead = Ahead(emitter, count, self.lines, self.rows * self.across, self.steps // unroll)
         with emitter.serial(iterations) as outer:
             if self.schedule.ahead:
                 step = ((channel * g.kernel[0] + tap) * g.kernel[1] + s) * iterations + outer
                 ahead(place.number, step, self.weight, lambda j, line: (blocks[0] + count + j, 0, 0, 0, line, 0))
             for q in range(unroll):
                 i_lane = outer * unroll + q
-                if self.schedule.soon:
+                line = outer * (unroll // 2) + q // 2 if self.paired else i_lane
+                if self.schedule.soon and not (self.paired and q % 2):
                     for block in blocks:
-                        soon(self.weight, block, channel, tap, s, i_lane + self.schedule.soon, 0)
+                        soon(self.weight, block, channel, tap, s, line + self.schedule.soon, 0)
                 if self.schedule.inputs:
                     self._ask_for_inputs(place, channel, r, s * self.inner + i_lane, s * self.inner)
                 if self.schedule.results and s == 0:
                     self._ask_for_results(place, channel, i_lane)
                 for i in range(*place.span.taps[s]):
-                    if g.flat:
-                        at = [place.n, channel, *self._pixel(place.y, place.x + i)]
+                    offset = i * g.stride[1] + s * g.dilation[1]
+                    if self.widens:
+                        value = self.wide[channel, r, offsets.index(offset), i_lane]
                     else:
-                        row = place.y * g.stride[0] + tap * g.dilation[0] - g.padding[0]
-                        column = (place.x + i) * g.stride[1] + s * g.dilation[1] - g.padding[1]
-                        at = [place.n, channel, row, column]
-                    value = emitter.load(self.operands[0], *([*at, i_lane] if self.inner > 1 else at))
+                        at = self._read(place, channel, tap, offset)
+                        value = emitter.load(self.operands[0], *([*at, i_lane] if self.inner > 1 else at))
                     for j, block in enumerate(blocks):
-                        weight = emitter.load(self.operands[1], block, channel, tap, s, i_lane, lane)
+                        if self.paired:
+                            weight = of_pair(self.weight[block, channel, tap, s, line, lane], q % 2 == 1)
+                        else:
+                            weight = emitter.load(self.operands[1], block, channel, tap, s, i_lane, lane)
                         position = [i * count + j, lane]
                         emitter.store(acc, acc[tuple(position)] + value * weight, position)
 

@@ -21,6 +21,7 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, on_stack
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
+from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY
 from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_soon
@@ -38,7 +39,10 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     anchor = group.anchor
     if anchor is None or group.step(anchor).op != "linear" or group.type(anchor).dtype != "float32":
         return None
-    packings = operands_of(group, anchor, Packing("matrix", target.lanes), target)
+    kinds = [group.type(operand) for operand in group.step(anchor).operands[:2]]
+    paired = all(kind.dtype == "bfloat16" for kind in kinds) and kinds[0].concrete[-1] % 2 == 0
+    packed = Packing("pairs", target.lanes, 2) if paired else Packing("matrix", target.lanes)
+    packings = operands_of(group, anchor, packed, target)
     if packings is None:
         return None
     schedule = schedule_of(group, anchor, target, choices)
@@ -187,8 +191,12 @@ class Linear:
 
     def _accumulate(self, acc: Registers, blocks: list[Any], first: Any, rows: int) -> None:
         """The sums of a tile, from the bias on."""
-        emitter, width, unroll = self.emitter, len(blocks), self.schedule.unroll
-        ahead = Ahead(emitter, width, self.inputs, self.in_strip, self.inputs // unroll)
+        emitter, width = self.emitter, len(blocks)
+        paired = emitter.packings[self.operands[1]].kind == "pairs"
+        unroll = max(self.schedule.unroll, 2) if paired else self.schedule.unroll
+        lines = self.inputs // 2 if paired else self.inputs
+        ahead = Ahead(emitter, width, lines, self.in_strip, self.inputs // unroll)
+        wide = self._widened(first, rows)
         with emitter.lanes(self.lanes) as lane:
             self._start(acc, blocks, rows, lane)
             with emitter.serial(self.inputs // unroll) as outer:
@@ -196,15 +204,36 @@ class Linear:
                     ahead(self.number, outer, self.weight, lambda j, line: (blocks[0] + width + j, line, 0))
                 for q in range(unroll):
                     k = outer * unroll + q
-                    if self.schedule.soon:
+                    line = outer * (unroll // 2) + q // 2 if paired else k
+                    if self.schedule.soon and not (paired and q % 2):
                         for block in blocks:
-                            soon(self.weight, block, k + self.schedule.soon, 0)
+                            soon(self.weight, block, line + self.schedule.soon, 0)
                     for i in range(rows):
-                        value = tirx.Cast(self.dtype, emitter.load(self.operands[0], *self._row(first + i, k)))
+                        if wide is None:
+                            value = tirx.Cast(self.dtype, emitter.load(self.operands[0], *self._row(first + i, k)))
+                        else:
+                            value = wide[i, k]
                         for j, block in enumerate(blocks):
                             position = [i * width + j, lane]
-                            weight = tirx.Cast(self.dtype, emitter.load(self.operands[1], block, k, lane))
+                            if paired:
+                                weight = of_pair(self.weight[block, line, lane], q % 2 == 1)
+                            else:
+                                weight = tirx.Cast(self.dtype, emitter.load(self.operands[1], block, k, lane))
                             emitter.store(acc, acc[tuple(position)] + value * weight, position)
+
+    def _widened(self, first: Any, rows: int) -> Any:
+        """What a tile reads of 16 bits, as float32: the products read each number for every output block."""
+        emitter, whole = self.emitter, self.inputs // self.lanes
+        if emitter.group.type(self.operands[0]).dtype not in HALVES:
+            return None
+        wide = T.alloc_buffer((rows, self.inputs), "float32")
+        for start, count, lanes in ((0, whole, self.lanes), (whole * self.lanes, 1, self.inputs % self.lanes)):
+            if count and lanes:
+                with emitter.serial(rows) as i, emitter.serial(count) as vector, emitter.lanes(lanes) as lane:
+                    k = start + vector * self.lanes + lane
+                    value = emitter.load(self.operands[0], *self._row(first + i, k))
+                    emitter.store(wide, value, [i, k])
+        return wide
 
     def _start(self, acc: Registers, blocks: list[Any], rows: int, lane: Any) -> None:
         for j, block in enumerate(blocks):

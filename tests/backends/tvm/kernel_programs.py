@@ -114,6 +114,7 @@ def execute(
         packed = packing.apply(array)
         dtype = "float32" if packing.wide else operand.type.dtype
         packed = to_bits(packed, dtype) if dtype in HALVES else packed
+        packed = packed.view(np.uint32) if packing.kind == "pairs" else packed
         rest = operand.type.concrete[1] % packing.block if packing.kind == "blocked" else 0
         if rest and not operand.frozen:
             packed[:, -1, ..., rest:] = to_bits(np.array(3.0), dtype) if dtype in HALVES else 3.0
