@@ -195,19 +195,20 @@ class Linear:
         paired = emitter.packings[self.operands[1]].kind == "pairs"
         unroll = max(self.schedule.unroll, 2) if paired else self.schedule.unroll
         lines = self.inputs // 2 if paired else self.inputs
+        first_lane = (0, 0) if paired else (0,)
         ahead = Ahead(emitter, width, lines, self.in_strip, self.inputs // unroll)
         wide = self._widened(first, rows)
         with emitter.lanes(self.lanes) as lane:
             self._start(acc, blocks, rows, lane)
             with emitter.serial(self.inputs // unroll) as outer:
                 if self.schedule.ahead:
-                    ahead(self.number, outer, self.weight, lambda j, line: (blocks[0] + width + j, line, 0))
+                    ahead(self.number, outer, self.weight, lambda j, line: (blocks[0] + width + j, line, *first_lane))
                 for q in range(unroll):
                     k = outer * unroll + q
                     line = outer * (unroll // 2) + q // 2 if paired else k
                     if self.schedule.soon and not (paired and q % 2):
                         for block in blocks:
-                            soon(self.weight, block, line + self.schedule.soon, 0)
+                            soon(self.weight, block, line + self.schedule.soon, *first_lane)
                     for i in range(rows):
                         if wide is None:
                             value = tirx.Cast(self.dtype, emitter.load(self.operands[0], *self._row(first + i, k)))
@@ -216,7 +217,7 @@ class Linear:
                         for j, block in enumerate(blocks):
                             position = [i * width + j, lane]
                             if paired:
-                                weight = of_pair(self.weight[block, line, lane], q % 2 == 1)
+                                weight = of_pair(self.weight[block, line, 0, lane], q % 2 == 1)
                             else:
                                 weight = tirx.Cast(self.dtype, emitter.load(self.operands[1], block, k, lane))
                             emitter.store(acc, acc[tuple(position)] + value * weight, position)
