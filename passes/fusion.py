@@ -55,7 +55,7 @@ class _Names:
     """Stands for an expression, and knows how often it names its operands (see `KernelMath`)."""
 
     POLYNOMIAL = 16
-    """What exp, erf, tanh and sigmoid come to: a polynomial names its argument with every coefficient."""
+    """What exp, erf, tanh and the like come to: a polynomial names its argument with every coefficient."""
 
     dtype = "float32"
 
@@ -75,7 +75,7 @@ class _Names:
 
     def __getattr__(self, function: str) -> Any:
         """The functions of `KernelMath`: `max(a, b)` names what its operands name."""
-        if function in ("exp", "erf", "tanh", "sigmoid"):
+        if function in ("exp", "erf", "normal", "tanh", "sigmoid", "silu"):
             return lambda x: _Names(self.POLYNOMIAL * x.count)
         if function == "const":
             return lambda value, dtype: _Names()

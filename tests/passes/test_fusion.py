@@ -139,7 +139,7 @@ def test_the_verifier_refuses_a_group_that_is_left_and_entered_again() -> None:
 
 @pytest.mark.parametrize(
     ("op", "together"),
-    [("exp", 2), ("erf", 2), ("sigmoid", 2), ("tanh", 2), ("silu", 2), ("hard_swish", 8), ("relu", 65)],
+    [("exp", 2), ("erf", 2), ("sigmoid", 2), ("tanh", 2), ("silu", 2), ("gelu", 2), ("hard_swish", 8), ("relu", 65)],
 )
 def test_a_group_ends_where_its_expression_would_become_too_long(op: str, together: int) -> None:
     """An operator that names its operand k times makes an expression of k ** n names out of n in a row."""
