@@ -229,8 +229,7 @@ def multiply_adds(instruction: Instruction, target: Target) -> int:
     if target.architecture == "riscv64":
         return target.lanes if re.match(r"vfm(acc|add)\.v[fv]$", name) else 1 if name == "fmadd.s" else 0
     if target.architecture == "armv7l":
-        # Of cores whose fused multiply-adds it takes for slow, as the Cortex-A7's, LLVM multiplies, then adds.
-        if name not in ("vfma.f32", "vmla.f32", "vmul.f32"):
+        if name not in ("vfma.f32", "vmla.f32"):
             return 0
         return {"q": 4, "d": 2}.get(operands[:1], 1)
     if name in ("fmla", "fmlal", "fmad"):
