@@ -105,8 +105,8 @@ def step_cost(pixels: int, blocks: int, target: Target) -> float:
     """Cycles for one step of the reduction over a tile, see above."""
     products = pixels * blocks / target.fma_per_cycle
     loads = (pixels + blocks) * 1.2 / target.loads_per_cycle
-    started = 0.0 if target.broadcast_registers else 0.16 * products + (pixels * blocks + pixels + 2 * blocks + 1.5) / 4
-    return max(products, loads, started, target.fma_latency)
+    started = 0.16 * products + (pixels * blocks + pixels + 2 * blocks + 1.5) / 4
+    return max(products, loads, started if target.architecture == "x86_64" else 0.0, target.fma_latency)
 
 
 def row_cost(length: int, blocks: int, tile: Tile, target: Target) -> float:
@@ -157,4 +157,5 @@ def fits(pixels: int, blocks: int, target: Target, taps: int = 1) -> bool:
     if target.broadcast_registers:
         ahead = pixels if taps == 1 else 2 * (pixels + min(taps, _KEPT) - 1)
         return held + ahead <= target.vector_registers
-    return held + 1 <= target.vector_registers - (1 if taps == 1 else target.vector_registers // 16)
+    spare = 1 if taps == 1 and target.architecture == "x86_64" else target.vector_registers // 16
+    return held + 1 <= target.vector_registers - spare
