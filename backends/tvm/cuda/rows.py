@@ -225,7 +225,7 @@ class _Teams:
         for position, value in enumerate(emitter.group.results):
             result = emitter.result(position)
             found = emitter.math.cast(emitter.evaluate(value, index, leaf), result.type.dtype)
-            emitter.store(result.buffer, found, result.position(index))
+            result.put(found, result.position(index))
 
     # ---- passes over a row ------------------------------------------------------------------------------------------
 

@@ -89,6 +89,12 @@ CASES = {
     "softmax_of_channels": (softmax(2, 33, 40, axis=1), {"team": "8x32"}),
     "softmax_in_a_loop": (softmax(2, 330, 40, axis=1), {"team": "4x32"}),
     "mean_of_places": (program([tensor(2, 7, 5, 40)], ("mean", (0,), {"axes": (1, 2)}), ("relu", (1,), {})), {}),
+    "mean_in_16_bits": (
+        program(
+            [tensor(2, 40, 6, 6)], ("mean", (0,), {"axes": (2, 3), "keep": True}), ("cast", (1,), {"dtype": "float16"})
+        ),
+        {},
+    ),
     "mean_of_pictures": (program([tensor(2, 40, 14, 14)], ("mean", (0,), {"axes": (2, 3), "keep": True})), {}),
     "moments": (
         program(
