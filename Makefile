@@ -25,6 +25,7 @@ GPU ?= sm_90
 MODULES ?=
 SAMPLE ?= 12
 CUDA_NETWORKS := examples/digits.specc zoo:repvit/m1_1
+CUDA_PRECISIONS := float32 fp16 bf16
 
 .DEFAULT_GOAL := test
 .PHONY: demo bench test arm-test web-test cuda-test slow zoo lint types unit docs fuzz nightly mutate clean
@@ -80,8 +81,9 @@ web-test: $(READY)
 # The second line needs the artifacts, numpy and the folder specc/ alone: it can be run by hand where a GPU is.
 cuda-test: $(READY)
 	@mkdir -p build/cuda
-	@for net in $(CUDA_NETWORKS); do $(BIN)/specc compile $$net --target cuda:$(GPU) \
-	  -o build/cuda/$$(basename $$net .specc).artifact || exit 1; done
+	@for net in $(CUDA_NETWORKS); do for precision in $(CUDA_PRECISIONS); do \
+	  $(BIN)/specc compile $$net --target cuda:$(GPU) --precision $$precision \
+	    -o build/cuda/$$(basename $$net .specc)-$$precision.artifact || exit 1; done; done
 	$(BIN)/python tests/deploy/on_gpu.py build/cuda/*.artifact || [ $$? = 2 ]
 
 bench: $(READY)

@@ -1,7 +1,8 @@
 """Artifacts on a real GPU: `python tests/deploy/on_gpu.py ARTIFACT...`.
 
 Needs numpy and the runtime of specc alone, so that it can run on a machine without the compiler. For each artifact: the
-self-test against the reference's outputs, the same outputs from the graph as from single launches, and times.
+self-test against the reference's outputs (in 16 bits, within what rounding may do), the same outputs from the graph as
+from single launches, and times.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def check(path: str) -> bool:
     seconds = network.profile(*given)
     graphs = "a graph gives the same" if same else "a graph gives OTHER numbers"
     places = in_place(network, given, single)
-    print(f"{path}: {network.manifest.network}, differs by {apart:.3g} from the reference, {graphs}")
+    facts = network.manifest.facts.get("precision", {})
+    precision = facts.get("name", "float32") if isinstance(facts, dict) else "float32"
+    print(f"{path}: {network.manifest.network} in {precision}, differs by {apart:.3g} from the reference, {graphs}")
     print(f"  {1e6 * np.median(times):.0f} us a run with its copies, {1e6 * sum(seconds):.0f} us in kernels (events)")
     print(f"  {places[1]}")
     calls = sorted(zip(seconds, network.manifest.sizes[0].facts["kernels"]), key=lambda each: -each[0])
