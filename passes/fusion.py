@@ -121,15 +121,11 @@ class Joint:
 
 @dataclass(frozen=True)
 class Kind:
-    """A way in which a kernel computes a node behind another one: `matches` is the pattern, `refusal` why not here.
-
-    `chains` says that both are products or reductions.
-    """
+    """A way in which a kernel computes a node behind another one: `matches` is the pattern, `refusal` why not here."""
 
     name: str
     matches: Callable[[Joint], bool]
     refusal: Callable[[Joint], str | None]
-    chains: bool = False
 
 
 def _sole(joint: Joint) -> str | None:
@@ -160,18 +156,15 @@ def _same_shape(joint: Joint) -> str | None:
 
 
 KINDS = (
-    Kind("squeeze-excite", lambda joint: joint.anchor == "mean" and _is_small_product(joint), _sole, chains=True),
+    Kind("squeeze-excite", lambda joint: joint.anchor == "mean" and _is_small_product(joint), _sole),
     Kind("conversion of layout", lambda joint: joint.user.op == "convert_layout", _same_shape),
     Kind("epilogue", lambda joint: joint.user.record.elementwise, _same_shape),
 )
 """The first kind that matches decides."""
 
 
-def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, chains: bool = True) -> Graph:
-    """`graph` with `group` set on every live node that computes; without `epilogues`, each in a group of its own.
-
-    Without `chains`, no group holds two products or reductions: neither attention nor squeeze-excite.
-    """
+def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None) -> Graph:
+    """`graph` with `group` set on every live node that computes; without `epilogues`, each in a group of its own."""
     graph = graph.copy()
     journal = journal if journal is not None else Journal()
     order = graph.order()
@@ -180,7 +173,7 @@ def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, c
     lengths = {identity: _names(graph, identity) for identity in live}
     sizes: Counter[int] = Counter()
     anchors: dict[int, str] = {}
-    joint = attentions(graph, journal) if epilogues and chains else []
+    joint = attentions(graph, journal) if epilogues else []
     closed = {identity for members in joint for identity in members}
     single = [i for i in live if i not in closed and "view" not in graph.node(i).record.traits]
     fronts = {i for i in single if _stands_in_front(graph, i)} if epilogues else set[int]()
@@ -188,7 +181,6 @@ def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, c
         for identity in members:
             graph.update(identity, group=group)
         anchors[group] = graph.node(members[0]).op
-    kinds = [kind for kind in KINDS if chains or not kind.chains]
     for identity in single if epilogues else []:
         found: list[tuple[Joint, Kind]] = []
         for operand in dict.fromkeys(graph.operands(identity)):
@@ -198,7 +190,7 @@ def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, c
             elementwise = graph.node(identity).record.elementwise
             length = lengths[operand.node] * lengths[identity] if elementwise else 1
             candidate = Joint(graph, identity, operand, anchors[host], length, sizes[host])
-            kind = next((kind for kind in kinds if kind.matches(candidate)), None)
+            kind = next((kind for kind in KINDS if kind.matches(candidate)), None)
             reason = kind.refusal(candidate) if kind else None
             if kind and reason is None:
                 found.append((candidate, kind))

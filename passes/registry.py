@@ -134,12 +134,11 @@ class Fusion(Pass):
     """See `specc.passes.fusion`."""
 
     epilogues: bool = True
-    chains: bool = True
     name = "fusion"
     summary = "groups of nodes that become one kernel"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
-        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues, journal, self.chains))
+        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues, journal))
 
 
 @cache
@@ -197,7 +196,7 @@ def _level(level: int, target: Target) -> tuple[Pass, ...]:
     if level == 1:
         return (Canonicalize(), Reparam(), Canonicalize(), Fusion(epilogues=False))
     if target.gpu:  # a warp reads neighbours of a plain row as well as lanes of a block
-        return (Canonicalize(), Reparam(), Canonicalize(), Fusion(chains=False))
+        return (Canonicalize(), Reparam(), Canonicalize(), Fusion())
     return (Canonicalize(), Reparam(), Canonicalize(), Layout(target.lanes), Fusion())
 
 

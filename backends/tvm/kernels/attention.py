@@ -44,7 +44,7 @@ _ACCUMULATORS = 24
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """The values of a group that is attention, by their numbers."""
 
     scores: int
@@ -54,7 +54,7 @@ class _Parts:
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group that is attention; None for another group."""
-    parts = _parts(group)
+    parts = parts_of(group)
     if parts is None:
         return None
     queries, keys = group.type(parts.scores).concrete[-2:]
@@ -71,7 +71,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     return Template(lambda emitter: _Attention(emitter, parts, vectors, accumulators, target).emit(), packings)
 
 
-def _parts(group: Group) -> _Parts | None:
+def parts_of(group: Group) -> Parts | None:
     """Which steps are the two products and the softmax; None where the group is anything else."""
     anchors = [n for n in group.anchors if not group.step(n).moves]
     if [group.step(n).op for n in anchors] != ["matmul", "softmax", "matmul"]:
@@ -93,7 +93,7 @@ def _parts(group: Group) -> _Parts | None:
     if _between(group, group.step(softmax).operands[0], scores) is None:
         return None
     reached = _needed(group, first.operands[0]) | _needed(group, first.operands[1]) | _needed(group, second.operands[1])
-    return None if reached & set(anchors) else _Parts(scores, softmax, mixed)
+    return None if reached & set(anchors) else Parts(scores, softmax, mixed)
 
 
 def _needed(group: Group, value: int) -> set[int]:
@@ -126,7 +126,7 @@ def _keeps_rows(group: Group, step: Step) -> bool:
 class _Attention:
     """Writes the kernel."""
 
-    def __init__(self, emitter: Emitter, parts: _Parts, vectors: int, accumulators: int, target: Target) -> None:
+    def __init__(self, emitter: Emitter, parts: Parts, vectors: int, accumulators: int, target: Target) -> None:
         self.emitter, self.group, self.parts, self.target = emitter, emitter.group, parts, target
         self.vectors, self.accumulators = vectors, accumulators
         self.lanes = target.lanes
@@ -160,9 +160,9 @@ class _Attention:
         """The result for `rows` queries of a head from `first` on."""
         vectors = -(-rows // self.lanes)
         padded = vectors * self.lanes
-        softmax_lead = self._located(self.weights, (*lead, 0, 0), self.parts.softmax)[:-2]
+        softmax_lead = located(self.emitter, self.weights, (*lead, 0, 0), self.parts.softmax)[:-2]
         scored = self.group.step(self.parts.softmax).operands[0]
-        scores_lead = self._located(scored, (*softmax_lead, 0, 0), self.parts.scores)[:-2]
+        scores_lead = located(self.emitter, scored, (*softmax_lead, 0, 0), self.parts.scores)[:-2]
         query = T.alloc_buffer((self.depth, padded), "float32")
         weights = T.alloc_buffer((self.keys, padded), "float32")
         scale = T.alloc_buffer((padded,), "float32")
@@ -287,7 +287,8 @@ class _Attention:
                     for i in range(size):
                         for v in range(vectors):
                             value = Scalar(accumulators[i * vectors + v, lane] * scale[row + i])
-                            at = self._destination((*lead, first + row + i, column + v * lanes + lane))
+                            place = (*lead, first + row + i, column + v * lanes + lane)
+                            at = destination(self.group, self.parts, place)
                             result = emitter.result()
                             result.put(emitter.math.cast(value, result.type.dtype), result.position(at))
 
@@ -296,24 +297,27 @@ class _Attention:
     def _leaf(self, number: int, index: Index) -> Scalar:
         return self.emitter.input(number)(*index)
 
-    def _located(self, value: int, index: Index, goal: int) -> Index:
-        """The index of the element of `goal` from which the element of `value` at `index` is computed."""
-        while value != goal:
-            step = self.group.step(value)
-            operand = next(o for o in step.operands if goal == o or goal in _needed(self.group, o))
-            if step.moves:
-                index = self.emitter.moved(step, index, lambda *i: i)
-            shape = self.group.type(operand).concrete
-            index = tuple(0 if e == 1 else i for e, i in zip(shape, index[len(index) - len(shape) :], strict=True))
-            value = operand
-        return index
 
-    def _destination(self, index: Index) -> Index:
-        """Where the second product's element at `index` lies in the result."""
-        for step in self.group.steps[self.parts.mixed + 1 - len(self.group.inputs) :]:
-            source = self.group.type(step.operands[0]).concrete
-            if step.op == "permute":
-                index = tuple(index[axis] for axis in step.attrs["order"])
-            elif not step.rounds:
-                index = moved(index, source, step.type.concrete)
-        return index
+def located(emitter: Emitter, value: int, index: Index, goal: int) -> Index:
+    """The index of the element of `goal` from which the element of `value` at `index` is computed."""
+    group = emitter.group
+    while value != goal:
+        step = group.step(value)
+        operand = next(o for o in step.operands if goal == o or goal in _needed(group, o))
+        if step.moves:
+            index = emitter.moved(step, index, lambda *i: i)
+        shape = group.type(operand).concrete
+        index = tuple(0 if e == 1 else i for e, i in zip(shape, index[len(index) - len(shape) :], strict=True))
+        value = operand
+    return index
+
+
+def destination(group: Group, parts: Parts, index: Index) -> Index:
+    """Where the second product's element at `index` lies in the result."""
+    for step in group.steps[parts.mixed + 1 - len(group.inputs) :]:
+        source = group.type(step.operands[0]).concrete
+        if step.op == "permute":
+            index = tuple(index[axis] for axis in step.attrs["order"])
+        else:
+            index = moved(index, source, step.type.concrete)
+    return index
