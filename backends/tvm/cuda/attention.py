@@ -12,7 +12,8 @@ Threads stand in rows of 8 or 16, parts of a warp: those of a row have the same 
 different columns of v, in both products a tile in registers that is read from shared memory in runs of up to four.
 Scores to powers takes an exchange among the threads of a row.
 
-q, k and v are read where they lie, as on a processor: slices, reshapes and permutes are index arithmetic.
+q, k and v are read where they lie, as on a processor: slices, reshapes and permutes are index arithmetic. Numbers of 16
+bits are float32 from there on, and so are the weights for the second product, even where a graph rounds them.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ TILES = tuple(
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group that is attention; None for another group, and where no tile fits in shared memory."""
     parts = parts_of(group)
-    if parts is None or group.halves or not all(prod(step.type.concrete) for step in group.steps):
+    if parts is None or not all(prod(step.type.concrete) for step in group.steps):
         return None
     queries, keys = group.type(parts.scores).concrete[-2:]
     depth = group.type(group.step(parts.scores).operands[0]).concrete[-1]
@@ -375,4 +376,4 @@ class _Attention:
                 with only_if(inside):
                     at = destination(group, self.parts, (*self.head, row, column))
                     value = Scalar(self.sums[i * self.columns + j]) / total
-                    result.put(value, result.position(at))
+                    result.put(math.cast(value, result.type.dtype), result.position(at))

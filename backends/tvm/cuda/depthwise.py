@@ -25,6 +25,7 @@ from specc.backends.tvm.cuda.threads import WARP, barrier, grid, local, only_if,
 from specc.backends.tvm.emitter import Emitter, Index, Template
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group, Step
+from specc.ir.dtypes import HALVES
 from specc.targets import Target
 
 _WRITTEN_OUT = 256
@@ -93,9 +94,10 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if anchor is None or group.step(anchor).op != "conv2d":
         return None
     step = group.step(anchor)
-    if any(operand.type.layout or operand.type.dtype != "float32" for operand in group.inputs):
+    if any(operand.type.layout or operand.type.dtype not in ("float32", *HALVES) for operand in group.inputs):
         return None
-    if group.type(step.operands[1]).concrete[1] != 1 or group.result != step.type or not prod(step.type.concrete):
+    per_group, shape = group.type(step.operands[1]).concrete[1], step.type.concrete
+    if per_group != 1 or group.result.shape != step.type.shape or not prod(shape):
         return None
     tile = choose(_window(group, step), target, choices)
     if tile is None:
@@ -225,7 +227,7 @@ class _Tiles:
 
             def read(buffer: Any, along: Any, beside: Any) -> Scalar:
                 at = (along, beside) if axis == 0 else (beside, along)
-                return emitter.math.let(Scalar(tirx.BufferLoad(buffer, [plane, *at])))
+                return emitter.math.let(Scalar(buffer[(plane, *at)]))
 
             values = {offset: read(self.picture, emitter.simplify(corner[axis] + offset), beside) for offset in offsets}
             for tap in range(window.kernel[axis]):
@@ -267,4 +269,4 @@ class _Tiles:
                     return total if number == self.anchor else emitter.input(number)(*index)
 
                 result, index = emitter.result(), (n, c, *at)
-                emitter.store(result.buffer, emitter.evaluate(emitter.group.last, index, leaf), result.position(index))
+                result.put(emitter.evaluate(emitter.group.last, index, leaf), result.position(index))

@@ -31,6 +31,8 @@ from specc.backends.tvm.cuda.threads import WARP, barrier, exchanged, grid, loca
 from specc.backends.tvm.emitter import Emitter, Index, Template
 from specc.backends.tvm.expression import Math, Scalar
 from specc.backends.tvm.group import Group, Step
+from specc.backends.tvm.kernels.general import as_read
+from specc.ir.dtypes import HALVES
 from specc.ops.reduce import normal_axes
 from specc.targets import Target
 
@@ -78,7 +80,9 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     step = group.step(anchor)
     rows = rows_of(group, step)
-    if rows is None or group.type(step.operands[0]).dtype != "float32" or not rows.count or rows.length < 2:
+    if rows is None or not rows.count or rows.length < 2:
+        return None
+    if group.type(step.operands[0]).dtype not in ("float32", *HALVES):
         return None
     if any(group.type(number).shape != step.type.shape for number in group.results):
         return None
@@ -202,7 +206,7 @@ class _Teams:
             self.row = unravel(emitter, inside, rows.shape)
             compute = self.step.record.compute
             assert compute is not None
-            types = [emitter.group.type(operand) for operand in self.step.operands]
+            types = [as_read(emitter.group.type(operand)) for operand in self.step.operands]
             others = [emitter.input(operand) for operand in self.step.operands[1:]]
             computed = compute(emitter.math, types, self._element, *others, **emitter.attributes(self.step))
             several = computed if isinstance(computed, tuple) else (computed,)

@@ -22,6 +22,7 @@ from specc.backends.tvm.cuda.threads import WARP, barrier, exchanged, grid, loca
 from specc.backends.tvm.emitter import Emitter, Index, Template
 from specc.backends.tvm.expression import Scalar, constant
 from specc.backends.tvm.group import Group, Step
+from specc.ir.dtypes import HALVES
 from specc.ir.types import TensorType
 from specc.targets import Target
 
@@ -88,7 +89,8 @@ def _phases(group: Group) -> list[Phase] | None:
     anchors = group.anchors
     if not group.single or len(anchors) < 2 or not _is_mean(group, group.step(anchors[0])):
         return None
-    if any(type.layout or type.dtype != "float32" for step in group.steps for type in step.types):
+    types = [type for step in group.steps for type in step.types]
+    if any(type.layout or type.dtype not in ("float32", *HALVES) for type in types):
         return None
     source = group.type(group.step(anchors[0]).operands[0])
     values = [*(group.step(number).operands[0] for number in anchors[1:]), group.last]
@@ -171,7 +173,7 @@ class _Squeeze:
     def _element(self, phase: Phase, place: tuple[Any, Any], memory: Any, kept: Any) -> None:
         """An element of a phase, by a warp or a block: to shared memory, to a temporary, or finished to the result."""
         emitter, group, math = self.emitter, self.group, self.emitter.math
-        step, (picture, channel) = group.step(phase.anchor), place
+        step, (picture, channel), result = group.step(phase.anchor), place, emitter.result()
         total = local(1, "float32")
         emitter.store(total, math.const(0.0, "float32"), [0])
         with emitter.serial(-(-phase.terms // self.members)) as turn:
@@ -209,7 +211,7 @@ class _Squeeze:
             elif kept is not None:
                 emitter.store(kept, value, [picture, channel])
             else:
-                emitter.store(emitter.result().buffer, value, emitter.result().position(index))
+                result.put(math.cast(value, result.type.dtype), result.position(index))
 
     def _term(self, step: Step, picture: Any, channel: Any, k: Any) -> Scalar:
         emitter = self.emitter

@@ -121,7 +121,7 @@ class General:
                     operand < len(group.inputs) or isinstance(accesses[operand], Tensor)
                 ):
                     accesses[operand] = self._store_value(operand, leaf)
-            types = [_widened(group.type(operand)) for operand in step.operands]
+            types = [as_read(group.type(operand)) for operand in step.operands]
             self.dtype = _computed_in(types[0].dtype if types else step.type.dtype)
             compute = step.record.compute
             if compute is None:
@@ -285,7 +285,7 @@ class General:
         return 64 if self.plan.sums.get(number) else 1
 
 
-def _widened(type: TensorType) -> TensorType:
+def as_read(type: TensorType) -> TensorType:
     """The type in which a kernel has an operand's elements."""
     return replace(type, dtype="float32") if type.dtype in HALVES else type
 
