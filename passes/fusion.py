@@ -143,12 +143,16 @@ CONVERSIONS = frozenset({"quantize", "dequantize"})
 """Elementwise operators that make elements of another type, in the epilogue of a kernel too."""
 
 
+CONVOLUTIONS = frozenset({"conv2d", "conv2d_integer"})
+"""Operators whose kernels write any layout."""
+
+
 def _same_shape(joint: Joint) -> str | None:
     made, needed = joint.graph.type(joint.operand), joint.user.types[0]
     converts = joint.user.op in CONVERSIONS or rounds(joint.graph, joint.node)
     if made.shape != needed.shape or (made.dtype != needed.dtype and not converts):
         return f"`{joint.host.op}` makes {made}, and this is {needed}"
-    if joint.user.op == "convert_layout" and not (joint.host.record.elementwise or joint.host.op == "conv2d"):
+    if joint.user.op == "convert_layout" and not (joint.host.record.elementwise or joint.host.op in CONVOLUTIONS):
         return f"the kernel of `{joint.host.op}` writes one layout"
     if joint.length > MAX_NAMES:
         return f"the expression would name what it begins with {joint.length} times, and compile too long"

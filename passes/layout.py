@@ -37,6 +37,9 @@ PREFERS_BLOCKS = frozenset({"conv2d", "conv2d_integer", "max_pool2d", "avg_pool2
 SLOWDOWN = 4
 """How often the traffic of its operand a kernel costs more that wants blocks and gets the plain layout."""
 
+FOURS = 4
+"""So many channels of integers are multiplied and added up at once: up to so many are read plainly."""
+
 PREFERS_ROWS = frozenset({"softmax"})
 """Operators whose kernels run along rows, and gather what lies in blocks: one more sweep over the operand."""
 
@@ -137,10 +140,10 @@ def conversion_cost(graph: Graph, value: Value, block: int) -> int:
 
 
 def reads_plainly(graph: Graph, identity: int, block: int) -> bool:
-    """Whether a node is a convolution of fewer input channels than a block holds."""
-    if graph.node(identity).op != "conv2d":
-        return False
-    return nominal(graph.type(graph.operands(identity)[0]).shape[1], graph.defaults) < block
+    """Whether a node is a convolution of fewer input channels than a block holds, or than there are to a sum of
+    products of integers."""
+    least = {"conv2d": block, "conv2d_integer": FOURS + 1}.get(graph.node(identity).op)
+    return least is not None and nominal(graph.type(graph.operands(identity)[0]).shape[1], graph.defaults) < least
 
 
 def how_it_works(graph: Graph, identity: int, block: int) -> str:

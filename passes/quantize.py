@@ -12,12 +12,15 @@ A layer is rounded in two places, then: its operand to 256 numbers, its weights 
 of it are nodes of the graph: the reference computes the very integers that the kernels do. What concerns weights alone
 is frozen, and computed once.
 
+Rounding keeps the order of numbers, so the greatest of a window's integers is the rounded greatest of its numbers:
+pooling of that kind in front of a layer works on integers, too.
+
 A value that a layer reads as integers is stored as integers for everyone: others read `dequantize(quantize(x))`, which
 becomes a part of their kernels. So a quarter of the bytes move, and residual sums are rounded as well.
 
 A layer stays as it is where nothing is known of its operand, where its weights depend on an input, where sums could
 leave 32 bits, where it is grouped or depthwise (no kernel multiplies its integers faster than real numbers), and where
-it is small or reads fewer channels than four. The journal has the reason of each.
+it is small or reads fewer channels than three. The journal has the reason of each.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ SMALL_MACS = 1 << 17
 """A layer of no more multiplications is not worth the conversions; fusion computes such products where they are
 read."""
 
-LEAST_CHANNELS = 4
-"""Products are summed in fours: an operand of fewer channels, as a picture is, leaves most of them empty."""
+LEAST_CHANNELS = 3
+"""Products are summed in fours: an operand of fewer channels leaves most of them empty."""
 
 RULE = "layer of real numbers => layer of integers"
 
@@ -181,12 +184,19 @@ class _Quantization:
 
     def _bytes_of(self, value: Value) -> tuple[Value, Grid]:
         if value not in self.bytes:
-            graph, maker = self.graph, self.graph.node(value.node)
             grid = Grid.over(self.intervals[value])
-            inverse = graph.constant(1 / grid.scale, (1,), span=maker.span)
-            integers = graph.apply("quantize", [value, inverse], {"zero": grid.zero}, maker.path, maker.span)
-            self.bytes[value] = integers, grid
+            self.bytes[value] = self._on_grid(value, grid), grid
         return self.bytes[value]
+
+    def _on_grid(self, value: Value, grid: Grid) -> Value:
+        """The integers that stand for a value; the greatest element of a window is that of its integers."""
+        graph, maker = self.graph, self.graph.node(value.node)
+        if maker.op == "max_pool2d" and graph.uses(value) == 1 and value not in graph.outputs:
+            (source,) = graph.operands(value.node)
+            operands, attrs = [self._on_grid(source, grid)], dict(maker.attrs)
+            return graph.apply(maker.op, operands, attrs, maker.path, maker.span)
+        inverse = graph.constant(1 / grid.scale, (1,), span=maker.span)
+        return graph.apply("quantize", [value, inverse], {"zero": grid.zero}, maker.path, maker.span)
 
     def store_bytes(self) -> None:
         """Lets everyone read the integers of a value where they exist, unless it is a result of the network."""

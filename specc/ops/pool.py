@@ -49,7 +49,9 @@ def _max_reference(dimensions: int) -> Callable[..., Any]:
         import torch.nn.functional as functional
 
         pooling = getattr(functional, f"max_pool{dimensions}d")
-        return pooling(padded(x, padding, float("-inf")), k, stride)
+        if x.is_floating_point():
+            return pooling(padded(x, padding, float("-inf")), k, stride)
+        return pooling(padded(x.float(), padding), k, stride).to(x.dtype)
 
     return reference
 
@@ -83,7 +85,8 @@ def _window(dimensions: int, types: Types, k: Any, stride: Any, padding: Any) ->
 def _max_compute(dimensions: int) -> Callable[..., Any]:
     def compute(math: Any, types: Types, x: Any, *, k: Any, stride: Any, padding: Any) -> Any:
         result, at = _window(dimensions, types, k, stride, padding)
-        least = math.const(-3.4028234663852886e38, types[0].dtype)
+        dtype = types[0].dtype
+        least = math.const(0, dtype) if dtype == "uint8" else math.const(-3.4028234663852886e38, dtype)
 
         def element(n: Any, c: Any, *place: Any) -> Any:
             def term(*tap: Any) -> Any:
@@ -164,6 +167,7 @@ def _pool(kind: str, dimensions: int) -> Operator:
         attributes=(*attributes, *count),
         arguments=(*arguments, *count),
         spell=_spell,
+        elements="float or uint8" if kind == "max" else "float",
         compute=_max_compute(dimensions) if kind == "max" else _avg_compute(dimensions),
         traits=frozenset({"blocks", "open"} if dimensions == 2 else {"open"}),
     )

@@ -174,6 +174,7 @@ class Operator:
 
 ELEMENTS: dict[str, tuple[str, ...]] = {
     "float": ("float64", "float32"),
+    "float or uint8": ("float64", "float32", "uint8"),
     "number": ("float64", "float32", "int64", "int32"),
     "any": tuple(DTYPES),
     "integer": ("int64", "int32"),

@@ -168,18 +168,37 @@ def test_what_stays_real_says_why() -> None:
     graph = Graph("Refusals")
     x = graph.input("x", TensorType((1, 3, 40, 40)))
     filters = graph.input("filters", TensorType((32, 32, 3, 3)))
-    stem = graph.call("conv2d", [x], {"out": 32, "k": 3}, "stem")
-    depthwise = graph.call("conv2d", [stem], {"out": 32, "k": 3, "groups": 32}, "depthwise")
-    dynamic = graph.apply("conv2d", [depthwise, filters], {"padding": 1}, "dynamic")
+    one = graph.apply("slice", [x], {"axis": 1, "start": 0, "stop": 1, "step": 1})
+    stem = graph.call("conv2d", [one], {"out": 32, "k": 3}, "stem")
+    grouped = graph.call("conv2d", [stem], {"out": 32, "k": 3, "groups": 32}, "grouped")
+    dynamic = graph.apply("conv2d", [grouped, filters], {"padding": 1}, "dynamic")
     dense = graph.call("conv2d", [dynamic], {"out": 32, "k": 3}, "dense")
     small = graph.call("linear", [graph.call("global_avg_pool", [dense], {})], {"out": 10}, "small")
     graph.outputs = [small]
     journal = Journal()
     assert quantize(graph, {}, None, journal).count("conv2d_integer") == 0
     reasons = {event.path: event.reason or "" for event in journal.refused}
-    assert "reads 3 channels" in reasons["stem"] and "grouped" in reasons["depthwise"]
+    assert "reads 1 channel" in reasons["stem"] and "grouped" in reasons["grouped"]
     assert "weights depend on an input" in reasons["dynamic"] and "is small" in reasons["small"]
     assert "samples" in reasons["dense"]
+
+
+def test_the_greatest_of_a_window_is_taken_of_integers() -> None:
+    graph = Graph("Stem")
+    x = graph.input("x", TensorType((1, 3, 64, 64)))
+    stem = graph.apply("silu", [graph.call("conv2d", [x], {"out": 16, "k": 3, "s": 2}, "stem")])
+    pooled = graph.call("max_pool2d", [stem], {"k": 3, "s": 2, "p": 1})
+    both = graph.call("conv2d", [pooled], {"out": 32, "k": 3}, "a")
+    graph.outputs = [graph.call("conv2d", [both], {"out": 32, "k": 3}, "b")]
+    result = check_pass(quantized, graph, tolerance=0.1)
+    assert result.count("conv2d_integer") == 3 and result.count("conv2d") == 0
+    assert result.count("quantize") - quantized_weights(result) == 3, "one of each layer's operand"
+    (pool,) = (i for i in result.live() if result.node(i).op == "max_pool2d")
+    assert result.node(pool).types[0].dtype == "uint8"
+
+
+def quantized_weights(graph: Graph) -> int:
+    return sum(graph.node(i).op == "quantize" and graph.is_frozen(i) for i in graph.order())
 
 
 def test_only_the_layers_that_are_named() -> None:

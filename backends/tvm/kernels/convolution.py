@@ -122,14 +122,22 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
 
 
 def schedule_of(
-    g: Geometry, steps: int, target: Target, choices: Choices, size: int = 4, fetch: bool = True, heavy: bool = False
+    g: Geometry,
+    steps: int,
+    target: Target,
+    choices: Choices,
+    size: int = 4,
+    fetch: bool = True,
+    heavy: bool = False,
+    shared: bool = False,
 ) -> Schedule:
     """How a convolution is computed whose reduction takes so many steps a block of channels.
 
-    Its elements have `size` bytes; with `fetch`, its tiles can ask for what they read next; `heavy` is its epilogue.
+    Its elements have `size` bytes; with `fetch`, its tiles can ask for what they read next; `heavy` is its epilogue;
+    `shared` as `tiles.fits` has it.
     """
     blocks = -(-g.out_channels // target.lanes)
-    tile = tiles.take(choices, g.columns, blocks, target, g.kernel[1])
+    tile = tiles.take(choices, g.columns, blocks, target, g.kernel[1], shared)
     groups = -(-blocks // tile.blocks)
     weight_bytes = size * blocks * target.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
     read = g.in_height * g.in_width // (g.stride[1] if g.kernel == (1, 1) else 1)

@@ -3,6 +3,9 @@
 The loops and tiles are those of the layers of real numbers (`convolution`, `linear`). On a target with an instruction
 for it, four products at a time are added up (`dots`). Elsewhere, both factors are widened first.
 
+A layer that reads at most four channels, as the first of a network does, takes them plainly: the channels of a pixel
+are put side by side in memory of the kernel, so that they are the four of one instruction.
+
 Taps outside of the operand read `outside`, the integer that stands for 0. Where that is 0 for the instruction they are
 left out, as they are for real numbers; otherwise they multiply a constant: such rows and columns lie at the border.
 
@@ -16,6 +19,7 @@ from itertools import product
 from typing import Any
 
 from tvm import tirx
+from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Registers, Template
@@ -32,26 +36,32 @@ from specc.targets import Target
 
 
 def convolution(group: Group, target: Target, choices: Choices) -> Template | None:
-    """The template of a group whose anchor is a dense convolution of integers in blocks; None for another group."""
+    """The template of a group whose anchor is a dense convolution of integers; None for another group."""
     anchor = group.anchor
     if anchor is None or group.step(anchor).op != "conv2d_integer":
         return None
     step = group.step(anchor)
     data, weight, *bias = step.operands
     packings = operand_packings(group, target.lanes, anchor)
-    if packings is None or step.attrs["groups"] != 1 or block_of(group.type(data).layout) != target.lanes:
+    x = group.type(data)
+    few = not x.layout and x.concrete[1] <= DEPTH
+    if packings is None or step.attrs["groups"] != 1 or not (few or block_of(x.layout) == target.lanes):
         return None
     if not all(group.inputs[v].frozen for v in (weight, *bias)):
         return None
     dots = Dots(target) if target.dot_product else None
-    packings[weight] = dots.packing(target.lanes) if dots else Packing("convolution", target.lanes, target.lanes)
+    inner = (DEPTH if dots else 1) if few else target.lanes
+    packings[weight] = dots.packing(inner) if dots else Packing("convolution", target.lanes, inner)
     packings |= {value: Packing("padded", target.lanes) for value in bias}
     geometry = convolutions.geometry_of(group, anchor, target, choices)
-    steps = target.lanes // (DEPTH if dots else 1)
-    schedule = convolutions.schedule_of(
-        geometry, steps, dots.tiled(target, reserve=4) if dots else target, choices, size=1, fetch=False
-    )
-    return Template(lambda emitter: _Convolution(emitter, anchor, geometry, schedule, target, dots).emit(), packings)
+    steps, tiled = (inner // DEPTH, dots.tiled(target, reserve=4)) if dots else (inner, target)
+    shared = dots is not None and not dots.by_element
+    schedule = convolutions.schedule_of(geometry, steps, tiled, choices, size=1, fetch=False, shared=shared)
+
+    def write(emitter: Emitter) -> None:
+        _Convolution(emitter, anchor, geometry, schedule, inner, target, dots).emit()
+
+    return Template(write, packings, once=True)
 
 
 def linear(group: Group, target: Target, choices: Choices) -> Template | None:
@@ -80,14 +90,43 @@ class _Convolution(convolutions.Convolution):
         anchor: int,
         geometry: convolutions.Geometry,
         schedule: convolutions.Schedule,
+        inner: int,
         target: Target,
         dots: Dots | None,
     ) -> None:
-        super().__init__(emitter, anchor, geometry, schedule, target.lanes, target)
+        super().__init__(emitter, anchor, geometry, schedule, inner, target)
         self.dots = dots
+        self.few = inner <= DEPTH
         self.outside: int = emitter.group.step(anchor).attrs["outside"]
         self.border = self.outside != (dots.lowered if dots else 0)
         """Whether taps outside of the operand count."""
+
+    def emit(self) -> None:
+        """All loops; in front of them, what puts few channels side by side."""
+        if self.few and self.dots:
+            self.data = self._pixels()
+        super().emit()
+
+    def _pixels(self) -> Any:
+        """The operand with the channels of a pixel side by side, and zeros beyond the last one: [n, 1, h, w, 4]."""
+        emitter, g, lanes = self.emitter, self.geometry, self.lanes
+        pixels = T.alloc_buffer((g.batch, 1, g.in_height, g.in_width, DEPTH), "uint8")
+        whole, rest = divmod(g.in_width, lanes)
+        with emitter.parallel(g.batch * g.in_height) as work:
+            n, y = emitter.divmod(work, g.in_height)
+            with emitter.serial(whole) as i:
+                total = tirx.Broadcast(tirx.const(0, "int32"), lanes)
+                for c in range(g.in_channels):
+                    channel = tirx.BufferLoad(self.data, [n, c, y, tirx.Ramp(i * lanes, 1, lanes)])
+                    shift = tirx.Broadcast(tirx.const(8 * c, "int32"), lanes)
+                    total = total | (tirx.Cast(f"int32x{lanes}", channel) << shift)
+                bytes_ = tirx.reinterpret(f"uint8x{DEPTH * lanes}", total)
+                T.buffer_store(pixels, bytes_, [n, 0, y, i * lanes, tirx.Ramp(0, 1, DEPTH * lanes)])
+            with emitter.serial(rest, whole * lanes) as x:
+                for c in range(DEPTH):
+                    value = self.data[n, c, y, x] if c < g.in_channels else tirx.const(0, "uint8")
+                    emitter.store(pixels, value, [n, 0, y, x, c])
+        return pixels
 
     def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, number: Any) -> None:
         emitter, g, count = self.emitter, self.geometry, len(blocks)
@@ -173,7 +212,8 @@ class _Convolution(convolutions.Convolution):
             for i in reading:
                 value = tirx.const(self.outside, "int32")
                 if i in inside:
-                    value = tirx.Cast("int32", self.data[(*at(i * g.stride[1]), i_lane)])
+                    at_pixel = at(i * g.stride[1])
+                    value = tirx.Cast("int32", self.data[tuple(at_pixel if self.few else (*at_pixel, i_lane))])
                 for j, block in enumerate(blocks):
                     weight = tirx.Cast("int32", self.weight[block, channel, r, s, i_lane, lane])
                     position = [i * count + j, lane]

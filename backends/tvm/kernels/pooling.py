@@ -39,7 +39,12 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     (data,) = group.step(anchor).operands
     x = group.type(data)
     packings = operand_packings(group, target.lanes, anchor)
-    if packings is None or x.dtype != "float32" or block_of(x.layout) != target.lanes or not target.vectors:
+    if (
+        packings is None
+        or x.dtype not in ("float32", "uint8")
+        or block_of(x.layout) != target.lanes
+        or not target.vectors
+    ):
         return None
     batch, channels, rows, columns = group.type(anchor).concrete
     sizes = (tiles.balanced(columns, pixels)[0] for pixels in range(1, target.vector_registers - 2))
@@ -62,7 +67,7 @@ def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Targe
         """The results of a tile; in the vector loop."""
         n, block, y, x = place
         for p in range(span.pixels):
-            emitter.store(acc, tirx.min_value("float32") if greatest else tirx.const(0.0, "float32"), [p, lane])
+            emitter.store(acc, tirx.min_value(step.type.dtype) if greatest else tirx.const(0.0, "float32"), [p, lane])
         low, taps = row_taps(y, rows, kh, sy, 1, top, height)
         with emitter.serial(taps) as r:
             for s, (begin, end) in enumerate(span.taps):

@@ -3,6 +3,8 @@ as many as there are.
 
     [n, c, h, w] --mean--> [n, c, 1, 1] --(1x1 convolution, pointwise steps)*--> [n, o, 1, 1]
 
+The last steps may make integers of the numbers.
+
 The mean reads the tensor once, threads sharing out channel blocks; the products are too small to share out unless their
 weights fill a good part of the second-level cache. What one product leaves for the next lies in a buffer of the kernel.
 
@@ -25,7 +27,6 @@ from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, Tens
 from specc.backends.tvm.expression import Scalar, constant
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.packing import Packing
-from specc.ir.dtypes import HALVES
 from specc.ir.types import TensorType
 from specc.targets import Target
 
@@ -46,8 +47,6 @@ class _Schedule:
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group that is a mean over the image and 1x1 convolutions of it; None for another group."""
     lanes, anchors = target.lanes, group.anchors
-    if group.result.dtype not in ("float32", *HALVES):
-        return None
     if not anchors or not _is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
         return None
     source = group.step(anchors[0]).operands[0]
@@ -65,7 +64,9 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         packings |= {value: Packing("padded", lanes) for value in bias}
         reached = number
     last = group.last
-    if _sources(group, last) - {reached}:
+    scalars = (i for i, operand in enumerate(group.inputs) if operand.frozen and operand.type.elements == 1)
+    numbers = {i for i in scalars if group.type(i).dtype == "float32"}
+    if _sources(group, last) - {reached} - numbers:
         return None
     pixels = prod(group.type(source).concrete[2:])
     fitting = [n for n in (4, 7, 5, 6, 3, 2, 1, 8) if pixels % n == 0]
@@ -195,13 +196,15 @@ class _Squeeze:
         emitter = self.emitter
 
         def leaf(number: int, index: Index) -> Scalar:
-            assert number == anchor
-            return accumulator
+            if number == anchor:
+                return accumulator
+            buffer = emitter.buffers[number]  # a single number
+            return Scalar(tirx.BufferLoad(buffer, [0 for _ in buffer.shape]), reads=True)
 
         channel = block * self.lanes + lane
         result = emitter.evaluate(value, (n, channel, 0, 0), leaf)
         channels = goal.type.concrete[1]
         if channels % self.lanes:
-            zero = emitter.math.const(0.0, "float32")
+            zero = emitter.math.const(0, result.dtype)
             result = emitter.math.select(channel < channels, emitter.math.let(result), zero)
         goal.put(result, [n, block, 0, 0, lane])

@@ -11,7 +11,7 @@ from kernel_programs import TARGETS, Lowering, execute, program, reference, weig
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group, Input
-from specc.backends.tvm.kernels import general, integer
+from specc.backends.tvm.kernels import general, integer, pooling
 from specc.ir.dtypes import SMALL
 from specc.ir.types import TensorType
 from specc.targets import Target
@@ -70,6 +70,23 @@ def test_a_convolution(target: Target, shape: tuple[int, ...], out: int, k: tupl
         integers(out, dtype="int32", frozen=True),
     ]
     group = program(inputs, ("conv2d_integer", (0, 1, 2), attrs))
+    check_exact(group, integer.convolution, target, drawn(group))
+
+
+@every_target
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("k", "attrs"), [((7, 7), {"padding": 3, "stride": 2, "outside": 114}), ((1, 1), {}), ((3, 3), {"padding": 1})]
+)
+def test_a_convolution_of_few_channels(target: Target, channels: int, k: tuple[int, int], attrs: Any) -> None:
+    inputs = [
+        integers(2, channels, 19, 37),
+        integers(24, channels, *k, dtype="int8", frozen=True),
+        integers(24, dtype="int32", frozen=True),
+    ]
+    group = program(
+        inputs, ("conv2d_integer", (0, 1, 2), attrs), ("convert_layout", (3,), {"layout": target.blocked_layout})
+    )
     check_exact(group, integer.convolution, target, drawn(group))
 
 
@@ -143,3 +160,11 @@ def test_real_numbers_round_to_the_nearest_even_integer() -> None:
         (result,) = execute(kernel_of(group, general.lower(group, target, Choices())), group, arrays, target)
         limits = SMALL[dtype]
         assert np.array_equal(result, np.clip(np.round(numbers.astype(np.float64)) + zero, *limits).astype(dtype))
+
+
+@every_target
+def test_the_greatest_of_integers(target: Target) -> None:
+    attrs = {"k": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)}
+    group = program([integers(1, 40, 15, 13, layout=target.blocked_layout)], ("max_pool2d", (0,), attrs))
+    for lowering in (pooling.lower, general.lower):
+        check_exact(group, lowering, target, drawn(group))

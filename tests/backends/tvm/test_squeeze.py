@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
+from kernel_programs import NATIVE, TARGETS, check, draw, execute, program, reference, tensor, weight
 
 from specc.backends.tvm.choices import Choices
+from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.kernels import general, squeeze
 from specc.targets import Target
 
@@ -35,6 +37,21 @@ def test_equals_torch(target: Target, shape: tuple[int, ...], middle: int, gate:
 def test_a_mean_alone(target: Target, shape: tuple[int, ...]) -> None:
     group = program([tensor(*shape, layout=target.blocked_layout)], ("mean", (0,), {"axes": (2, 3), "keep": True}))
     check(group, squeeze.lower, target)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_a_mean_alone_becomes_integers(target: Target) -> None:
+    group = program(
+        [tensor(2, 40, 7, 7, layout=target.blocked_layout), weight(1)],
+        ("mean", (0,), {"axes": (2, 3), "keep": True}),
+        ("quantize", (2, 1), {"zero": 128}),
+    )
+    arrays = draw(group)
+    arrays[0], arrays[1] = np.round(arrays[0] * 8) / 8, np.array([49 * 8 / 3], np.float32)
+    template = squeeze.lower(group, target, Choices())
+    assert template is not None
+    (result,), (expected,) = execute(kernel_of(group, template), group, arrays, target), reference(group, arrays)
+    assert result.dtype == np.uint8 and np.array_equal(result, expected) and len(np.unique(result)) > 20
 
 
 def test_a_product_that_skips_back_is_refused() -> None:
