@@ -112,13 +112,46 @@ def test_layers_of_16_bits_are_computed_on_tensor_cores(precision: str, name: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "fp16", "bf16"])
-@pytest.mark.parametrize("name", ["repvit/m1_1", "efficientnet/b0"])
+@pytest.mark.parametrize("name", ["repvit/m1_1", "efficientnet/b0", "convnext/tiny"])
 def test_networks_of_the_zoo(name: str, precision: str, digits: Path) -> None:
     graph, shapes = specc.load(f"zoo:{name}"), {"n": 1, "h": 64, "w": 64}
     library = compile_artifact(graph, digits / "zoo.artifact", shapes=shapes, precision=precision)
     words = (sys.executable, "-m", "specc", "run", "zoo.artifact", "--self-test", "--tolerance", "1e-5")
     done = emulate(digits, *words, EMULATED_KERNELS=str(library))
     assert done.returncode == 0, done.stderr
+
+
+_BLOCKS = """specc 1
+use std.vit: TransformerBlock
+use std.conv: SqueezeExcite
+
+block Next(x: [n, c, h, w]) -> [n, c, h, w]:
+    dw = conv2d(x, c, k=7, groups=c)
+    norm = layer_norm(dw, axis=1)
+    up = conv2d(norm, 4 * c)
+    down = conv2d(gelu(up), c)
+    return x + down
+
+network Blocks(image: [n = 1, 3, 32, 32]) -> [n, 10]:
+    stem = conv2d(image, 16, k=4, s=4)
+    next = Next(stem)
+    se = SqueezeExcite(next)
+    block = TransformerBlock(rearrange(se, "n c h w -> n (h w) c"), 2)
+    head = linear(mean(block, axes=[1]), 10)
+    return head
+"""
+
+
+def test_blocks_of_networks_are_few_launches(digits: Path) -> None:
+    library = compile_artifact(grammar.loads(_BLOCKS), digits / "blocks.artifact")
+    words = (sys.executable, "-m", "specc", "run", "blocks.artifact", "--self-test", "--tolerance", "1e-5")
+    for order in ("forward", "reverse", "5"):
+        done = emulate(digits, *words, EMULATED_KERNELS=str(library), EMULATED_ORDER=order)
+        assert done.returncode == 0, done.stderr
+    launches = [line.split()[1] for line in log(digits) if line.startswith("cuLaunchKernel")]
+    for title, times in (("layer_norm", 3), ("mean_conv2d", 1), ("matmul", 1)):
+        assert sum(title in name for name in launches) == times, launches
+    assert len(launches) == 17
 
 
 _THREE = """
