@@ -106,7 +106,7 @@ def test_weights_are_transformed_when_they_are_packed() -> None:
     template = winograd.lower(group, NATIVE, choices)
     assert template is not None
     packing = template.packings[1]
-    assert packing == Packing("winograd", NATIVE.lanes, NATIVE.lanes, (4, 2))
+    assert packing == Packing("winograd", NATIVE.lanes, NATIVE.lanes, (4, 2), wide=True)
     channels = -(-24 // NATIVE.lanes) * NATIVE.lanes
     assert packing.shape((40, 24, 3, 3)) == (-(-40 // NATIVE.lanes), 24, channels, NATIVE.lanes)
     direct = convolution.lower(group, NATIVE, Choices())
