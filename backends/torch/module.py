@@ -38,7 +38,7 @@ def to_torch(graph: Graph, dtype: Any = None) -> GraphModule:
         tensor = torch.empty(node.types[0].concrete, dtype=_dtype(node.types[0], dtype))
         initialize(graph, identity, tensor)
         if node.attrs["trainable"]:
-            module.put(node.attrs["key"], torch.nn.Parameter(tensor))
+            module.put(node.attrs["key"], torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
         else:
             module.put(node.attrs["key"], tensor)
     parameters = graph.parameters

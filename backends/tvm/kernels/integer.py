@@ -96,8 +96,10 @@ class _Convolution(convolutions.Convolution):
     ) -> None:
         super().__init__(emitter, anchor, geometry, schedule, inner, target)
         self.dots = dots
-        self.few = inner <= DEPTH
-        self.outside: int = emitter.group.step(anchor).attrs["outside"]
+        step = emitter.group.step(anchor)
+        self.few = not emitter.group.type(step.operands[0]).layout
+        """Whether the operand has so few channels that they stand in no blocks."""
+        self.outside: int = step.attrs["outside"]
         self.border = self.outside != (dots.lowered if dots else 0)
         """Whether taps outside of the operand count."""
 
