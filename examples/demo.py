@@ -113,7 +113,7 @@ def repvit() -> None:
         table.add_column(column, justify="right" if column else "left")
     for timing in timings:
         low, high = timing.spread
-        ratio = timing.median / timings[0].median
+        ratio = timing.ratio(timings[0])
         table.add_row(timing.name, f"{timing.median:.2f} ms", f"{low:.2f} to {high:.2f}", f"{ratio:.2f}")
     console.print(table)
 

@@ -8,13 +8,16 @@ How it is measured, and why so:
 - A pool's threads spin for a while after its last call and take a core from the next contender. So a pause stands
   before each block, and the first calls in a block are not counted: they wake the pool and fill the caches.
 - What each contender computes is judged by the graph in float64: a faster one that is wrong shows.
-- Medians, with the 10th and 90th percentile as spread; the ratio is that of the medians.
+- Medians, with the 10th and 90th percentile as spread. The ratio of two contenders is the median of the ratios that
+  their blocks of one turn have: a machine that changes its speed for seconds changes both, and one of two medians over
+  all calls may come from the fast ones, the other from the slow ones.
 - The memory of a run is what the process holds more at the peak of a contender's first call than before it, when its
   network is loaded already: the tensors in between, whoever allocates them, and without the weights.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ from specc.memory import Growth
 from specc.runtime import Artifact, aligned_empty
 
 OURS = "specc"
-BLOCK, WARM_UP, PAUSE = 10, 3, 0.05
+BLOCK, WARM_UP, PAUSE = 3, 2, 0.05
 """Counted calls in a block at least, uncounted ones before them, and seconds of rest before these.
 
 A block lasts as long as the rest at least: otherwise a network of microseconds would be waited for, not measured."""
@@ -41,14 +44,20 @@ class Timing:
     """The latency of one contender. `form` says what exactly ran; `error` is how far its results are from the expected
     ones (`specc.compare.relative_error`, of the worst output), None where they are not compared.
 
+    `turns` are the milliseconds of the counted calls, turn by turn; all contenders of a run have as many turns.
     `memory` is what a run takes beyond the loaded network, in bytes; None where the system does not say.
     """
 
     name: str
     form: str
-    milliseconds: tuple[float, ...]
+    turns: tuple[tuple[float, ...], ...]
     error: float | None
     memory: int | None
+
+    @property
+    def milliseconds(self) -> tuple[float, ...]:
+        """Of all counted calls."""
+        return tuple(itertools.chain.from_iterable(self.turns))
 
     @property
     def median(self) -> float:
@@ -60,8 +69,12 @@ class Timing:
         low, high = np.percentile(self.milliseconds, (10, 90))
         return float(low), float(high)
 
-    def to_json(self, ours: float) -> dict[str, Any]:
-        """A plain dictionary for `--json`; `ours` is the artifact's median."""
+    def ratio(self, other: Timing) -> float:
+        """How many times as long as `other` it takes."""
+        return float(np.median([np.median(mine) / np.median(theirs) for mine, theirs in zip(self.turns, other.turns)]))
+
+    def to_json(self, ours: Timing) -> dict[str, Any]:
+        """A plain dictionary for `--json`; `ours` is the artifact's timing."""
         low, high = self.spread
         return {
             "name": self.name,
@@ -70,7 +83,7 @@ class Timing:
             "median_ms": self.median,
             "p10_ms": low,
             "p90_ms": high,
-            "ratio": self.median / ours,
+            "ratio": self.ratio(ours),
             "error": None if self.error is None else finite(self.error),
             "run_memory_bytes": self.memory,
         }
@@ -93,7 +106,7 @@ def bench(
     errors = [
         None if expected is None else max(map(relative_error, results, expected), default=0.0) for results, _ in first
     ]
-    times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    times: dict[str, list[tuple[float, ...]]] = {contender.name: [] for contender in contenders}
     spent = dict.fromkeys(times, 0.0)
     turn = 0
     while turn == 0 or min(spent.values()) < seconds:
@@ -102,12 +115,12 @@ def bench(
             begin = time.perf_counter()
             for _ in range(WARM_UP):
                 contender.call()
-            counted = 0
-            while counted < BLOCK or time.perf_counter() - begin < PAUSE:
+            counted: list[float] = []
+            while len(counted) < BLOCK or time.perf_counter() - begin < PAUSE:
                 start = time.perf_counter()
                 contender.call()
-                times[contender.name].append((time.perf_counter() - start) * 1e3)
-                counted += 1
+                counted.append((time.perf_counter() - start) * 1e3)
+            times[contender.name].append(tuple(counted))
             spent[contender.name] += time.perf_counter() - begin
         turn += 1
     return [
@@ -145,7 +158,7 @@ def _aligned(array: Array) -> Array:
 def quick_median(call: Call) -> float:
     """The median of a few calls, in seconds: for choosing among forms of one contender."""
     samples = []
-    for _ in range(WARM_UP + BLOCK):
+    for _ in range(WARM_UP + 3 * BLOCK):
         start = time.perf_counter()
         call()
         samples.append(time.perf_counter() - start)

@@ -120,9 +120,9 @@ def bench(
     given = {spec.name: array for spec, array in zip(size.inputs, inputs)}
     expected = driver.reference(graph, values, given) if same else None
     timings = stopwatch.bench(contenders, seconds, expected)
-    best = timings[0].median
+    ours = timings[0]
     if as_json:
-        found = [timing.to_json(best) for timing in timings]
+        found = [timing.to_json(ours) for timing in timings]
         about = {
             "network": artifact.manifest.network,
             "shapes": dict(size.dimensions),
@@ -139,7 +139,7 @@ def bench(
             "median": f"{timing.median:.2f}",
             "p10": f"{timing.spread[0]:.2f}",
             "p90": f"{timing.spread[1]:.2f}",
-            "ratio": f"{timing.median / best:.2f}",
+            "ratio": f"{timing.ratio(ours):.2f}",
             "error": "-" if timing.error is None else f"{timing.error:.1e}",
             "calls": str(len(timing.milliseconds)),
             "memory": "-" if timing.memory is None else f"{timing.memory / 1e6:.1f} MB",
