@@ -21,42 +21,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from specc.ir.cost import macs_of, nominal
 from specc.ir.dtypes import HALVES
-from specc.ir.graph import Graph, Node, Value
-from specc.passes.rewrite import Event, Journal
+from specc.ir.graph import Graph, Value
+from specc.passes import narrow
+from specc.passes.narrow import Narrowing
+from specc.passes.rewrite import Journal
 
 LAYERS = ("conv2d", "linear", "matmul")
 """The operators whose first two operands are rounded."""
 
-SMALL_MACS = 1 << 17
-"""A layer of no more multiplications is not worth the conversions; fusion computes such products where they are
-read."""
-
 LEAST_CHANNELS = 4
 """An operand of fewer channels is a picture, mostly: an input of the network, in float32."""
-
-RULE = "layer of float32 => layer of 16 bits"
-
-
-def candidates(graph: Graph, journal: Journal | None = None) -> list[int]:
-    """The layers whose factors can be rounded, in order; those that stay go to the journal with the reason."""
-    found = []
-    for identity in graph.live():
-        node = graph.node(identity)
-        if node.op not in LAYERS:
-            continue
-        reason = _refusal(graph, identity)
-        if reason is None:
-            found.append(identity)
-        elif journal is not None:
-            refuse(journal, node, reason)
-    return found
-
-
-def refuse(journal: Journal, node: Node, reason: str) -> None:
-    """Notes that a layer stays as it is."""
-    journal.events.append(Event(RULE, node.op, node.path, node.span, reason))
 
 
 def _refusal(graph: Graph, identity: int) -> str | None:
@@ -67,21 +42,21 @@ def _refusal(graph: Graph, identity: int) -> str | None:
     if kinds - {"float32", *HALVES}:
         return f"it computes in {' and '.join(sorted(kinds))}"
     channels = graph.type(x).shape[1] if graph.op(Value(identity)) == "conv2d" else graph.type(x).shape[-1]
-    if channels in range(LEAST_CHANNELS):
-        return f"it reads {channels} channel{'s' if channels != 1 else ''}"
-    macs = nominal(macs_of(graph, identity), graph.defaults)
-    return f"it is small: {macs} products are not worth conversions" if macs <= SMALL_MACS else None
+    return narrow.channels(channels) if channels in range(LEAST_CHANNELS) else None
+
+
+HALVING = Narrowing("layer of float32 => layer of 16 bits", LAYERS, _refusal)
 
 
 def halve(graph: Graph, dtype: str, layers: Collection[int] | None = None, journal: Journal | None = None) -> Graph:
-    """The graph with the factors of `layers` (all `candidates` where they are not named) rounded to `dtype`."""
+    """The graph with the factors of `layers` (all candidates where they are not named) rounded to `dtype`."""
     journal = journal if journal is not None else Journal()
     rewriting = _Halving(graph.copy(), dtype)
-    for identity in candidates(graph, journal):
+    for identity in HALVING.candidates(graph, journal):
         if layers is None or identity in layers:
             node = graph.node(identity)
             rewriting.layer(identity)
-            journal.events.append(Event(RULE, node.op, node.path, node.span))
+            HALVING.note(journal, node)
     rewriting.share()
     rewriting.graph.prune()
     return rewriting.graph

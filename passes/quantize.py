@@ -29,24 +29,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
-from specc.ir.cost import macs_of, nominal
-from specc.ir.graph import Graph, Node, Value
+from specc.ir.cost import nominal
+from specc.ir.graph import Graph, Value
 from specc.ops.quantized import MOST_TERMS
-from specc.passes.rewrite import Event, Journal
+from specc.passes import narrow
+from specc.passes.narrow import Narrowing
+from specc.passes.rewrite import Journal
 
 Interval = tuple[float, float]
 
 LAYERS = ("conv2d", "linear")
 """The operators that have a form in integers."""
 
-SMALL_MACS = 1 << 17
-"""A layer of no more multiplications is not worth the conversions; fusion computes such products where they are
-read."""
-
 LEAST_CHANNELS = 3
 """Products are summed in fours: an operand of fewer channels leaves most of them empty."""
-
-RULE = "layer of real numbers => layer of integers"
 
 
 @dataclass(frozen=True)
@@ -64,26 +60,6 @@ class Grid:
         return Grid(scale, round(-low / scale))
 
 
-def candidates(graph: Graph, journal: Journal | None = None) -> list[int]:
-    """The layers that have a form in integers, in order; those that do not go to the journal with the reason."""
-    found = []
-    for identity in graph.live():
-        node = graph.node(identity)
-        if node.op not in LAYERS:
-            continue
-        reason = _refusal(graph, identity)
-        if reason is None:
-            found.append(identity)
-        elif journal is not None:
-            refuse(journal, node, reason)
-    return found
-
-
-def refuse(journal: Journal, node: Node, reason: str) -> None:
-    """Notes that a layer stays as it is."""
-    journal.events.append(Event(RULE, node.op, node.path, node.span, reason))
-
-
 def _refusal(graph: Graph, identity: int) -> str | None:
     node, (x, *weights) = graph.node(identity), graph.operands(identity)
     kernel = graph.type(weights[0]).shape
@@ -95,12 +71,13 @@ def _refusal(graph: Graph, identity: int) -> str | None:
     if node.attrs.get("groups", 1) != 1:
         return "it is grouped: no kernel multiplies its integers faster than real numbers"
     if kernel[1] in range(LEAST_CHANNELS):
-        return f"it reads {kernel[1]} channel{'s' if kernel[1] != 1 else ''}: products are summed in fours"
+        return f"{narrow.channels(kernel[1])}: products are summed in fours"
     if terms > MOST_TERMS:
         return f"its sums of {terms} products could leave 32 bits"
-    if nominal(macs_of(graph, identity), graph.defaults) <= SMALL_MACS:
-        return f"it is small: {nominal(macs_of(graph, identity), graph.defaults)} products are not worth conversions"
     return None
+
+
+QUANTIZING = Narrowing("layer of real numbers => layer of integers", LAYERS, _refusal)
 
 
 def quantize(
@@ -109,22 +86,22 @@ def quantize(
     layers: Collection[int] | None = None,
     journal: Journal | None = None,
 ) -> Graph:
-    """The graph with `layers` (all `candidates` where they are not named) computing in integers of 8 bits.
+    """The graph with `layers` (all candidates where they are not named) computing in integers of 8 bits.
 
     intervals   where the elements of the layers' operands lie; a layer of whose operand none is known stays as it is
     """
     journal = journal if journal is not None else Journal()
-    possible = candidates(graph, journal)
+    possible = QUANTIZING.candidates(graph, journal)
     known = [i for i in possible if graph.operands(i)[0] in intervals]
     for identity in possible:
         if identity not in known:
-            refuse(journal, graph.node(identity), "nothing is known of its operand: samples say where it lies")
+            QUANTIZING.note(journal, graph.node(identity), "nothing is known of its operand: samples say where it lies")
     rewriting = _Quantization(graph.copy(), dict(intervals))
     for identity in known:
         if layers is None or identity in layers:
             node = graph.node(identity)
             rewriting.layer(identity)
-            journal.events.append(Event(RULE, node.op, node.path, node.span))
+            QUANTIZING.note(journal, node)
     rewriting.store_bytes()
     rewriting.graph.prune()
     return rewriting.graph

@@ -29,10 +29,10 @@ from specc.artifact import Array, TensorSpec
 from specc.compare import finite
 from specc.diagnostics import did_you_mean, error
 from specc.ir.cost import fixed, macs_of
-from specc.ir.graph import Graph, Node, Value
+from specc.ir.graph import Graph, Value
 from specc.ir.text import print_graph
 from specc.passes import halve
-from specc.passes.quantize import Grid, Interval, candidates, quantize, refuse
+from specc.passes.quantize import QUANTIZING, Grid, Interval, quantize
 from specc.passes.registry import Pass
 from specc.passes.rewrite import Journal
 
@@ -201,6 +201,7 @@ class Calibrated(Pass):
     name = "quantize"
     summary = "convolutions and matrix products of integers of 8 bits, where samples allow it"
     exact = False
+    narrowing = QUANTIZING
 
     def __str__(self) -> str:
         return f"{self.name}{{bound={self.bound}}}"
@@ -222,7 +223,7 @@ class Calibrated(Pass):
         decided = self._decided[text]
         result = self.rewrite(graph, decided.intervals, decided.layers, journal)
         for identity, reason in decided.refused.items():
-            self.refuse(journal, graph.node(identity), reason)
+            self.narrowing.note(journal, graph.node(identity), reason)
         self.outcome.layers, self.outcome.accuracy = len(decided.layers), decided.accuracy
         self.outcome.kept = [
             {"path": event.path, "op": event.op, "place": str(event.span) if event.span else None, "why": event.reason}
@@ -230,13 +231,9 @@ class Calibrated(Pass):
         ]
         return result
 
-    def candidates(self, graph: Graph) -> list[int]:
-        """The layers that can be rounded."""
-        return candidates(graph)
-
     def measured(self, graph: Graph) -> set[Value]:
         """The values whose interval has to be known."""
-        return {graph.operands(identity)[0] for identity in candidates(graph)}
+        return {graph.operands(identity)[0] for identity in self.narrowing.candidates(graph)}
 
     def rewrite(
         self,
@@ -248,10 +245,6 @@ class Calibrated(Pass):
         """The graph with these layers rounded."""
         return quantize(graph, intervals, layers, journal)
 
-    def refuse(self, journal: Journal, node: Node, reason: str) -> None:
-        """Notes that a layer stays as it is."""
-        refuse(journal, node, reason)
-
 
 @dataclass(frozen=True)
 class Halved(Calibrated):
@@ -260,9 +253,7 @@ class Halved(Calibrated):
     precision: str = "bf16"
     name = "halve"
     summary = "factors of convolutions and matrix products in 16 bits, where samples allow it"
-
-    def candidates(self, graph: Graph) -> list[int]:
-        return halve.candidates(graph)
+    narrowing = halve.HALVING
 
     def measured(self, graph: Graph) -> set[Value]:
         return set()
@@ -275,9 +266,6 @@ class Halved(Calibrated):
         journal: Journal | None = None,
     ) -> Graph:
         return halve.halve(graph, PRECISIONS[self.precision], layers, journal)
-
-    def refuse(self, journal: Journal, node: Node, reason: str) -> None:
-        halve.refuse(journal, node, reason)
 
 
 @dataclass(frozen=True)
@@ -298,7 +286,7 @@ class _Trial:
 
         weights, samples, told = rounding.weights, rounding.samples, rounding.told
         self.graph, self.weights, self.samples, self.told = graph, weights, samples, told
-        self.rounding, self.possible = rounding, rounding.candidates(graph)
+        self.rounding, self.possible = rounding, rounding.narrowing.candidates(graph)
         self.judged = [samples[i] for i in np.linspace(0, len(samples) - 1, min(JUDGED, len(samples))).astype(int)]
         frozen = freeze(graph, weights)
         self.expected: dict[int, list[Array]] = {}

@@ -14,9 +14,9 @@ from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.ir.verify import verify
-from specc.passes import halve as halving
+from specc.passes import narrow
 from specc.passes.fusion import fuse
-from specc.passes.halve import candidates, halve
+from specc.passes.halve import HALVING, halve
 from specc.passes.layout import layout
 from specc.passes.rewrite import Journal
 from specc.testing import check_pass, graphs
@@ -56,12 +56,12 @@ def test_a_pass_like_others_but_for_its_error(dtype: str, tolerance: float) -> N
 @settings(max_examples=40, deadline=None)
 def test_any_network(graph: Graph) -> None:
     """Also the smallest layers. A sum may cancel, so its error is bounded loosely; every other relation holds."""
-    before = halving.SMALL_MACS
-    halving.SMALL_MACS = 0
+    before = narrow.SMALL_MACS
+    narrow.SMALL_MACS = 0
     try:
         check_pass(BF16, graph, tolerance=0.25)
     finally:
-        halving.SMALL_MACS = before
+        narrow.SMALL_MACS = before
 
 
 def test_what_a_layer_reads_is_stored_in_16_bits() -> None:
@@ -148,7 +148,7 @@ def test_what_stays_says_why() -> None:
     result = halve(graph, "float16", None, journal)
     reasons = {event.path: event.reason or "" for event in journal.refused}
     assert "reads 3 channels" in reasons["stem"] and "is small" in reasons["small"] and len(reasons) == 2
-    assert [result.node(i).path for i in candidates(graph)] == ["depthwise"]
+    assert [result.node(i).path for i in HALVING.candidates(graph)] == ["depthwise"]
     again = Journal()
     halve(result, "float16", None, again)
     assert any("computes with float16" in (event.reason or "") for event in again.refused)
@@ -156,7 +156,7 @@ def test_what_stays_says_why() -> None:
 
 def test_only_the_layers_that_are_named() -> None:
     graph = residual()
-    first, *_ = candidates(graph)
+    first, *_ = HALVING.candidates(graph)
     result = halve(graph, "bfloat16", [first])
     rounded: list[Any] = [i for i in result.live() if result.type(result.operands(i)[0]).dtype in HALVES]
     assert [result.node(i).path for i in rounded if result.node(i).op == "conv2d"] == ["0.a"]

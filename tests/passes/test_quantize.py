@@ -17,7 +17,7 @@ from specc.ir.types import TensorType
 from specc.ir.verify import verify
 from specc.passes.fusion import fuse
 from specc.passes.layout import layout
-from specc.passes.quantize import Grid, candidates, quantize
+from specc.passes.quantize import QUANTIZING, Grid, quantize
 from specc.passes.rewrite import Journal
 from specc.testing import check_pass
 from specc.weights import random_inputs, random_weights
@@ -60,7 +60,7 @@ def test_the_error_of_a_layer_is_that_of_rounding(seed: int) -> None:
     result = quantize(graph, intervals(graph, weights, inputs))
     verify(result)
     layer = next(i for i in graph.live())
-    if layer not in candidates(graph):
+    if layer not in QUANTIZING.candidates(graph):
         assert result.count(graph.node(layer).op) == 1
         return
     (expected,), (found,) = evaluate(graph, weights, inputs), evaluate(result, weights, inputs)
@@ -204,5 +204,5 @@ def quantized_weights(graph: Graph) -> int:
 def test_only_the_layers_that_are_named() -> None:
     graph = residual()
     known = intervals(graph, random_weights(graph), random_inputs(graph))
-    first, *_ = candidates(graph)
+    first, *_ = QUANTIZING.candidates(graph)
     assert quantize(graph, known, [first]).count("conv2d_integer") == 1

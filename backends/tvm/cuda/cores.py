@@ -37,7 +37,7 @@ from specc.backends.tvm.cuda.intrinsics import (
     wait,
     warp_barrier,
 )
-from specc.backends.tvm.cuda.operands import Results, product, sizes_of
+from specc.backends.tvm.cuda.operands import Results, anchor_of, product
 from specc.backends.tvm.cuda.runs import RUN, WEIGHTS, Runs, sides, terms_of
 from specc.backends.tvm.cuda.threads import WARP, barrier, grid, local, only_if, shared, unrolled
 from specc.backends.tvm.emitter import Emitter, Template
@@ -55,15 +55,11 @@ _WORDS = RUN // 2
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group with a product of numbers of 16 bits and pointwise steps behind it; None for another."""
-    anchor = group.anchor if group.single else None
-    if anchor is None:
+    found = anchor_of(group)
+    if found is None:
         return None
+    anchor, sizes = found
     step = group.step(anchor)
-    sizes = sizes_of(group, step)
-    if sizes is None or group.result.shape != step.type.shape or step.type.dtype != "float32":
-        return None
-    if any(operand >= len(group.inputs) or group.type(operand).layout for operand in step.operands):
-        return None
     kinds = {group.type(operand).dtype for operand in step.operands[:2]}
     batch, rows, columns, terms = sizes
     if len(kinds) != 1 or not kinds <= set(HALVES) or min(rows, columns, terms) < _LEAST:

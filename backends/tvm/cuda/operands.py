@@ -59,6 +59,22 @@ def sizes_of(group: Group, step: Step) -> tuple[int, int, int, int] | None:
     return None
 
 
+def anchor_of(group: Group) -> tuple[int, tuple[int, int, int, int]] | None:
+    """The step that is a group's product with float32 sums, behind which all else is pointwise, and its batch, rows,
+    columns and terms; None for a group without one, and where the product does not read inputs as they lie in memory.
+    """
+    anchor = group.anchor if group.single else None
+    if anchor is None:
+        return None
+    step = group.step(anchor)
+    sizes = sizes_of(group, step)
+    if sizes is None or group.result.shape != step.type.shape or step.type.dtype != "float32":
+        return None
+    if any(operand >= len(group.inputs) or group.type(operand).layout for operand in step.operands):
+        return None
+    return anchor, sizes
+
+
 def product(emitter: Emitter, step: Step) -> Product:
     """The product that a step is."""
     sizes = sizes_of(emitter.group, step)

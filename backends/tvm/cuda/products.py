@@ -25,7 +25,7 @@ from typing import Any
 from tvm import tirx
 
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.cuda.operands import Results, product, sizes_of
+from specc.backends.tvm.cuda.operands import Results, anchor_of, product
 from specc.backends.tvm.cuda.threads import BLOCK, barrier, grid, local, only_if, shared, unrolled
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.expression import Scalar
@@ -75,15 +75,11 @@ _SPLITS = (1, 2, 4, 8, 16)
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group with a product that is worth a tile and pointwise steps behind it; None for another."""
-    anchor = group.anchor if group.single else None
-    if anchor is None:
+    found = anchor_of(group)
+    if found is None:
         return None
+    anchor, sizes = found
     step = group.step(anchor)
-    sizes = sizes_of(group, step)
-    if sizes is None or group.result.shape != step.type.shape or step.type.dtype != "float32":
-        return None
-    if any(operand >= len(group.inputs) or group.type(operand).layout for operand in step.operands):
-        return None
     _, rows, columns, terms = sizes
     if min(rows, columns, terms) < _LEAST or rows * columns * terms < 32 * 32 * _STEP:
         return None
