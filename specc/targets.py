@@ -31,8 +31,9 @@ class Target:
     /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), and the GPU's architecture, without
     which an artifact for this target is refused. `options` are LLVM's own. `model` is the core by whose timing
     `specc.static_profile` counts cycles, where LLVM knows none of `cpu` itself. `dot_product` is the instruction that
-    adds four products of integers of 8 bits to each lane of 32. `rounding` is asked of the kernels, not of the machine:
-    their rounding errors may be so many times those of direct sums.
+    adds four products of integers of 8 bits to each lane of 32, `pair_product` the one that adds two products of
+    bfloat16 to each lane of float32. `rounding` is asked of the kernels, not of the machine: their rounding errors may
+    be so many times those of direct sums.
 
     With `gpu`, kernels run on an NVIDIA GPU of that architecture, and everything else on a processor as `triple` says:
     a vector is a warp, the first-level cache is what a multiprocessor has of shared memory and cache, the second is
@@ -57,6 +58,7 @@ class Target:
     gpu: str = ""
     processors: int = 0
     dot_product: Literal["", "vpdpbusd", "sdot", "usdot"] = ""
+    pair_product: Literal["", "vdpbf16ps"] = ""
     rounding: float = ROUNDING
 
     @property
@@ -138,6 +140,15 @@ TARGETS: dict[str, Target] = {
             *(512, 32, 32 << 10, 1 << 20),
             requires=(*_V4, "avx512_vnni"),
             dot_product="vpdpbusd",
+        ),
+        # Those, and products of bfloat16 in pairs: Cooper Lake, Sapphire Rapids, Zen 4 and later.
+        Target(
+            *("x86-64-v4-bf16", "x86_64-linux-gnu", "x86-64-v4", ("-prefer-256-bit", "+avx512vnni", "+avx512bf16")),
+            *(512, 32, 32 << 10, 1 << 20),
+            requires=(*_V4, "avx512_vnni", "avx512_bf16"),
+            model="sapphirerapids",
+            dot_product="vpdpbusd",
+            pair_product="vdpbf16ps",
         ),
         # The small cores, and the A72, start one multiply-add of 128 bits and one load in a cycle.
         _arm("aarch64", "generic", 32 << 10, 256 << 10),

@@ -10,12 +10,16 @@ import pytest
 from specc import targets
 
 RISCV = "processor\t: 0\nhart\t: 1\nisa\t: rv64imafdc{v}_zicsr_zba\nmmu\t: sv39\n"
+X86 = f"processor\t: 0\nflags\t\t: fpu sse2 {' '.join(targets.TARGETS['x86-64-v4'].requires)} {{more}}\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm asimdhp asimddp {sve}\n"
 
 
 @pytest.mark.parametrize(
     ("architecture", "files", "expected"),
     [
+        ("x86_64", {"/proc/cpuinfo": X86.format(more="")}, "x86-64-v4"),
+        ("x86_64", {"/proc/cpuinfo": X86.format(more="avx512_vnni")}, "x86-64-v4-vnni"),
+        ("x86_64", {"/proc/cpuinfo": X86.format(more="avx512_vnni avx512_bf16 amx_bf16")}, "x86-64-v4-bf16"),
         ("riscv64", {"/proc/cpuinfo": RISCV.format(v="")}, "riscv64"),
         ("riscv64", {"/proc/cpuinfo": RISCV.format(v="v")}, "riscv64-v"),
         ("aarch64", {"/proc/cpuinfo": "Features\t: fp asimd evtstrm\n"}, "aarch64"),

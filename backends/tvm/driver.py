@@ -22,7 +22,7 @@ Calls = Callable[[int, Program, Callable[[Storage], str]], Iterable[str]]
 """Writes the tables of what the size of a number runs: its program, and what an operand that lies there is in C."""
 
 _SPACES = {"input": "INPUT", "output": "OUTPUT", "arena": "ARENA"}
-_GCC_NAMES = {"bmi1": "bmi", "avx512_vnni": "avx512vnni"}
+_GCC_NAMES = {"bmi1": "bmi", "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16"}
 _LINUX_NAMES = {"vfpv4": "VFPv4"}
 """Features that gcc, and Linux' headers, call otherwise than /proc/cpuinfo does."""
 _SECOND_WORD = {"i8mm"}

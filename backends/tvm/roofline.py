@@ -1,7 +1,7 @@
 """The roofs over every kernel on this machine, measured: multiply-adds from registers, and reads from its memories.
 
     multiplications   vectors that never leave the registers, enough of them to hide the latency of a multiply-add;
-                      of float32, and of integers of 8 bits where the target has dot products
+                      of float32, and of integers of 8 bits and bfloat16 where the target has products for them
     traffic           the sum of an array, read again and again: of a small one from a cache, of a large one from memory
 
 A kernel that does F operations and moves B bytes takes at least max(F / operations, B / bytes) seconds (Williams,
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Barrier
 from typing import Any
 
@@ -27,7 +28,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter, Registers
-from specc.backends.tvm.kernels.dots import DEPTH, Dots
+from specc.backends.tvm.kernels import dots, pairs
 from specc.backends.tvm.library import PASS_OPTIONS, tvm_target
 from specc.targets import Target
 
@@ -105,11 +106,18 @@ class Meter:
             read = _compiled(target, _read(target, window))
             self._reads.append([lambda a=a, r=r, read=read: read(a, r) for a, r in zip(arrays, results)])
         self._operations = 2 * _STEPS * _VECTORS * target.lanes
-        self._integers = None
+        self._others: list[tuple[str, int, list[Callable[[], Any]]]] = []
+        """Types of factors, how many products of them an instruction adds up in a lane, and what multiplies them."""
         if target.dot_product:
-            dots = _compiled(target, _multiply_integers(target))
-            sums = [tvm.runtime.tensor(np.ones((2, target.lanes), np.int32)) for _ in range(threads)]
-            self._integers = [lambda s=s: dots(s) for s in sums]
+            self._others.append(("uint8", dots.DEPTH, self._products(target, _multiply_integers(target), np.int32)))
+        if target.pair_product:
+            self._others.append(("bfloat16", pairs.DEPTH, self._products(target, _multiply_pairs(target), np.float32)))
+
+    def _products(self, target: Target, function: Any, dtype: Any) -> list[Callable[[], Any]]:
+        """The calls of all threads of a function that multiplies."""
+        multiply = _compiled(target, function)
+        arrays = [tvm.runtime.tensor(np.ones((2, target.lanes), dtype)) for _ in range(self.threads)]
+        return [partial(multiply, array) for array in arrays]
 
     def measure(self) -> Roofs:
         """The roofs now; takes about a fifth of a second."""
@@ -118,9 +126,10 @@ class Meter:
             barrier = Barrier(self.threads)
             list(pool.map(lambda core: self._settle(core, barrier), cores))
             operations = self._rate(pool, barrier, self._multiply, self._operations)
-            others = []
-            if self._integers:
-                others.append(("uint8", self._rate(pool, barrier, self._integers, DEPTH * self._operations)))
+            others = [
+                (element, self._rate(pool, barrier, work, depth * self._operations))
+                for element, depth, work in self._others
+            ]
             rates = [self._rate(pool, barrier, read, 4 * _ARRAY) for read in self._reads]
         sizes = [4 * window * self.threads for window in _WINDOWS]
         return Roofs(operations, rates[-1], tuple(zip(sizes, rates)), tuple(others))
@@ -174,19 +183,41 @@ def _multiply_integers(target: Target) -> Any:
         T.func_name("kernel")
         T.func_attr({"tirx.noalias": True})
         factors = T.arg("factors", T.buffer((2, target.lanes), "int32"))
-        registers, dots = Registers(_VECTORS, target.lanes, "int32"), Dots(target)
-        four = tirx.Broadcast(T.Bind(factors[0, 0]), dots.width)
-        vector = tirx.BufferLoad(factors, [tirx.const(0, "int32"), tirx.Ramp(0, 1, dots.width)])
-        bytes = T.Bind(tirx.reinterpret(f"int8x{DEPTH * dots.width}", vector))
-        sums = dots.registers(registers, _VECTORS)
-        dots.start(sums, range(_VECTORS), None, 0, None)
+        registers, own = Registers(_VECTORS, target.lanes, "int32"), dots.Dots(target)
+        four = tirx.Broadcast(T.Bind(factors[0, 0]), own.width)
+        vector = tirx.BufferLoad(factors, [tirx.const(0, "int32"), tirx.Ramp(0, 1, own.width)])
+        bytes = T.Bind(tirx.reinterpret(f"int8x{dots.DEPTH * own.width}", vector))
+        sums = own.registers(registers, _VECTORS)
+        own.start(sums, range(_VECTORS), None, 0, None)
         with T.serial(0, _STEPS):
             for i in range(_VECTORS):
-                dots.add(sums, i, four, [bytes] * dots.parts)
-        dots.gathered(sums, registers, _VECTORS)
+                own.add(sums, i, four, [bytes] * own.parts)
+        own.gathered(sums, registers, _VECTORS)
         with T.vectorized(0, target.lanes) as lane:
             total = sum((registers[i, lane] for i in range(1, _VECTORS)), registers[0, lane])
             Emitter.store(factors, total, (1, lane))
+    return builder.get()
+
+
+def _multiply_pairs(target: Target) -> Any:
+    """(factors and result): as `_multiply`, two products of bfloat16 a lane in one instruction."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("kernel")
+        T.func_attr({"tirx.noalias": True})
+        factors = T.arg("factors", T.buffer((2, target.lanes), "float32"))
+        registers, own = Registers(_VECTORS, target.lanes, "float32"), pairs.Pairs(target)
+        with pairs.imported(own):
+            pair = tirx.Broadcast(T.Bind(tirx.reinterpret("uint32", factors[0, 0])), target.lanes)
+            vector = T.Bind(tirx.reinterpret(f"uint32x{target.lanes}", own.weights(factors, 0)))
+            with T.vectorized(0, target.lanes) as lane:
+                for i in range(_VECTORS):
+                    Emitter.store(registers, tirx.const(float(i), "float32"), (i, lane))
+            with T.serial(0, _STEPS):
+                for i in range(_VECTORS):
+                    own.add(registers, i, pair, vector)
+            with T.vectorized(0, target.lanes) as lane:
+                total = sum((registers[i, lane] for i in range(1, _VECTORS)), registers[0, lane])
+                Emitter.store(factors, total, (1, lane))
     return builder.get()
 
 

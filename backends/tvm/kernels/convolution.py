@@ -31,6 +31,7 @@ from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, flattens, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_inputs, take_results, take_soon
+from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported
 from specc.backends.tvm.kernels.rows import row_taps, share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
@@ -113,10 +114,13 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     packings |= {value: Packing("padded", lanes) for value in bias}
     geometry = geometry_of(group, anchor, target, choices)
     heavy = any(step.op in HEAVY for step in group.steps)
-    schedule = schedule_of(geometry, inner, target, choices, heavy=heavy)
+    pairs = Pairs(target) if paired and target.pair_product else None
+    size, depth = (2, DEPTH) if pairs else (4, 1)
+    schedule = schedule_of(geometry, inner // depth, target, choices, size, heavy=heavy, depth=depth)
 
     def write(emitter: Emitter) -> None:
-        Convolution(emitter, anchor, geometry, schedule, inner, target).emit()
+        with imported(pairs):
+            Convolution(emitter, anchor, geometry, schedule, inner, target, pairs).emit()
 
     return Template(write, packings, once=True)
 
@@ -130,8 +134,9 @@ def schedule_of(
     fetch: bool = True,
     heavy: bool = False,
     shared: bool = False,
+    depth: int = 1,
 ) -> Schedule:
-    """How a convolution is computed whose reduction takes so many steps a block of channels.
+    """How a convolution is computed whose reduction takes so many steps a block of channels, `depth` of them in each.
 
     Its elements have `size` bytes; with `fetch`, its tiles can ask for what they read next; `heavy` is its epilogue;
     `shared` as `tiles.fits` has it.
@@ -152,7 +157,7 @@ def schedule_of(
     ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, target)
     blocked = fetch and steps > 1
     inputs = blocked and take_inputs(choices, target)
-    summed = g.kernel[0] * g.kernel[1] * -(-g.in_channels // steps)
+    summed = g.kernel[0] * g.kernel[1] * -(-g.in_channels // (steps * depth))
     results = blocked and take_results(choices, summed, heavy, target)
     return Schedule(tile, bool(wanted), strips, unroll, soon, ahead, inputs, results)
 
@@ -191,7 +196,14 @@ class Convolution:
     """Writes the loops of one convolution."""
 
     def __init__(
-        self, emitter: Emitter, anchor: int, geometry: Geometry, schedule: Schedule, inner: int, target: Target
+        self,
+        emitter: Emitter,
+        anchor: int,
+        geometry: Geometry,
+        schedule: Schedule,
+        inner: int,
+        target: Target,
+        pairs: Pairs | None = None,
     ) -> None:
         self.emitter, self.geometry, self.schedule, self.inner = emitter, geometry, schedule, inner
         self.tile, self.lanes = schedule.tile, target.lanes
@@ -206,12 +218,13 @@ class Convolution:
         )
         self.rows = -(-g.rows // schedule.strips)
         self.across = sum(span.count for span in self.spans)
-        self.steps = -(-g.in_channels // inner) * inner * g.kernel[0] * g.kernel[1]
-        self.paired = emitter.packings[step.operands[1]].kind == "pairs"
+        self.pairs, self.depth = pairs, DEPTH if pairs else 1
+        self.steps = -(-g.in_channels // inner) * (inner // self.depth) * g.kernel[0] * g.kernel[1]
+        self.paired = not pairs and emitter.packings[step.operands[1]].kind == "pairs"
         self.unroll = max(schedule.unroll, 2) if self.paired else schedule.unroll
         self.lines = self.steps // 2 if self.paired else self.steps
         self.wide: Any = None
-        self.widens = inner > 1 and emitter.group.type(step.operands[0]).dtype in HALVES
+        self.widens = not pairs and inner > 1 and emitter.group.type(step.operands[0]).dtype in HALVES
 
     def emit(self) -> None:
         """All loops. The output blocks are dealt with in groups of the tile's."""
@@ -264,19 +277,29 @@ class Convolution:
         place = Place(n, blocks, y, x, span, number, low, taps)
         if self.widens:
             self._widen(place)
+        row, column = self._pixel(y, x)
         with emitter.lanes(self.lanes) as lane:
             for j, block in enumerate(blocks):
                 for i in range(span.pixels):
                     zero = tirx.const(0.0, "float32")
                     start = zero if self.bias is None else self.bias[block * self.lanes + lane]
                     emitter.store(acc, start, [i * count + j, lane])
-            with emitter.serial(-(-g.in_channels // self.inner)) as channel, emitter.serial(taps) as r:
-                for s, pixels in enumerate(span.taps):
-                    if pixels[0] < pixels[1]:
-                        self._steps(acc, place, channel, r, s, lane)
-            row, column = self._pixel(y, x)
-            tile.finish(n, row, column, lane)
+            if not self.pairs:
+                self._sums(acc, place, lane)
+                tile.finish(n, row, column, lane)
+        if self.pairs:  # they take whole vectors
+            self._sums(acc, place, None)
+            with emitter.lanes(self.lanes) as lane:
+                tile.finish(n, row, column, lane)
         tile.flush(n, row, column)
+
+    def _sums(self, acc: Any, place: Place, lane: Any) -> None:
+        """Adds all products of a tile, lane by lane or, without `lane`, as whole vectors."""
+        emitter, g = self.emitter, self.geometry
+        with emitter.serial(-(-g.in_channels // self.inner)) as channel, emitter.serial(place.taps) as r:
+            for s, pixels in enumerate(place.span.taps):
+                if pixels[0] < pixels[1]:
+                    self._steps(acc, place, channel, r, s, lane)
 
     def _pixel(self, y: Any, x: Any) -> tuple[Any, Any]:
         """The row and column of a result."""
@@ -318,7 +341,7 @@ class Convolution:
         """One tap of all channels of one input block, tap number `r` of those that lie inside the input."""
         emitter, g, blocks, count = self.emitter, self.geometry, place.blocks, len(place.blocks)
         tap = place.low + r
-        unroll, iterations = self.unroll, self.inner // self.unroll
+        unroll, iterations = self.unroll, self.inner // self.depth // self.unroll
         offsets = self._offsets(place.span)
         ahead = Ahead(emitter, count, self.lines, self.rows * self.across, self.steps // unroll)
         with emitter.serial(iterations) as outer:
@@ -326,8 +349,8 @@ class Convolution:
                 step = ((channel * g.kernel[0] + tap) * g.kernel[1] + s) * iterations + outer
                 ahead(place.number, step, self.weight, lambda j, line: (blocks[0] + count + j, 0, 0, 0, line, 0))
             for q in range(unroll):
-                i_lane = outer * unroll + q
-                line = outer * (unroll // 2) + q // 2 if self.paired else i_lane
+                i_lane = (outer * unroll + q) * self.depth  # by pairs, a line has two pixels: each second is asked for
+                line = outer * (unroll // 2) + q // 2 if self.paired else outer * unroll + q
                 if self.schedule.soon and not (self.paired and q % 2):
                     for block in blocks:
                         soon(self.weight, block, channel, tap, s, line + self.schedule.soon, 0)
@@ -335,8 +358,15 @@ class Convolution:
                     self._ask_for_inputs(place, channel, r, s * self.inner + i_lane, s * self.inner)
                 if self.schedule.results and s == 0:
                     self._ask_for_results(place, channel, i_lane)
+                if self.pairs:
+                    vectors = [self.pairs.weights(self.weight, block, channel, tap, s, line) for block in blocks]
                 for i in range(*place.span.taps[s]):
                     offset = i * g.stride[1] + s * g.dilation[1]
+                    if self.pairs:
+                        factors = self.pairs.factors(self.data, *self._read(place, channel, tap, offset), i_lane)
+                        for j, vector in enumerate(vectors):
+                            self.pairs.add(acc, i * count + j, factors, vector)
+                        continue
                     if self.widens:
                         value = self.wide[channel, r, offsets.index(offset), i_lane]
                     else:

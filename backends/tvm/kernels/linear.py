@@ -25,6 +25,7 @@ from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY
 from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_soon
+from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported
 from specc.backends.tvm.kernels.rows import share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
@@ -45,10 +46,17 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     packings = operands_of(group, anchor, packed, target)
     if packings is None:
         return None
-    schedule = schedule_of(group, anchor, target, choices)
+    pairs = Pairs(target) if paired and target.pair_product else None
+    size, depth = (2, DEPTH) if pairs else (4, 1)
+    schedule = schedule_of(group, anchor, target, choices, size, depth)
     shape, tile = group.type(anchor).concrete, schedule.tile
     once = prod(shape[:-1]) % tile.pixels == 0 and -(-shape[-1] // target.lanes) % tile.blocks == 0
-    return Template(lambda emitter: Linear(emitter, anchor, schedule, target).emit(), packings, once=once)
+
+    def write(emitter: Emitter) -> None:
+        with imported(pairs):
+            Linear(emitter, anchor, schedule, target, pairs).emit()
+
+    return Template(write, packings, once=once)
 
 
 def operands_of(group: Group, anchor: int, packed: Packing, target: Target) -> dict[int, Packing] | None:
@@ -88,10 +96,18 @@ class Schedule:
 
 
 def schedule_of(
-    group: Group, anchor: int, target: Target, choices: Choices, size: int = 4, depth: int = 1, written: int = 2
+    group: Group,
+    anchor: int,
+    target: Target,
+    choices: Choices,
+    size: int = 4,
+    depth: int = 1,
+    written: int = 2,
+    fetch: bool = True,
 ) -> Schedule:
     """How a linear layer is computed: its elements have `size` bytes, a step of the reduction takes `depth` of them,
-    and `written` steps are written out at least, where their number allows it."""
+    and `written` steps are written out at least, where their number allows it. With `fetch`, its tiles can ask for what
+    they read next."""
     *lead, inputs = group.type(group.step(anchor).operands[0]).concrete
     rows, blocks = prod(lead), -(-group.type(anchor).concrete[-1] // target.lanes)
     tile = _tile(rows, blocks, size * inputs, target, choices)
@@ -104,17 +120,19 @@ def schedule_of(
     more = inputs // depth % 4 == 0 and (written == 4 or tile.pixels * tile.blocks <= 8)
     unroll = 4 if more else fitting[0]
     unroll = choices.take("unroll", fitting, unroll)
-    soon = take_soon(choices, target) if depth == 1 else 0
+    soon = take_soon(choices, target) if fetch else 0
     alone = wanted or strips == 1  # else several threads use the same weights
-    ahead = depth == 1 and bool(alone) and take_ahead(choices, size * blocks * target.lanes * inputs, target)
+    ahead = fetch and bool(alone) and take_ahead(choices, size * blocks * target.lanes * inputs, target)
     return Schedule(tile, bool(wanted), strips, unroll, soon, ahead)
 
 
 class Linear:
     """Writes the loops of one linear layer."""
 
-    def __init__(self, emitter: Emitter, anchor: int, schedule: Schedule, target: Target) -> None:
-        self.emitter, self.anchor, self.lanes = emitter, anchor, target.lanes
+    def __init__(
+        self, emitter: Emitter, anchor: int, schedule: Schedule, target: Target, pairs: Pairs | None = None
+    ) -> None:
+        self.emitter, self.anchor, self.lanes, self.pairs = emitter, anchor, target.lanes, pairs
         self.schedule, self.tile = schedule, schedule.tile
         step = emitter.group.step(anchor)
         *lead, self.inputs = emitter.group.type(step.operands[0]).concrete
@@ -191,6 +209,9 @@ class Linear:
 
     def _accumulate(self, acc: Registers, blocks: list[Any], first: Any, rows: int) -> None:
         """The sums of a tile, from the bias on."""
+        if self.pairs:
+            self._accumulate_pairs(self.pairs, acc, blocks, first, rows)
+            return
         emitter, width = self.emitter, len(blocks)
         paired = emitter.packings[self.operands[1]].kind == "pairs"
         unroll = max(self.schedule.unroll, 2) if paired else self.schedule.unroll
@@ -221,6 +242,25 @@ class Linear:
                             else:
                                 weight = tirx.Cast(self.dtype, emitter.load(self.operands[1], block, k, lane))
                             emitter.store(acc, acc[tuple(position)] + value * weight, position)
+
+    def _accumulate_pairs(self, pairs: Pairs, acc: Registers, blocks: list[Any], first: Any, rows: int) -> None:
+        emitter, width, unroll, lines = self.emitter, len(blocks), self.schedule.unroll, self.inputs // DEPTH
+        ahead = Ahead(emitter, width, lines, self.in_strip, lines // unroll)
+        with emitter.lanes(self.lanes) as lane:
+            self._start(acc, blocks, rows, lane)
+        with emitter.serial(lines // unroll) as outer:
+            if self.schedule.ahead:
+                ahead(self.number, outer, self.weight, lambda j, line: (blocks[0] + width + j, line, 0, 0))
+            for q in range(unroll):
+                line = outer * unroll + q
+                if self.schedule.soon:
+                    for block in blocks:
+                        soon(self.weight, block, line + self.schedule.soon, 0, 0)
+                vectors = [pairs.weights(self.weight, block, line, 0) for block in blocks]
+                for i in range(rows):
+                    factors = pairs.factors(self.data, *self._row(first + i, line * DEPTH))
+                    for j, vector in enumerate(vectors):
+                        pairs.add(acc, i * width + j, factors, vector)
 
     def _widened(self, first: Any, rows: int) -> Any:
         """What a tile reads of 16 bits, as float32: the products read each number for every output block."""

@@ -40,6 +40,7 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon
+from specc.backends.tvm.kernels.pairs import DEPTH
 from specc.backends.tvm.kernels.winograd_plan import Plan, Shape, take
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
@@ -68,7 +69,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     _, o, rows, columns = step.type.concrete
     kh, kw = group.type(weight).concrete[2:]
     shape = Shape(n, -(-c // lanes), h, w, -(-o // lanes), rows, columns, (kh, kw), step.attrs["padding"][:2])
-    plan = take(choices, shape, target)
+    paired = group.type(data).dtype == group.type(weight).dtype == "bfloat16"
+    plan = take(choices, shape, target, DEPTH if paired and target.pair_product else 1)
     if plan is None:
         return None
     packings[weight] = Packing("winograd", lanes, lanes, plan.m, wide=True)

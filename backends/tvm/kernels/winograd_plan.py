@@ -45,9 +45,10 @@ class Shape:
     padding: tuple[int, int]
 
 
-def take(choices: Choices, shape: Shape, target: Target) -> Plan | None:
-    """The plan that is to be followed: of its own accord the one of the fewest cycles, or none where direct sums take
-    hardly more. Of plans that take about as many cycles, it is the one that takes the least memory."""
+def take(choices: Choices, shape: Shape, target: Target, depth: int = 1) -> Plan | None:
+    """The plan that is to be followed: of its own accord the one of the fewest cycles, or none where direct sums, which
+    add `depth` products at a time, take hardly more. Of plans that take about as many cycles, it is the one that takes
+    the least memory."""
     cycles = {plan: _cycles(shape, plan, target) for plan in _plans(shape, target)}
     if not cycles:
         return None
@@ -55,7 +56,7 @@ def take(choices: Choices, shape: Shape, target: Target) -> Plan | None:
     near = [plan for plan in plans if plan.m == plans[0].m and cycles[plan] <= _ALIKE * cycles[plans[0]]]
     plans.insert(0, min(near, key=lambda plan: (_scratch(shape, plan), cycles[plan])))
     sizes = [*dict.fromkeys(plan.m for plan in plans), None]
-    pays = _cycles(shape, plans[0], target) < _GAIN * _direct(shape, target)
+    pays = _cycles(shape, plans[0], target) < _GAIN * _direct(shape, target, depth)
     names = {f"{m[0]}x{m[1]}" if m else "none": m for m in sizes}
     m = names[choices.take(CHOICE, names, next(iter(names)) if pays else "none")]
     cuts = {f"{p.blocks} of {p.size}{' own' if p.own else ''}": p for p in plans if p.m == m}
@@ -151,9 +152,9 @@ def _unevenness(pieces: int) -> float:
     return -(-pieces // 2) * 2 / pieces
 
 
-def _direct(shape: Shape, target: Target) -> float:
+def _direct(shape: Shape, target: Target, depth: int) -> float:
     """Cycles that direct sums take."""
-    steps = prod(shape.kernel) * shape.inputs * target.lanes
+    steps = prod(shape.kernel) * shape.inputs * target.lanes // depth
     tile = tiles.choose(shape.columns, shape.outputs, target)
     products = shape.batch * shape.rows * steps * tiles.row_cost(shape.columns, shape.outputs, tile, target)
     return products + steps * shape.outputs * _FROM_MEMORY * target.lanes / 16

@@ -1,0 +1,178 @@
+"""Products of bfloat16 in pairs: kernels of `x86-64-v4-bf16` as LLVM makes them, run and counted.
+
+Where the processor has AVX-512 and not this instruction, a signal's handler computes it (`tests/emulation`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from kernel_programs import check, execute, program, weight
+
+import specc
+from specc import runtime, targets
+from specc.backends.tvm import roofline
+from specc.backends.tvm.choices import Choices
+from specc.backends.tvm.emitter import kernel_of
+from specc.backends.tvm.group import Group, Input
+from specc.backends.tvm.kernels import convolution, linear
+from specc.backends.tvm.library import compile_kernel
+from specc.diagnostics import SpeccError
+from specc.disassembly import disassemble
+from specc.ir.types import TensorType
+from specc.static_profile import hot_loops
+
+TARGET = targets.TARGETS["x86-64-v4-bf16"]
+MISSING = targets.missing_features(TARGET.architecture, TARGET.requires)
+ROUNDING = 2.0**-7
+TESTS = Path(__file__).parents[2]
+EXAMPLES = TESTS.parent / "examples"
+
+
+def half(*shape: int, layout: str = "", frozen: bool = False) -> Input:
+    return Input(TensorType(shape, "bfloat16", layout), frozen)
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    if not set(MISSING) <= {"avx512_vnni", "avx512_bf16"}:
+        pytest.skip(f"this processor lacks {', '.join(MISSING)}")
+    library = tmp_path_factory.mktemp("emulator") / "emulator.so"
+    flags = ("-std=c11", "-O2", "-mfma", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
+    subprocess.run(["gcc", *flags, str(TESTS / "emulation" / "vdpbf16ps.c"), "-o", str(library), "-lm"], check=True)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture
+def emulated(emulator: Any) -> Iterator[None]:
+    """Computes the instruction where the processor does not, and sees to it that there were some."""
+    emulator.start()
+    yield
+    seen = emulator.stop()
+    assert (seen > 0) == ("avx512_bf16" in MISSING)
+
+
+def convolved(shape: tuple[int, ...], out: int, kernel: tuple[int, int], attrs: dict[str, Any], act: str) -> Group:
+    """A convolution that reads 16 bits, adds a tensor of 16 bits and writes 16 bits."""
+    x, w = half(*shape, layout=TARGET.blocked_layout), half(out, shape[1], *kernel, frozen=True)
+    base = program([x, w, weight(out)], ("conv2d", [0, 1, 2], attrs))
+    other = half(*base.result.concrete, layout=base.result.layout)
+    steps = ("conv2d", [0, 1, 2], attrs), ("add", [4, 3], {}), (act, [5], {}), ("cast", [6], {"dtype": "bfloat16"})
+    return program([x, w, weight(out), other], *steps)
+
+
+@pytest.mark.parametrize(
+    "shape, out, kernel, attrs, act",
+    [
+        ((1, 32, 9, 9), 48, (1, 1), {}, "relu"),
+        ((1, 35, 7, 5), 33, (1, 1), {}, "gelu"),
+        ((1, 24, 8, 9), 33, (3, 3), {"padding": 1}, "relu"),
+        ((2, 17, 9, 7), 20, (3, 2), {"padding": [0, 1, 3, 2], "stride": 2}, "relu"),
+        ((1, 16, 9, 9), 16, (3, 3), {"padding": 2, "dilation": 2}, "relu"),
+    ],
+)
+def test_convolutions(shape: Any, out: int, kernel: Any, attrs: dict[str, Any], act: str, emulated: None) -> None:
+    check(convolved(shape, out, kernel, attrs, act), convolution.lower, TARGET, ROUNDING)
+
+
+@pytest.mark.parametrize("rows, inputs, outputs, act", [(1, 50, 70, "relu"), (9, 34, 33, "gelu"), (5, 96, 16, "relu")])
+def test_linear_layers(rows: int, inputs: int, outputs: int, act: str, emulated: None) -> None:
+    group = program(
+        [half(rows, inputs), half(outputs, inputs, frozen=True), weight(outputs), half(rows, outputs)],
+        ("linear", [0, 1, 2], {}),
+        (act, [4], {}),
+        ("add", [5, 3], {}),
+    )
+    check(group, linear.lower, TARGET, 2e-6)
+
+
+@pytest.mark.usefixtures("emulator")
+def test_an_odd_number_of_inputs_is_widened() -> None:
+    check(program([half(3, 33), half(20, 33, frozen=True)], ("linear", [0, 1], {})), linear.lower, TARGET)
+
+
+def test_each_sum_is_that_of_the_manual(emulated: None) -> None:
+    """The second product of a pair is added first, each sum rounds once, and numbers below 2^-126 count as 0."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 64)), rng.standard_normal((16, 64))
+    x[0, :8] = [2.0**-127, 1, -(2.0**-130), 3, 2.0**-70, 2.0**-60, 1e30, -1e30]
+    w[:, :8] = [1, 2.0**-128, 2.0**100, 2, 2.0**-70, 2.0**-60, 1e8, 1e8]
+    group = program([half(1, 64), half(16, 64, frozen=True)], ("linear", [0, 1], {}))
+    arrays = [(np.float32(a).view(np.uint32) & 0xFFFF0000).view(np.float32) for a in (x, w)]
+    template = linear.lower(group, TARGET, Choices())
+    assert template is not None
+    (result,) = execute(kernel_of(group, template, half=TARGET.half), group, arrays, TARGET)
+
+    def flushed(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.where(np.abs(a) < 2.0**-126, np.copysign(0, a), a).astype(np.float32)
+
+    sums = np.zeros(16, np.float32)
+    for pair in range(32):
+        for k in (2 * pair + 1, 2 * pair):
+            factors = flushed(arrays[0][0, k : k + 1]), flushed(arrays[1][:, k])
+            sums = flushed((sums.astype(np.longdouble) + np.longdouble(factors[0]) * factors[1]).astype(np.float32))
+    assert np.array_equal(result[0], sums)
+
+
+def test_the_roof_multiplies_pairs(emulated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "_STEPS", 10)
+    multiply = roofline._compiled(TARGET, roofline._multiply_pairs(TARGET))
+    factors = tvm.runtime.tensor(np.full((2, TARGET.lanes), 2.0, np.float32))
+    multiply(factors)
+    begin = sum(range(roofline._VECTORS))  # the lower half of these words is zero
+    assert (factors.numpy()[1] == begin + 10 * roofline._VECTORS * 4.0).all()
+
+
+def test_a_network_is_refused_or_computed(emulated: None, tmp_path: Path) -> None:
+    """By who reads the file and by the library itself; made as if every processor with AVX-512 were one, it is run."""
+    graph = specc.load(EXAMPLES / "digits.specc")
+    able = replace(TARGET, requires=tuple(set(TARGET.requires) - set(MISSING)))
+    artifact = specc.compile(graph, target=able, precision="bf16")
+    assert artifact.manifest.facts["precision"]["layers"] == 3
+    artifact.self_test()
+    if "avx512_bf16" in MISSING:
+        real = specc.compile(graph, target=TARGET, precision="bf16")
+        real.save(tmp_path / "real.artifact")
+        with pytest.raises(SpeccError, match=r"lacks .*avx512_bf16"):
+            specc.open(tmp_path / "real.artifact")
+        with pytest.raises(SpeccError, match="extension"):
+            runtime.Model(real.contents.library, real.contents.weights)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("llvm-objdump", "llvm-objdump-19"))), reason="needs llvm-objdump")
+@pytest.mark.parametrize(
+    ("work", "products"), [("3x3", 48), ("3x3 with stride 2", 48), ("1x1", 56), ("197 rows", 44), ("1 row", 32)]
+)
+def test_inner_loops_multiply_pairs_and_spill_nothing(work: str, products: int, tmp_path: Path) -> None:
+    """Each vector of weights and each pair of activations is read once for a step of the register tile."""
+    kernel, stride = {"3x3": (3, 1), "3x3 with stride 2": (3, 2)}.get(work, (1, 1))
+    if work.endswith(("row", "rows")):
+        inputs = [half(int(work.split()[0]), 192), half(256, 192, frozen=True)]
+        group, lowering = program(inputs, ("linear", (0, 1), {})), linear.lower
+    else:
+        attrs = {"stride": stride, "padding": kernel // 2}
+        inputs = [half(1, 64, 56, 56, layout=TARGET.blocked_layout), half(64, 64, kernel, kernel, frozen=True)]
+        group, lowering = program(inputs, ("conv2d", (0, 1), attrs)), convolution.lower
+    template = lowering(group, TARGET, Choices())
+    assert template is not None
+    function = kernel_of(group, template).function.with_attr("global_symbol", "kernel")
+    made = compile_kernel(function, "kernel", TARGET, tmp_path).read_bytes()
+    loops = [loop.own() for loop in hot_loops(disassemble(made, TARGET, ["kernel"])["kernel"], TARGET)]
+    assert not any(name.startswith("vfmadd") for loop in loops for name in map(mnemonic, loop))
+    loop = next(loop for loop in loops if list(map(mnemonic, loop)).count("vdpbf16ps") == products)
+    assert not any("%rsp" in instruction.text for instruction in loop)
+    reads = [one.text for one in loop if "(" in one.text and not one.text.startswith(("lea", "prefetch"))]
+    assert len(reads) <= (products + 4 if work == "1 row" else products * 2 // 3)
+
+
+def mnemonic(instruction: Any) -> str:
+    return str(instruction.mnemonic)
