@@ -14,9 +14,10 @@ from sklearn.datasets import load_digits
 import specc
 from specc import grammar, verify
 from specc.artifact import TensorSpec
-from specc.calibration import Calibrated, _Seen, accuracy, read_samples
+from specc.calibration import Calibrated, read_samples
 from specc.cli import execute
 from specc.diagnostics import SpeccError
+from specc.gate import Seen, accuracy
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.passes.quantize import Grid
@@ -96,7 +97,7 @@ def test_verify_shows_what_is_lost(trained: Any) -> None:
 
 def test_a_part_of_an_interval_rounds_with_less_error() -> None:
     """One element that lies a little beyond all the others: better to round that one than all of them more coarsely."""
-    seen, rng = _Seen(), np.random.default_rng(0)
+    seen, rng = Seen(), np.random.default_rng(0)
     near = rng.random(8000).astype(np.float32)
     seen.look(near)
     assert seen.part() == seen.whole
@@ -124,10 +125,10 @@ def test_of_whole_intervals_and_parts_the_better_ones_are_taken(monkeypatch: pyt
         rounding(graph)
         return rounding.outcome.accuracy.worst
 
-    monkeypatch.setattr("specc.calibration.PARTS", (0.2,))
+    monkeypatch.setattr("specc.gate.PARTS", (0.2,))
     assert error() < 0.05, "parts that cut off most of all elements are not taken"
-    monkeypatch.setattr(_Seen, "whole", (-1000.0, 1000.0))
-    monkeypatch.setattr("specc.calibration.PARTS", (1.0,))
+    monkeypatch.setattr(Seen, "whole", (-1000.0, 1000.0))
+    monkeypatch.setattr("specc.gate.PARTS", (1.0,))
     assert error() < 0.05, "nor are whole intervals that are too wide"
 
 

@@ -2,12 +2,13 @@
 
 Modules, in the order in which they build on each other: `interface` (shapes of inputs -> values of dimensions),
 `source` (graph -> Python text of a forward), `initialize` (parameters before training), `module` (graph -> nn.Module),
-`judge` (graph, weights, inputs -> values).
+`judge` (graph, weights, inputs -> values), `shared` (the same of several graphs that have much in common).
 """
 
 from __future__ import annotations
 
-from specc.backends.torch.judge import evaluate, freeze, intermediates, observe
+from specc.backends.torch.judge import evaluate, freeze, intermediates
 from specc.backends.torch.module import GraphModule, to_inference, to_torch
+from specc.backends.torch.shared import Form, Shared
 
-__all__ = ["GraphModule", "evaluate", "freeze", "intermediates", "observe", "to_inference", "to_torch"]
+__all__ = ["Form", "GraphModule", "Shared", "evaluate", "freeze", "intermediates", "to_inference", "to_torch"]

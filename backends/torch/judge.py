@@ -7,7 +7,7 @@ to lie in memory, and the reference sees the logical tensor alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +28,7 @@ def evaluate(
 ) -> list[Array]:
     """The outputs of the graph for checkpoint values by key and inputs by name, computed in `dtype`."""
     wanted = set(graph.outputs)
-    values = {value: _array(tensor) for value, tensor in _run(graph, weights, inputs, dtype, wanted)}
+    values = {value: as_array(tensor) for value, tensor in run(graph, weights, inputs, dtype, wanted)}
     return [values[value] for value in graph.outputs]
 
 
@@ -37,44 +37,38 @@ def intermediates(
 ) -> dict[Value, Array]:
     """The value of every result of every node, in the order of the graph."""
     wanted = {Value(identity, result) for identity in graph for result in range(len(graph.node(identity).types))}
-    return {value: _array(tensor) for value, tensor in _run(graph, weights, inputs, dtype, wanted)}
+    return {value: as_array(tensor) for value, tensor in run(graph, weights, inputs, dtype, wanted)}
 
 
-def observe(
-    graph: Graph,
-    frozen: Mapping[Value, Array],
-    inputs: Mapping[str, Array],
-    wanted: Collection[Value],
-    dtype: str = "float32",
-) -> Iterator[tuple[Value, Array]]:
-    """The values `wanted`, one after the other in the order of the graph, for what `freeze` gives of its weights."""
-    known = {value: _tensor(array, dtype) for value, array in frozen.items()}
-    for value, tensor in _run(graph, {}, inputs, dtype, wanted, known):
-        yield value, _array(tensor)
+def freeze(graph: Graph, weights: Mapping[str, Array], values: Sequence[Value] | None = None) -> dict[Value, Array]:
+    """The frozen values that are `taken`, or `values` of these: computed in float64, given in the types of the graph;
+    what is of 16 bits as float32.
 
-
-def freeze(graph: Graph, weights: Mapping[str, Array]) -> dict[Value, Array]:
-    """The frozen values that live nodes or outputs take: computed in float64, given in the types of the graph; what
-    is of 16 bits as float32.
-
-    Where a dimension that is not fixed yet is part of one, what it is computed from stands for it. A parameter that is
-    taken as it is stays the caller's array where its type is already the graph's.
+    A parameter that is taken as it is stays the caller's array where its type is already the graph's.
     """
-    frozen = graph.frozen()
-    wanted = [operand for identity in graph.live() for operand in graph.operands(identity) if operand.node in frozen]
-    wanted += [value for value in graph.outputs if value.node in frozen]
-    wanted = _known_now(graph, wanted)
+    wanted = taken(graph) if values is None else list(values)
     result: dict[Value, Array] = {}
     computed: set[Value] = set()
-    for value in dict.fromkeys(wanted):
+    for value in wanted:
         if graph.op(value) == "param":
             result[value] = np.asarray(_weight(graph, weights, value.node), graph.type(value).dtype)
         else:
             computed.add(value)
     for value, tensor in _values(graph, _ancestors(graph, computed), weights, {}, "float64", computed):
         dtype = graph.type(value).dtype
-        result[value] = _array(tensor).astype("float32" if dtype in HALVES else dtype, copy=False)
-    return {value: result[value] for value in dict.fromkeys(wanted)}
+        result[value] = as_array(tensor).astype("float32" if dtype in HALVES else dtype, copy=False)
+    return {value: result[value] for value in wanted}
+
+
+def taken(graph: Graph) -> list[Value]:
+    """The frozen values that live nodes or outputs take, each once.
+
+    Where a dimension that is not fixed yet is part of one, what it is computed from stands for it.
+    """
+    frozen = graph.frozen()
+    wanted = [operand for identity in graph.live() for operand in graph.operands(identity) if operand.node in frozen]
+    wanted += [value for value in graph.outputs if value.node in frozen]
+    return list(dict.fromkeys(_known_now(graph, wanted)))
 
 
 def _known_now(graph: Graph, wanted: list[Value]) -> list[Value]:
@@ -96,7 +90,7 @@ def _known_now(graph: Graph, wanted: list[Value]) -> list[Value]:
     return found
 
 
-def _run(
+def run(
     graph: Graph,
     weights: Mapping[str, Array],
     inputs: Mapping[str, Array],
@@ -104,11 +98,12 @@ def _run(
     wanted: Collection[Value],
     known: Mapping[Value, Any] = MappingProxyType({}),
 ) -> Iterator[tuple[Value, Any]]:
+    """The values `wanted` as tensors, in the order of the graph, but for those that are `known`, which come first."""
     given = [np.asarray(array) for array in by_position(graph, (), inputs)]
     values = bind(graph, [array.shape for array in given])
     if values:
         graph = specialize(graph, values)
-    tensors = {identity: _tensor(array, dtype) for identity, array in zip(graph.inputs, given)}
+    tensors = {identity: as_tensor(array, dtype) for identity, array in zip(graph.inputs, given)}
     order = _ancestors(graph, [value for value in wanted if value not in known], known)
     yield from ((value, known[value]) for value in wanted if value in known)
     yield from _values(graph, order, weights, tensors, dtype, wanted, known)
@@ -154,7 +149,7 @@ def _values(
         if node.op == "input":
             results: tuple[Any, ...] = (tensors[identity],)
         elif node.op == "param":
-            results = (_tensor(_weight(graph, weights, identity), dtype),)
+            results = (as_tensor(_weight(graph, weights, identity), dtype),)
         else:
             results = _step(graph, identity, [known[operand] for operand in operands])
             results = tuple(r.to(getattr(torch, dtype)) if r.is_floating_point() else r for r in results)
@@ -180,12 +175,14 @@ def _weight(graph: Graph, weights: Mapping[str, Array], identity: int) -> Array:
     return array
 
 
-def _tensor(array: Array, dtype: str) -> Any:
+def as_tensor(array: Array, dtype: str) -> Any:
+    """A copy; real numbers in the type that is computed in."""
     floating = np.issubdtype(array.dtype, np.floating)
     # asarray(order="C") and not ascontiguousarray, which makes a list of a number
     return torch.tensor(np.asarray(array, order="C"), dtype=getattr(torch, dtype) if floating else None)
 
 
-def _array(tensor: Any) -> Array:
+def as_array(tensor: Any) -> Array:
+    """The array that a tensor stands on."""
     result: Array = tensor.numpy()
     return result

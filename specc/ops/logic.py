@@ -45,7 +45,8 @@ def _cast_reference(x: Any, *, dtype: str) -> Any:
     import torch
 
     if dtype in HALVES:  # what computes takes it as it is rounded, in the type at hand
-        return x.to(torch.float32).to(getattr(torch, dtype)).to(torch.float64)
+        hand = x.dtype if x.is_floating_point() else torch.float64
+        return x.to(torch.float32).to(getattr(torch, dtype)).to(hand)
     # A number with a fraction is made exactly, and takes the precision of what computes (see the trait `typed`).
     return x.to(torch.float64 if dtype.startswith("float") else getattr(torch, dtype))
 

@@ -32,6 +32,9 @@ LIMITS: dict[str, tuple[int, int]] = {**SMALL, "int32": (-(2**31), 2**31 - 128)}
 MOST_TERMS = (2**30) // (255 * 128)
 """Terms of a sum of products that stay below half of what 32 bits hold; the other half is for the bias."""
 
+_EXACT_TERMS = (2**24 - 1) // (255 * 128)
+"""Terms of such a sum, of any order and grouping, that float32 holds exactly."""
+
 _WINDOW = (
     Argument("stride", "pair", 1),
     Argument("padding", "padding", 0),
@@ -69,8 +72,10 @@ def _quantize_reference(x: Any, inverse: Any, *, zero: int, dtype: str) -> Any:
     import torch
 
     least, greatest = LIMITS[dtype]
-    scaled = x.to(torch.float32) * inverse.to(torch.float32)
-    return scaled.clamp(least - zero, greatest - zero).round().to(torch.int64).add(zero).to(getattr(torch, dtype))
+    scaled = (x.to(torch.float32) * inverse.to(torch.float32)).clamp(least - zero, greatest - zero).round()
+    if dtype in SMALL:  # a float32 is exact as far as these go
+        return scaled.add(zero).to(getattr(torch, dtype))
+    return scaled.to(torch.int64).add(zero).to(getattr(torch, dtype))
 
 
 def _quantize(k: Any, x: Any, inverse: Any, zero: int, dtype: str) -> Any:
@@ -91,7 +96,8 @@ def _dequantize_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]
 def _dequantize_reference(x: Any, scale: Any, *, zero: int) -> Any:
     import torch
 
-    return ((x.to(torch.int64) - zero).to(torch.float32) * scale.to(torch.float32)).to(scale.dtype)
+    whole = x.to(torch.int64) - zero if zero else x
+    return (whole.to(torch.float32) * scale.to(torch.float32)).to(scale.dtype)
 
 
 def _dequantize(k: Any, x: Any, scale: Any, zero: int) -> Any:
@@ -144,24 +150,30 @@ def _window(attrs: Attributes) -> dict[str, Any]:
 
 
 def _conv_reference(x: Any, weight: Any, bias: Any = None, *, outside: int, **window: Any) -> Any:
-    kind = _exact_type(math.prod(weight.shape[1:]))
-    x = conv.padded(x.to(kind), window["padding"], float(outside))
-    total = _CONV.torch(x, weight.to(kind), None, **{**window, "padding": (0,) * 4})
-    return _with_bias(total, None if bias is None else bias.reshape(-1, 1, 1))
+    if outside:
+        x = conv.padded(x, window["padding"], outside)
+        window = {**window, "padding": (0,) * 4}
+    total = _exact(lambda *factors: _CONV.torch(*factors, **window), x, weight, 1, window["groups"])
+    return total if bias is None else total + bias.reshape(-1, 1, 1)
 
 
-def _exact_type(terms: int) -> Any:
-    """The floating type in which sums of so many products of 8 bits are exact."""
+def _exact(multiply: Any, x: Any, weight: Any, axis: int, groups: int = 1) -> Any:
+    """`multiply(x, weight)` in int32, exact; `axis` of `x` is the one that the second of `weight` is summed with.
+
+    Parts of few channels are summed in float32, and then as integers: in float64, a convolution takes many times as
+    long as all the parts.
+    """
     import torch
 
-    return torch.float32 if terms * 255 * 128 < 2**24 else torch.float64
-
-
-def _with_bias(total: Any, bias: Any) -> Any:
-    import torch
-
-    whole = total.to(torch.int64)
-    return (whole if bias is None else whole + bias).to(torch.int32)
+    channels, *taps = weight.shape[1:]
+    most = _EXACT_TERMS // math.prod(taps)
+    if channels <= most or (groups == 1 and most):
+        x, weight = x.to(torch.float32), weight.to(torch.float32)
+    else:
+        x, weight = x.to(torch.float64), weight.to(torch.float64)
+    if channels <= most or weight.dtype == torch.float64:
+        return multiply(x, weight).to(torch.int32)
+    return sum(multiply(*part).to(torch.int32) for part in zip(x.split(most, axis), weight.split(most, 1)))
 
 
 def _conv_spell(types: Types, a: dict[str, Any]) -> Spelling:
@@ -219,8 +231,8 @@ def _linear_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
 
 
 def _linear_reference(x: Any, weight: Any, bias: Any = None) -> Any:
-    kind = _exact_type(weight.shape[1])
-    return _with_bias(_LINEAR.torch(x.to(kind), weight.to(kind)), bias)
+    total = _exact(_LINEAR.torch, x, weight, -1)
+    return total if bias is None else total + bias
 
 
 def _linear_compute(k: Any, types: Types, x: Any, weight: Any, *bias: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,6 +51,29 @@ def one_layer(seed: int) -> Graph:
         value = graph.call("linear", [x], {"out": out, "bias": bias}, "layer")
     graph.outputs = [value]
     return graph
+
+
+@pytest.mark.parametrize(
+    ("channels", "taps", "groups"), [(57, 3, 1), (60, 3, 1), (1200, 1, 1), (2, 25, 1), (130, 3, 2)]
+)
+def test_sums_of_the_reference_are_exact(channels: int, taps: int, groups: int) -> None:
+    """The greatest sums that there are, and odd ones, beyond what a float32 holds; in parts or in float64."""
+    record, extent = ops.get("conv2d_integer"), taps + 1
+    x = torch.full((1, channels, extent, extent), 255, dtype=torch.uint8)
+    x[:, ::2, 0] -= 1
+    weight = torch.full((4 * groups, channels // groups, taps, taps), -128, dtype=torch.int8)
+    weight[1] = 127
+    window = {"stride": (1, 1), "padding": (1, 0, 0, 1), "dilation": (1, 1), "groups": groups, "outside": 3}
+    bias = torch.arange(4 * groups, dtype=torch.int32)
+    found = record.torch(x, weight, bias, **window)
+    padded = torch.nn.functional.pad(x.double(), (0, 1, 1, 0), value=3)
+    expected = torch.nn.functional.conv2d(padded, weight.double(), bias.double(), groups=groups)
+    assert found.dtype == torch.int32
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    if groups == 1:
+        rows, matrix = x.reshape(-1, channels), weight[:, :, 0, 0]
+        found = ops.get("linear_integer").torch(rows, matrix, bias)
+        np.testing.assert_array_equal(found.numpy(), (rows.double() @ matrix.double().T + bias).numpy())
 
 
 @given(seed=st.integers(0, 2**32))
