@@ -103,12 +103,16 @@ class Artifact:
         with self._lock:
             return model.run(inputs)
 
+    def tolerance(self, least: float = TOLERANCE) -> float:
+        """How far outputs may be from the reference's: `least`, or what rounding may do where that is more."""
+        return max(least, _rounded(self.manifest))
+
     def self_test(self, tolerance: float = TOLERANCE) -> list[float]:
         """How far each output is from the reference's for the samples, norm-wise, at the size where it is furthest.
 
-        Raises S0908 above `tolerance`, or what rounding to integers may do where that is more.
+        Raises S0908 above `self.tolerance(tolerance)`.
         """
-        tolerance = max(tolerance, _rounded(self.manifest))
+        tolerance = self.tolerance(tolerance)
         furthest = [0.0] * len(self.manifest.outputs)
         for size, sample in zip(self.manifest.sizes, self.contents.samples, strict=True):
             results = self(*sample.inputs)
@@ -211,7 +215,7 @@ def _no_size(manifest: Manifest, inputs: Sequence[Given]) -> Exception:
 
 
 def _rounded(manifest: Manifest) -> float:
-    """How far results may be from the reference where both round to integers, which decides few elements otherwise."""
+    """How far results may be from the reference where both round, and a few elements to another number."""
     facts = manifest.facts.get("precision")
     tolerance = facts.get("tolerance") if isinstance(facts, dict) else None
     return tolerance if isinstance(tolerance, float) else 0.0

@@ -54,6 +54,7 @@ def run(
     artifact = runtime.open(path, threads, key)
     names = [spec.name for spec in artifact.manifest.outputs]
     if self_test:
+        tolerance = artifact.tolerance(tolerance)
         apart = dict(zip(names, artifact.self_test(tolerance), strict=True))
         return _differences(apart, tolerance, "the reference", as_json)
     given = arrays.read(inputs) if inputs else None
