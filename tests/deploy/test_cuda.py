@@ -154,6 +154,26 @@ def test_blocks_of_networks_are_few_launches(digits: Path) -> None:
     assert len(launches) == 17
 
 
+_TRANSFORMER = """specc 1
+use std.vit: TransformerBlock
+
+network Transformer(tokens: [n = 1, l = 80, 64]) -> [n, l, 64]:
+    return TransformerBlock(tokens, 2)
+"""
+
+
+@pytest.mark.parametrize(("precision", "name"), [("fp16", "float16"), ("bf16", "bfloat16")])
+def test_attention_of_16_bits_is_one_launch_on_tensor_cores(precision: str, name: str, digits: Path) -> None:
+    library = compile_artifact(grammar.loads(_TRANSFORMER), digits / f"t{precision}.artifact", precision=precision)
+    kernels = library.with_suffix(".cc").read_text().split('extern "C" __global__')
+    (attention,) = (kernel for kernel in kernels if "specc_power_of_two(" in kernel and "blockIdx" in kernel)
+    assert attention.count(f"specc_multiply_{name}((&(") == 2 and "specc_copy_16(" in attention
+    words = (sys.executable, "-m", "specc", "run", f"t{precision}.artifact", "--self-test")
+    for order in ("forward", "reverse"):
+        done = emulate(digits, *words, EMULATED_KERNELS=str(library), EMULATED_ORDER=order)
+        assert done.returncode == 0, done.stderr
+
+
 _THREE = """
 import json, numpy
 from specc import runtime

@@ -108,6 +108,13 @@ static inline float specc_from_float16(unsigned short bits) { return emulated::f
 static inline float specc_from_bfloat16(unsigned short bits) { return emulated::from_bfloat16(bits); }
 static inline unsigned short specc_to_float16(float number) { return emulated::to_float16(number); }
 static inline unsigned short specc_to_bfloat16(float number) { return emulated::to_bfloat16(number); }
+static inline unsigned specc_pair_float16(float low, float high) {
+  return emulated::to_float16(low) | (unsigned)emulated::to_float16(high) << 16;
+}
+static inline unsigned specc_pair_bfloat16(float low, float high) {
+  return emulated::to_bfloat16(low) | (unsigned)emulated::to_bfloat16(high) << 16;
+}
+static inline float specc_power_of_two(float exponent) { return exponent < -126 ? 0 : exp2f(exponent); }
 static void specc_put_4(void *to, const void *from) { emulated::put<emulated::four>(to, from); }
 static void specc_put_8(void *to, const void *from) { emulated::put<emulated::eight>(to, from); }
 static void specc_put_16(void *to, const void *from) { emulated::put<emulated::sixteen>(to, from); }

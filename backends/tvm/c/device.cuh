@@ -37,6 +37,23 @@ SPECC unsigned short specc_to_bfloat16(float number) {
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(number));
   return bits;
 }
+/* Two of them, `low` in the lower half of the word. */
+SPECC unsigned specc_pair_float16(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+SPECC unsigned specc_pair_bfloat16(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+/* 2 to the power of a number, with an error of 2^-22; what would be below 2^-126 is 0. */
+SPECC float specc_power_of_two(float exponent) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
+  return power;
+}
 
 /* Writes 4, 8 or 16 bytes at once. */
 SPECC void specc_put_4(void *to, const void *from) { *(uint *)to = *(const uint *)from; }

@@ -13,7 +13,8 @@ different columns of v, in both products a tile in registers that is read from s
 Scores to powers takes an exchange among the threads of a row.
 
 q, k and v are read where they lie, as on a processor: slices, reshapes and permutes are index arithmetic. Numbers of 16
-bits are float32 from there on, and so are the weights for the second product, even where a graph rounds them.
+bits are float32 from there on, and so are the weights for the second product, even where a graph rounds them: this is
+for factors of float32, and for the few of 16 bits that `core_attention` does not take.
 """
 
 from __future__ import annotations
@@ -87,19 +88,24 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     parts = parts_of(group)
     if parts is None or not all(prod(step.type.concrete) for step in group.steps):
         return None
-    queries, keys = group.type(parts.scores).concrete[-2:]
-    depth = group.type(group.step(parts.scores).operands[0]).concrete[-1]
-    *lead, _, width = group.type(parts.mixed).concrete
-    tile = choose((prod(lead), queries, keys, depth, width), target, choices)
+    tile = choose(sizes_of(group, parts), target, choices)
     if tile is None:
         return None
     return Template(lambda emitter: _Attention(emitter, parts, tile).emit())
 
 
+def sizes_of(group: Group, parts: Parts) -> tuple[int, int, int, int, int]:
+    """Heads, queries, keys, the terms of a score and the columns of v."""
+    queries, keys = group.type(parts.scores).concrete[-2:]
+    depth = group.type(group.step(parts.scores).operands[0]).concrete[-1]
+    *lead, _, width = group.type(parts.mixed).concrete
+    return prod(lead), queries, keys, depth, width
+
+
 def choose(sizes: tuple[int, int, int, int, int], target: Target, choices: Choices) -> Tile | None:
     """The tile that a model of instructions and waves of blocks gives least time; None if there is none.
 
-    `sizes` are heads, queries, keys, the terms of a score and the columns of v.
+    `sizes` are as `sizes_of` has them.
     """
     heads, queries, keys, depth, width = sizes
 

@@ -26,13 +26,13 @@ STAGES = 3
 PRODUCTS = 1024
 """Multiplications of 16 bits that a multiprocessor does in a cycle."""
 
-_SHARED_RATE = 128
+SHARED_RATE = 128
 """Bytes of shared memory in a cycle."""
 
-_COPY_RATE = 40
+COPY_RATE = 40
 """Bytes of the second-level cache in a cycle, when all multiprocessors read."""
 
-_LATENCY = 700
+LATENCY = 700
 """Cycles that a copy from memory takes."""
 
 _START = 1500
@@ -111,18 +111,18 @@ def cycles(tile: Tile, splits: int, sizes: tuple[int, int, int, int], target: Ta
     steps = -(-terms // (STEP * splits))
     warps = tile.threads // 32
     products = tile.rows * tile.columns * STEP / PRODUCTS
-    fragments = warps * (tile.down + tile.across) * STEP * 2 / _SHARED_RATE
-    step = max(products, fragments, tile.part / _COPY_RATE)
-    results = tile.rows * tile.columns * (8 if splits > 1 else 4) / _COPY_RATE
+    fragments = warps * (tile.down + tile.across) * STEP * 2 / SHARED_RATE
+    step = max(products, fragments, tile.part / COPY_RATE)
+    results = tile.rows * tile.columns * (8 if splits > 1 else 4) / COPY_RATE
     most = held(tile) * target.processors
     left, taken = batch * -(-rows // tile.rows) * -(-columns // tile.columns) * splits, 0.0
     while left > 0:
         waves = max(1, left // most)
         resident = -(-min(left, most) // target.processors)
-        taken += waves * (steps * max(resident * step, _LATENCY / (STAGES - 1)) + resident * results + _START)
+        taken += waves * (steps * max(resident * step, LATENCY / (STAGES - 1)) + resident * results + _START)
         left -= waves * most
     if splits > 1:
-        taken += _LAUNCH + batch * rows * columns * (splits + 1) * 4 / (_COPY_RATE * target.processors)
+        taken += _LAUNCH + batch * rows * columns * (splits + 1) * 4 / (COPY_RATE * target.processors)
     return taken
 
 

@@ -10,12 +10,7 @@ One barrier stands in each step of 32 terms: behind it, the part that was multip
 and the part that all have waited for is there. A step's copies are one group, which may be empty; so there are always
 as many groups behind a part as it takes to wait for it.
 
-In shared memory, runs of 8 numbers lie in another order than in the matrix (`_slot`): the eight rows that ldmatrix
-reads at a time, and the runs that eight threads write, are in eight different groups of banks, without gaps between
-rows. A side whose runs lie along its own index, not along k, is transposed on the way to registers.
-
-(Parallel Thread Execution ISA, 9.7.14; Kerr, Merrill and Tran, "CUTLASS", 2017; its tiles in shared memory without
-conflicts: cutlass/media/docs/implicit_gemm_convolution.md.)
+How both sides lie in shared memory, and come to fragments, `sides` says. (Parallel Thread Execution ISA, 9.7.14.)
 """
 
 from __future__ import annotations
@@ -27,18 +22,10 @@ from tvm import tirx
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda.core_tiles import STAGES, STEP, Tile, choose
-from specc.backends.tvm.cuda.intrinsics import (
-    FRAGMENT,
-    address,
-    copies_end,
-    copy,
-    load_fragment,
-    multiply,
-    wait,
-    warp_barrier,
-)
+from specc.backends.tvm.cuda.intrinsics import FRAGMENT, address, copies_end, multiply, wait, warp_barrier
 from specc.backends.tvm.cuda.operands import Results, anchor_of, product
-from specc.backends.tvm.cuda.runs import RUN, WEIGHTS, Runs, sides, terms_of
+from specc.backends.tvm.cuda.runs import WEIGHTS, Runs, sides, terms_of
+from specc.backends.tvm.cuda.sides import Side
 from specc.backends.tvm.cuda.threads import WARP, barrier, grid, local, only_if, shared, unrolled
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.expression import Scalar
@@ -48,9 +35,6 @@ from specc.targets import Target
 
 _LEAST = 8
 """The least extent of rows, columns and terms for which a tile is worth its while."""
-
-_WORDS = RUN // 2
-"""Words of shared memory that a run takes."""
 
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
@@ -103,10 +87,12 @@ class _Cores:
         steps = -(-steps // self.splits)
         start = split * (steps * STEP)
         whole = steps * STEP * self.splits
-        sides = (
-            _Side(both[0], tile.rows, 0, tile, whole),
-            _Side(both[1], tile.columns, tile.rows * STEP // 2, tile, whole),
-        )
+
+        def side(runs: Runs, extent: int, first: int) -> Side:
+            bounded = runs.extent % extent != 0, runs.terms < whole
+            return Side(runs, extent, STEP, bounded, first, tile.part // 4, tile.threads)
+
+        sides = side(both[0], tile.rows, 0), side(both[1], tile.columns, tile.rows * STEP // 2)
 
         def fetch(number: Any) -> None:
             """Begins to copy the part of a step."""
@@ -132,7 +118,7 @@ class _Cores:
             self._multiply_part(sides, memory, sums, step % STAGES, thread)
         return sums
 
-    def _multiply_part(self, sides: tuple[_Side, _Side], memory: Any, sums: Any, stage: Any, thread: Any) -> None:
+    def _multiply_part(self, sides: tuple[Side, Side], memory: Any, sums: Any, stage: Any, thread: Any) -> None:
         """Adds the products of the terms in one part of shared memory."""
         emitter, tile = self.emitter, self.tile
         warp, lane = emitter.divmod(thread, WARP)
@@ -178,76 +164,3 @@ class _Cores:
                 with only_if(emitter.math.all(whole[0] or m < p.rows, whole[1] or n < p.columns)):
                     self.results.put_run((place[0], m, n), split, partial(read, at))
             warp_barrier()
-
-
-class _Side:
-    """One side in shared memory: of each part `extent` x 32 numbers from word `first` of the part on.
-
-    `whole` are the terms of all parts together, with what is beyond the last.
-    """
-
-    def __init__(self, runs: Runs, extent: int, first: int, tile: Tile, whole: int) -> None:
-        self.runs, self.extent, self.first, self.tile = runs, extent, first, tile
-        self.bounded = runs.extent % extent != 0, runs.terms < whole
-        self.lines, self.across = (extent, STEP // RUN) if runs.along == "k" else (STEP, extent // RUN)
-
-    def _slot(self, emitter: Emitter, stage: Any, line: Any, run: Any) -> Any:
-        """The word of shared memory at which run `run` of a line begins: neighbouring lines have theirs elsewhere."""
-        turned = emitter.divmod(line, max(1, RUN // self.across))[0] % min(RUN, self.across)
-        place = line * self.across + tirx.bitwise_xor(_index(run), _index(turned))
-        return stage * (self.tile.part // 4) + self.first + place * _WORDS
-
-    def fetch(self, emitter: Emitter, memory: Any, first: tuple[Any, Any, Any], stage: Any, thread: Any) -> None:
-        """Begins to copy a part; `first` are the batch, the index and the term that it begins with."""
-        b, index, term = first
-        runs, count = self.runs, self.lines * self.across
-        threads = self.tile.threads
-        with unrolled(emitter, -(-count // threads)) as j:
-            number = j * threads + thread
-            with only_if(count % threads == 0 or number < count):
-                if runs.spread:
-                    run, line = emitter.divmod(number, self.lines)
-                else:
-                    line, run = emitter.divmod(number, self.across)
-                to = self._slot(emitter, stage, line, run)
-                own, k = (line, run * RUN) if runs.along == "k" else (run * RUN, line)
-                own, k = emitter.simplify(index + own), emitter.simplify(term + k)
-                for part in range(0, RUN, runs.width):
-                    m, t = (own, k + part) if runs.along == "k" else (own + part, k)
-                    inside = [m < runs.extent if self.bounded[0] else True, t < runs.terms if self.bounded[1] else True]
-                    source = runs.at(b, emitter.simplify(m), emitter.simplify(t))
-                    copy(address(memory, to + part // 2), _address(source), runs.width, emitter.math.all(*inside))
-
-    def load(
-        self,
-        emitter: Emitter,
-        memory: Any,
-        fragments: Any,
-        number: Any,
-        first: tuple[Any, Any],
-        stage: Any,
-        lane: Any,
-        second: str,
-    ) -> None:
-        """Fragment `number`: 16 of the side's own index from the first on, and 16 terms, the `first[1]`th of a part.
-
-        It is four matrices of 8 x 8; `second` says along which index the second one lies beside the first.
-        """
-        index, k = first
-        matrix, row = emitter.divmod(lane, 8)
-        outer, inner = emitter.divmod(matrix, 2)
-        beside, deeper = (inner, outer) if second == "own" else (outer, inner)
-        if self.runs.along == "k":
-            line, run = index + beside * 8 + row, k * 2 + deeper
-        else:
-            line, run = k * 16 + deeper * 8 + row, emitter.divmod(index, RUN)[0] + beside
-        at = self._slot(emitter, stage, emitter.simplify(line), emitter.simplify(run))
-        load_fragment(fragments, number * FRAGMENT, address(memory, at), self.runs.along == "own")
-
-
-def _index(value: Any) -> Any:
-    return tirx.const(value, "int32") if isinstance(value, int) else value
-
-
-def _address(load: Any) -> Any:
-    return tirx.call_intrin("handle", "tirx.address_of", load)

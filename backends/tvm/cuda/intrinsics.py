@@ -55,6 +55,16 @@ def multiply(dtype: str, sums: Any, left: Any, right: Any) -> None:
     _call(f"specc_multiply_{dtype}", sums, left, right)
 
 
+def pair(dtype: str, low: Any, high: Any) -> Any:
+    """Two numbers of `dtype`, rounded from float32, as a word of a fragment."""
+    return tirx.call_pure_extern("uint32", f"specc_pair_{dtype}", low, high)
+
+
+def power_of_two(exponent: Any) -> Any:
+    """2 to a float32 of 0 or less, to 22 bits; what would be below 2^-126 may be 0."""
+    return tirx.call_pure_extern("float32", "specc_power_of_two", exponent)
+
+
 def warp_barrier() -> None:
     """Threads of a warp wait for each other here, and see what the others have written."""
     _call("specc_warp_barrier")

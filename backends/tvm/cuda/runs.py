@@ -18,6 +18,7 @@ from math import prod
 from typing import Any, Literal
 
 from tvm import tirx
+from tvm.ir import TensorLoad
 
 from specc.backends.tvm.cuda.intrinsics import address, put
 from specc.backends.tvm.cuda.threads import BLOCK, grid, local, only_if, unravel, unrolled
@@ -38,8 +39,9 @@ WEIGHTS = Packing("rows", RUN)
 class Runs:
     """One side, element (b, index, k) at `at`: `extent` of the index, `terms` of k; what is beyond counts as 0.
 
-    `width` numbers along `along` are neighbours, from a multiple of `width` on. With `spread`, a thread's neighbour
-    reads the next index, not the next run of k.
+    `width` numbers along `along` are neighbours, from a multiple of `width` on. If none are, `at` gives bits that it
+    may have computed, not a place in memory. With `spread`, a thread's neighbour reads the next index, not the next
+    run of k.
     """
 
     extent: int
@@ -53,6 +55,35 @@ class Runs:
 def width_of(extent: int) -> int:
     """How many numbers of a row of that extent a copy can bring; 1 if none can."""
     return next(width for width in (8, 4, 2, 1) if extent % width == 0)
+
+
+def neighbours(emitter: Emitter, extent: int, element: Callable[[Any], Any]) -> int:
+    """How many of `extent` elements are neighbours in memory, from each multiple of so many on: 8, 4, or 2.
+
+    1 if none are, or if what `element` gives for a number is not read at one place of a buffer.
+    """
+
+    def offset(number: Any) -> Any:
+        read, flat = element(number), 0
+        if not isinstance(read, TensorLoad):
+            return None
+        for index, size in zip(read.indices, read.source.shape):
+            flat = flat * size + index
+        return flat
+
+    def equal(value: Any, number: int) -> bool:
+        found = emitter.simplify(value)
+        return int(found) == number if isinstance(found, (int, tirx.IntImm)) else False
+
+    for width in (8, 4, 2):
+        if extent % width == 0:
+            first = emitter.bind(tirx.Var("run", "int32"), extent // width) * width
+            offsets = [offset(first + number) for number in range(width)]
+            if any(own is None for own in offsets) or not equal(emitter.divmod(offsets[0], width)[1], 0):
+                continue
+            if all(equal(own - offsets[0], number) for number, own in enumerate(offsets)):
+                return width
+    return 1
 
 
 def padded(extent: int) -> int:

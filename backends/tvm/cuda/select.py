@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from specc.backends.tvm.choices import NOTHING, Choices, Configuration
-from specc.backends.tvm.cuda import attention, cores, depthwise, elements, products, rows, scan, squeeze
+from specc.backends.tvm.cuda import attention, core_attention, cores, depthwise, elements, products, rows, scan, squeeze
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
 from specc.diagnostics import error
 from specc.targets import Target
 
-TEMPLATES = (cores.lower, products.lower, depthwise.lower, attention.lower, rows.lower, squeeze.lower)
+TEMPLATES = (
+    cores.lower,
+    products.lower,
+    depthwise.lower,
+    core_attention.lower,
+    attention.lower,
+    rows.lower,
+    squeeze.lower,
+)
 """Each takes a group, a target, and what answers its choices, and gives a template, or None for a group not of its
 class."""
 
