@@ -146,7 +146,6 @@ TARGETS: dict[str, Target] = {
             *("x86-64-v4-bf16", "x86_64-linux-gnu", "x86-64-v4", ("-prefer-256-bit", "+avx512vnni", "+avx512bf16")),
             *(512, 32, 32 << 10, 1 << 20),
             requires=(*_V4, "avx512_vnni", "avx512_bf16"),
-            model="sapphirerapids",
             dot_product="vpdpbusd",
             pair_product="vdpbf16ps",
         ),

@@ -31,7 +31,7 @@ from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, flattens, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_inputs, take_results, take_soon
-from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported
+from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported, take
 from specc.backends.tvm.kernels.rows import row_taps, share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
@@ -114,7 +114,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     packings |= {value: Packing("padded", lanes) for value in bias}
     geometry = geometry_of(group, anchor, target, choices)
     heavy = any(step.op in HEAVY for step in group.steps)
-    pairs = Pairs(target) if paired and target.pair_product else None
+    pairs = take(choices, target) if paired else None
     size, depth = (2, DEPTH) if pairs else (4, 1)
     schedule = schedule_of(geometry, inner // depth, target, choices, size, heavy=heavy, depth=depth)
 
@@ -349,12 +349,12 @@ class Convolution:
                 step = ((channel * g.kernel[0] + tap) * g.kernel[1] + s) * iterations + outer
                 ahead(place.number, step, self.weight, lambda j, line: (blocks[0] + count + j, 0, 0, 0, line, 0))
             for q in range(unroll):
-                i_lane = (outer * unroll + q) * self.depth  # by pairs, a line has two pixels: each second is asked for
+                i_lane = (outer * unroll + q) * self.depth
                 line = outer * (unroll // 2) + q // 2 if self.paired else outer * unroll + q
                 if self.schedule.soon and not (self.paired and q % 2):
                     for block in blocks:
                         soon(self.weight, block, channel, tap, s, line + self.schedule.soon, 0)
-                if self.schedule.inputs:
+                if self.schedule.inputs:  # in 16 bits, two pixels share a line: pairs ask for each second one
                     self._ask_for_inputs(place, channel, r, s * self.inner + i_lane, s * self.inner)
                 if self.schedule.results and s == 0:
                     self._ask_for_results(place, channel, i_lane)

@@ -25,7 +25,7 @@ from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY
 from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_soon
-from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported
+from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported, take
 from specc.backends.tvm.kernels.rows import share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
@@ -46,7 +46,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     packings = operands_of(group, anchor, packed, target)
     if packings is None:
         return None
-    pairs = Pairs(target) if paired and target.pair_product else None
+    pairs = take(choices, target) if paired else None
     size, depth = (2, DEPTH) if pairs else (4, 1)
     schedule = schedule_of(group, anchor, target, choices, size, depth)
     shape, tile = group.type(anchor).concrete, schedule.tile

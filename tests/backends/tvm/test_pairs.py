@@ -96,6 +96,15 @@ def test_linear_layers(rows: int, inputs: int, outputs: int, act: str, emulated:
 
 
 @pytest.mark.usefixtures("emulator")
+def test_factors_can_be_widened_in_place_of_that() -> None:
+    """A choice that a measurement may make: without the instruction, as no handler is there for it."""
+    group = convolved((1, 35, 7, 5), 33, (1, 1), {}, "relu")
+    check(group, convolution.lower, TARGET, ROUNDING, configuration={"pairs": False})
+    group = program([half(3, 34), half(20, 34, frozen=True)], ("linear", [0, 1], {}))
+    check(group, linear.lower, TARGET, configuration={"pairs": False})
+
+
+@pytest.mark.usefixtures("emulator")
 def test_an_odd_number_of_inputs_is_widened() -> None:
     check(program([half(3, 33), half(20, 33, frozen=True)], ("linear", [0, 1], {})), linear.lower, TARGET)
 
