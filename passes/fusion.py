@@ -17,6 +17,9 @@ A concat whose operands can be written where its result is read costs nothing as
 What turns integers of 8 bits into numbers makes four times the bytes that it reads: it is computed where it is read, in
 the group of its one user, rather than behind what made the integers.
 
+A depthwise convolution joins the 1x1 convolution in front of it where the tensor between them would leave the cache
+(`expansion`).
+
 Views (reshape) cost nothing and stand in no group. Attention is a group of its own (`attention`).
 
 What a group saves is traffic: each value inside of it that is neither written nor read again. `KINDS` says as data how
@@ -36,6 +39,7 @@ from specc.ir.cost import macs_of, nominal
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
+from specc.passes import expansion
 from specc.passes.attention import attentions, rounds
 from specc.passes.rewrite import Event, Journal
 
@@ -104,6 +108,8 @@ class Joint:
     """How often the expression of the group would name what it begins with."""
     size: int
     """The nodes that the group has behind its first one."""
+    cache: int
+    """The bytes of the second-level cache; 0 where kernels do not go by them."""
 
     @property
     def host(self) -> Node:
@@ -159,16 +165,30 @@ def _same_shape(joint: Joint) -> str | None:
     return _sole(joint)
 
 
+def _unlike(joint: Joint) -> str | None:
+    """Why a depthwise convolution does not join the 1x1 convolution that it reads."""
+    members = [i for i in joint.graph.live() if joint.graph.node(i).group == joint.host.group]
+    return _sole(joint) or expansion.refusal(joint.graph, members, joint.node, joint.cache)
+
+
 KINDS = (
     Kind("squeeze-excite", lambda joint: joint.anchor == "mean" and _is_small_product(joint), _sole),
+    Kind(
+        "expansion",
+        lambda joint: bool(joint.cache) and expansion.matches(joint.graph, joint.anchor, joint.node),
+        _unlike,
+    ),
     Kind("conversion of layout", lambda joint: joint.user.op == "convert_layout", _same_shape),
     Kind("epilogue", lambda joint: joint.user.record.elementwise, _same_shape),
 )
 """The first kind that matches decides."""
 
 
-def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None) -> Graph:
-    """`graph` with `group` set on every live node that computes; without `epilogues`, each in a group of its own."""
+def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, cache: int = 0) -> Graph:
+    """`graph` with `group` set on every live node that computes; without `epilogues`, each in a group of its own.
+
+    cache   bytes of the second-level cache: what is larger between two convolutions may make them one kernel
+    """
     graph = graph.copy()
     journal = journal if journal is not None else Journal()
     order = graph.order()
@@ -193,7 +213,7 @@ def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None) -
                 continue
             elementwise = graph.node(identity).record.elementwise
             length = lengths[operand.node] * lengths[identity] if elementwise else 1
-            candidate = Joint(graph, identity, operand, anchors[host], length, sizes[host])
+            candidate = Joint(graph, identity, operand, anchors[host], length, sizes[host], cache)
             kind = next((kind for kind in KINDS if kind.matches(candidate)), None)
             reason = kind.refusal(candidate) if kind else None
             if kind and reason is None:

@@ -134,11 +134,12 @@ class Fusion(Pass):
     """See `specc.passes.fusion`."""
 
     epilogues: bool = True
+    cache: int = 0
     name = "fusion"
     summary = "groups of nodes that become one kernel"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
-        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues, journal))
+        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues, journal, self.cache))
 
 
 @cache
@@ -197,7 +198,7 @@ def _level(level: int, target: Target) -> tuple[Pass, ...]:
         return (Canonicalize(), Reparam(), Canonicalize(), Fusion(epilogues=False))
     if target.gpu:  # a warp reads neighbours of a plain row as well as lanes of a block
         return (Canonicalize(), Reparam(), Canonicalize(), Fusion())
-    return (Canonicalize(), Reparam(), Canonicalize(), Layout(target.lanes), Fusion())
+    return (Canonicalize(), Reparam(), Canonicalize(), Layout(target.lanes), Fusion(cache=target.l2_bytes))
 
 
 _PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>[^}]*)\})?\s*(?:,|$)")

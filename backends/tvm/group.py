@@ -152,6 +152,17 @@ class Group:
         (anchor,) = self.anchors
         return anchor if all(operand < len(self.inputs) for operand in self.step(anchor).operands) else None
 
+    def reached(self, value: int) -> set[int]:
+        """`value` and what pointwise steps compute it from: back to the anchors and the inputs, and with them."""
+        found, rest = set[int](), [value]
+        while rest:
+            number = rest.pop()
+            if number not in found:
+                found.add(number)
+                if number >= len(self.inputs) and self.step(number).pointwise:
+                    rest += self.step(number).operands
+        return found
+
     def beside(self, number: int) -> bool:
         """Whether the only result is of the type of an input that pointwise steps alone read, each at the index that
         it computes."""

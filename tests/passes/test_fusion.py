@@ -10,6 +10,7 @@ from specc.ir.graph import Graph, Value
 from specc.ir.text import parse_graph
 from specc.ir.verify import verify
 from specc.passes.fusion import fuse
+from specc.passes.layout import layout
 from specc.passes.rewrite import Journal
 from specc.testing import check_pass
 
@@ -236,3 +237,48 @@ def test_a_softmax_between_products_that_is_no_attention_is_told_why() -> None:
     assert told(graph) == [
         ("attention", "the softmax is not over the dimension that the second product sums over", None)
     ]
+
+
+def expanded(act: str = "relu(%0)", deep: str = "groups=64; padding=(1, 1, 1, 1)", x: str = "8, 20, 20") -> Graph:
+    channels, height, width = (int(extent) for extent in x.split(","))
+    wide = f"float32[1, 64, {height}, {width}]"
+    return parse_graph(
+        f"""
+        graph Net
+        input x: float32[1, {x}]
+        param w: float32[64, {channels}, 1, 1] kaiming
+        param v: float32[64, 1, 3, 3] kaiming
+        param b: float32[64] zeros
+        %0: {wide} = conv2d(x, @w)
+        %1: {wide} = {act}
+        %2: {wide} = conv2d(%1, @v, @b) {{{deep}}}
+        %3: {wide} = silu(%2)
+        return %3
+        """
+    )
+
+
+def test_a_depthwise_convolution_joins_its_expansion_where_a_cache_does_not_hold_what_is_between() -> None:
+    graph = layout(expanded(), 8)
+    for cache, together in ((0, False), (64 * 20 * 20 * 4, False), (64 * 20 * 20 * 4 - 1, True)):
+        check_pass(lambda each, cache=cache: fuse(each, cache=cache), graph)
+        found = [group for group in groups(fuse(graph, cache=cache)) if "conv2d" in group]
+        whole = ["conv2d", "relu", "conv2d", "silu"]
+        assert [op for group in found for op in group if op != "convert_layout"] == whole
+        assert len(found) == (1 if together else 2)
+
+
+@pytest.mark.parametrize(
+    ("act", "x", "cache", "reason"),
+    [
+        ("add(%0, x)", "64, 20, 20", 50_000, "or compute with more than weights"),
+        ("relu(%0)", "8, 20, 20", 200_000, "MB in front of it stay in a cache"),
+        ("relu(%0)", "8, 4, 40", 8_000, "the rows of a window take more than half"),
+    ],
+)
+def test_why_a_depthwise_convolution_stays_alone(act: str, x: str, cache: int, reason: str) -> None:
+    journal = Journal()
+    graph = fuse(layout(expanded(act, x=x), 8), journal=journal, cache=cache)
+    assert [group.count("conv2d") for group in groups(graph) if "conv2d" in group] == [1, 1]
+    (event,) = [event for event in journal.events if event.rule.startswith("expansion of")]
+    assert event.reason and reason in event.reason

@@ -151,7 +151,7 @@ def schedule_of(
         wanted = take_order(choices, weight_bytes, size * g.in_channels * read, groups, target)
     default = share(g.rows, g.batch, wanted) if wanted else share(g.rows, g.batch * groups)
     strips = take_strips(choices, g.rows, default)
-    unroll = choices.take("unroll", [u for u in (2, 1, 4) if steps % u == 0], _UNROLL if steps % _UNROLL == 0 else 1)
+    unroll = take_unroll(choices, steps)
     soon = take_soon(choices, target) if fetch else 0
     alone = wanted or strips == 1  # else several threads use the same weights
     ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, target)
@@ -160,6 +160,11 @@ def schedule_of(
     summed = g.kernel[0] * g.kernel[1] * -(-g.in_channels // (steps * depth))
     results = blocked and take_results(choices, summed, heavy, target)
     return Schedule(tile, bool(wanted), strips, unroll, soon, ahead, inputs, results)
+
+
+def take_unroll(choices: Choices, steps: int) -> int:
+    """How many of a reduction's steps are written out."""
+    return choices.take("unroll", [u for u in (2, 1, 4) if steps % u == 0], _UNROLL if steps % _UNROLL == 0 else 1)
 
 
 def geometry_of(group: Group, anchor: int, target: Target, choices: Choices) -> Geometry:
@@ -193,7 +198,7 @@ def _factor(pixels: int, target: Target, choices: Choices) -> int:
 
 
 class Convolution:
-    """Writes the loops of one convolution."""
+    """Writes the loops of one convolution; its `epilogue` is the group's if no other is given."""
 
     def __init__(
         self,
@@ -204,6 +209,7 @@ class Convolution:
         inner: int,
         target: Target,
         pairs: Pairs | None = None,
+        epilogue: Epilogue | None = None,
     ) -> None:
         self.emitter, self.geometry, self.schedule, self.inner = emitter, geometry, schedule, inner
         self.tile, self.lanes = schedule.tile, target.lanes
@@ -211,7 +217,7 @@ class Convolution:
         self.operands = step.operands
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
-        self.epilogue = Epilogue(emitter, anchor, self.lanes)
+        self.epilogue = epilogue or Epilogue(emitter, anchor, self.lanes)
         g = geometry
         self.spans = tiles.spans(
             g.columns, self.tile.pixels, g.kernel[1], g.stride[1], g.dilation[1], g.padding[1], g.in_width
@@ -262,11 +268,14 @@ class Convolution:
     def _rows(self, n: Any, blocks: Sequence[Any], strips: int, strip: Any) -> None:
         emitter = self.emitter
         with emitter.strip(self.geometry.rows, strips, strip) as y:
-            before = emitter.divmod(y, self.rows)[1] * self.across
-            for span in self.spans:
-                with emitter.serial(span.count) as i:
-                    self._tile(n, blocks, y, span.first + i * span.pixels, span, before + i)
-                before += span.count
+            self.row(n, blocks, y, emitter.divmod(y, self.rows)[1] * self.across)
+
+    def row(self, n: Any, blocks: Sequence[Any], y: Any, number: Any = 0) -> None:
+        """The tiles of one row for some output blocks; the first one is tile number `number` of its strip."""
+        for span in self.spans:
+            with self.emitter.serial(span.count) as i:
+                self._tile(n, blocks, y, span.first + i * span.pixels, span, number + i)
+            number += span.count
 
     def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, number: Any) -> None:
         """One register tile, see `Place`."""

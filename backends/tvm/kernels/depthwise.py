@@ -22,7 +22,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.emitter import Emitter, Registers, Template, on_stack
+from specc.backends.tvm.emitter import Emitter, Registers, Template, Tensor, on_stack
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
@@ -30,6 +30,9 @@ from specc.backends.tvm.kernels.rows import row_taps, share, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
 from specc.targets import Target
+
+Place = tuple[Any, Any, Any, Any]
+"""Where a tile is: the image, the block of channels, the row, and the first pixel in it."""
 
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
@@ -48,53 +51,101 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     if not all(group.inputs[v].frozen for v in (weight, *bias)) or block_of(x.layout) != target.lanes:
         return None
-    packings |= {value: Packing("depthwise", target.lanes, multiplier) for value in (weight, *bias)}
-    batch, _, rows, columns = step.type.concrete
-    pixels = _pixels(columns, group.type(weight).concrete[3], step.attrs["stride"][1], target, choices)
+    packings |= packed(group, anchor, target)
+    batch, _, rows, _ = step.type.concrete
+    pixels = take_pixels(group, anchor, target, choices)
     strips = take_strips(choices, rows, share(rows, batch * -(-channels // target.lanes)))
-    return Template(lambda emitter: _emit(emitter, anchor, pixels, strips, target), packings)
+    return Template(lambda emitter: Depthwise(emitter, anchor, pixels, target).emit(strips), packings)
 
 
-def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Target) -> None:
-    step = emitter.group.step(anchor)
-    data, weight, *bias = step.operands
-    _, _, height, width = emitter.group.type(step.operands[0]).concrete
-    kh, kw = emitter.group.type(step.operands[1]).concrete[2:]
-    channels = emitter.group.type(step.operands[0]).concrete[1]
-    batch, filters, rows, columns = step.type.concrete
-    (sy, sx), (dy, dx), (top, left) = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"][:2]
-    lanes, multiplier, blocks = target.lanes, filters // channels, -(-channels // target.lanes)
-    epilogue = Epilogue(emitter, anchor, lanes)
+def packed(group: Group, anchor: int, target: Target) -> dict[int, Packing]:
+    """How the weights of the depthwise convolution `anchor` are stored, and its bias."""
+    data, *weights = group.step(anchor).operands
+    multiplier = group.type(weights[0]).concrete[0] // group.type(data).concrete[1]
+    return {value: Packing("depthwise", target.lanes, multiplier) for value in weights}
 
-    def accumulate(acc: Registers, place: tuple[Any, Any, Any, Any], span: tiles.Span, number: Any, lane: Any) -> None:
+
+class Depthwise:
+    """Writes the loops of one depthwise convolution, whose tiles have `pixels` pixels.
+
+    `source` is what it reads; if none is given, the input of the group that is its operand.
+    """
+
+    def __init__(
+        self, emitter: Emitter, anchor: int, pixels: int, target: Target, source: Tensor | None = None
+    ) -> None:
+        self.emitter, self.source, self.lanes = emitter, source, target.lanes
+        group, step = emitter.group, emitter.group.step(anchor)
+        self.data, self.weight, *bias = step.operands
+        self.bias = bias[0] if bias else None
+        _, self.channels, self.height, width = group.type(self.data).concrete
+        self.taps, across = group.type(self.weight).concrete[2:]
+        self.batch, filters, self.rows, columns = step.type.concrete
+        self.stride, self.dilation, self.padding = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"]
+        self.multiplier, self.blocks = filters // self.channels, -(-self.channels // self.lanes)
+        self.spans = tiles.spans(columns, pixels, across, self.stride[1], self.dilation[1], self.padding[1], width)
+        self.epilogue = Epilogue(emitter, anchor, self.lanes)
+
+    def emit(self, strips: int) -> None:
+        """All loops: threads share out the blocks of channels, and strips of rows."""
+        emitter = self.emitter
+        with emitter.parallel(self.batch * self.blocks * strips) as work:
+            outer, strip = emitter.divmod(work, strips)
+            n, block = emitter.divmod(outer, self.blocks)
+            with emitter.strip(self.rows, strips, strip) as y:
+                self.row(n, block, y)
+
+    def row(self, n: Any, block: Any, y: Any) -> None:
+        """The tiles of one row of the result for one block of channels."""
+        emitter = self.emitter
+        for span in self.spans:
+            with emitter.serial(span.count) as i:
+                place = n, block, y, span.first + i * span.pixels
+                if self.multiplier > 1:
+                    self._interleaved(place, span)
+                    continue
+                tile = self.epilogue.tile(span.pixels, [block])
+                with emitter.lanes(self.lanes) as lane:
+                    self._accumulate(tile.accumulators, place, span, block, lane)
+                    tile.finish(n, *place[2:], lane)
+                tile.flush(n, *place[2:])
+
+    def _read(self, n: Any, block: Any, row: Any, column: Any, lane: Any) -> Any:
+        if self.source is None:
+            return self.emitter.load(self.data, n, block, row, column, lane)
+        return self.source.at(*self.source.position((n, block * self.lanes + lane, row, column)))
+
+    def _accumulate(self, acc: Registers, place: Place, span: tiles.Span, number: Any, lane: Any) -> None:
         """The sums of a tile for filter block `number`; in the vector loop."""
-        n, block, y, x = place
-        start = emitter.load(bias[0], number, 0, 0, lane) if bias else tirx.const(0.0, "float32")
+        emitter, (n, block, y, x) = self.emitter, place
+        (sy, sx), (dy, dx), (top, left) = self.stride, self.dilation, self.padding[:2]
+        zero = tirx.const(0.0, "float32")
+        start = zero if self.bias is None else emitter.load(self.bias, number, 0, 0, lane)
         for p in range(span.pixels):
             emitter.store(acc, start, [p, lane])
-        low, taps = row_taps(y, rows, kh, sy, dy, top, height)
+        low, taps = row_taps(y, self.rows, self.taps, sy, dy, top, self.height)
         with emitter.serial(taps) as r:
             row = y * sy + (low + r) * dy - top
             for s, (begin, end) in enumerate(span.taps):
                 if begin == end:
                     continue
-                tap: Any = T.Bind(emitter.load(weight, number, low + r, s, lane))
+                tap: Any = T.Bind(emitter.load(self.weight, number, low + r, s, lane))
                 for p in range(begin, end):
-                    value = emitter.load(data, n, block, row, (x + p) * sx + s * dx - left, lane)
+                    value = self._read(n, block, row, (x + p) * sx + s * dx - left, lane)
                     emitter.store(acc, acc[p, lane] + value * tap, [p, lane])
 
-    def interleaved(place: tuple[Any, Any, Any, Any], span: tiles.Span) -> None:
+    def _interleaved(self, place: Place, span: tiles.Span) -> None:
         """A tile for every filter of the block's channels: all sums first, then their vectors in the result's order."""
-        n, block, y, x = place
+        emitter, lanes, multiplier, (n, block, y, x) = self.emitter, self.lanes, self.multiplier, place
         held = on_stack((span.pixels, multiplier * lanes), "float32")
         for m in range(multiplier):
             acc = Registers(span.pixels, lanes, "float32")
             with emitter.lanes(lanes) as lane:
-                accumulate(acc, place, span, block * multiplier + m, lane)
+                self._accumulate(acc, place, span, block * multiplier + m, lane)
                 for p in range(span.pixels):
                     emitter.store(held, acc[p, lane], [p, m * lanes + lane])
         for q in range(multiplier):
-            tile = epilogue.tile(span.pixels, [block * multiplier + q])
+            tile = self.epilogue.tile(span.pixels, [block * multiplier + q])
             with emitter.lanes(lanes) as lane:
                 channel, m = emitter.divmod(q * lanes + lane, multiplier)
                 for p in range(span.pixels):
@@ -102,30 +153,16 @@ def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Targe
                 tile.finish(n, y, x, lane)
             tile.flush(n, y, x)
 
-    with emitter.parallel(batch * blocks * strips) as work:
-        outer, strip = emitter.divmod(work, strips)
-        n, block = emitter.divmod(outer, blocks)
-        with emitter.strip(rows, strips, strip) as y:
-            for span in tiles.spans(columns, pixels, kw, sx, dx, left, width):
-                with emitter.serial(span.count) as i:
-                    x = span.first + i * span.pixels
-                    if multiplier > 1:
-                        interleaved((n, block, y, x), span)
-                        continue
-                    tile = epilogue.tile(span.pixels, [block])
-                    with emitter.lanes(lanes) as lane:
-                        accumulate(tile.accumulators, (n, block, y, x), span, block, lane)
-                        tile.finish(n, y, x, lane)
-                    tile.flush(n, y, x)
 
-
-def _pixels(columns: int, taps: int, stride: int, target: Target, choices: Choices) -> int:
+def take_pixels(group: Group, anchor: int, target: Target, choices: Choices) -> int:
     """The tile: balanced along the row, and with it the row's inputs and one row of weights in registers.
 
     With a stride, a tile has more inputs, and LLVM spills some of them (5x5, stride 2, on 56x56: 51 GFLOP/s with 14
     pixels, 61 with 10).
     """
-    most = min(14 if stride == 1 else 10, target.vector_registers - 3 - taps)
+    step = group.step(anchor)
+    columns, taps = step.type.concrete[3], group.type(step.operands[1]).concrete[3]
+    most = min(14 if step.attrs["stride"][1] == 1 else 10, target.vector_registers - 3 - taps)
     default = tiles.balanced(columns, max(1, most))[0]
     sizes = (tiles.balanced(columns, pixels)[0] for pixels in range(1, target.vector_registers - 2))
     return choices.near("pixels", sizes, default)
