@@ -36,7 +36,7 @@ from specc.ir.dtypes import HALVES
 from specc.ops.shape import moved
 from specc.targets import Target
 
-_VECTORS = 2
+_VECTORS = 3
 """Vectors of queries in a piece, unless it is chosen otherwise."""
 
 _ACCUMULATORS = 24

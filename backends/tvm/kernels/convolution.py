@@ -116,7 +116,9 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     heavy = any(step.op in HEAVY for step in group.steps)
     pairs = take(choices, target) if paired else None
     size, depth = (2, DEPTH) if pairs else (4, 1)
-    schedule = schedule_of(geometry, inner // depth, target, choices, size, heavy=heavy, depth=depth)
+    again = inner == 1 and geometry.kernel[1] > geometry.stride[1] and not target.broadcast_registers
+    kept = 0 if again else None
+    schedule = schedule_of(geometry, inner // depth, target, choices, size, heavy=heavy, kept=kept, depth=depth)
 
     def write(emitter: Emitter) -> None:
         with imported(pairs):
@@ -133,16 +135,16 @@ def schedule_of(
     size: int = 4,
     fetch: bool = True,
     heavy: bool = False,
-    shared: bool = False,
+    kept: int | None = None,
     depth: int = 1,
 ) -> Schedule:
     """How a convolution is computed whose reduction takes so many steps a block of channels, `depth` of them in each.
 
     Its elements have `size` bytes; with `fetch`, its tiles can ask for what they read next; `heavy` is its epilogue;
-    `shared` as `tiles.fits` has it.
+    `kept` as `tiles.fits` has it.
     """
     blocks = -(-g.out_channels // target.lanes)
-    tile = tiles.take(choices, g.columns, blocks, target, g.kernel[1], shared)
+    tile = tiles.take(choices, g.columns, blocks, target, g.kernel[1], kept)
     groups = -(-blocks // tile.blocks)
     weight_bytes = size * blocks * target.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
     read = g.in_height * g.in_width // (g.stride[1] if g.kernel == (1, 1) else 1)
@@ -154,7 +156,12 @@ def schedule_of(
     unroll = take_unroll(choices, steps)
     soon = take_soon(choices, target) if fetch else 0
     alone = wanted or strips == 1  # else several threads use the same weights
-    ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, target)
+    across = len(tiles.balanced(g.columns, tile.pixels)) * -(-g.rows // strips)
+    ahead = (
+        fetch
+        and bool(alone)
+        and take_ahead(choices, weight_bytes, weight_bytes * tile.blocks // blocks, across, target)
+    )
     blocked = fetch and steps > 1
     inputs = blocked and take_inputs(choices, target)
     summed = g.kernel[0] * g.kernel[1] * -(-g.in_channels // (steps * depth))

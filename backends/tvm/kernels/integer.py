@@ -55,8 +55,8 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
     packings |= {value: Packing("padded", target.lanes) for value in bias}
     geometry = convolutions.geometry_of(group, anchor, target, choices)
     steps, tiled = (inner // DEPTH, dots.tiled(target, reserve=4)) if dots else (inner, target)
-    shared = dots is not None and not dots.by_element
-    schedule = convolutions.schedule_of(geometry, steps, tiled, choices, size=1, fetch=False, shared=shared)
+    kept = target.vector_registers // 5 if dots and not dots.by_element else None
+    schedule = convolutions.schedule_of(geometry, steps, tiled, choices, size=1, fetch=False, kept=kept)
 
     def write(emitter: Emitter) -> None:
         _Convolution(emitter, anchor, geometry, schedule, inner, target, dots).emit()

@@ -22,8 +22,10 @@ ARM's cores multiply a vector by a number that is in a register, too. LLVM loads
 taps in a row of the window, it keeps what the next tap reads again, for two input channels at a time. There, a tile has
 to leave room for them (docs/arm-tiles.md: a tile of 13 x 2 takes 1.8 times the cycles of 9 x 2 on the Neoverse N1).
 Dot products of integers take a register for the pixel that they multiply by on x86, too, and there are as many inputs
-that a row of the window shares (`shared`): with 64 channels, 56 x 56, 3 x 3, a tile of 12 x 2 spills and takes 0.84 ms,
-8 x 2 0.53 and 7 x 2 0.44.
+that a row of the window shares (`kept`, with a fifth of the registers to spare): with 64 channels, 56 x 56, 3 x 3, a
+tile of 12 x 2 spills and takes 0.84 ms, 8 x 2 0.53 and 7 x 2 0.44. LLVM keeps the inputs of a row of the window in
+registers also where channels are not in blocks, as in an image: with 3 channels and 3 x 3, 13 x 1 takes 0.62 of the
+time of 28 x 1, and 10 x 2 0.84 of 13 x 2; with 7 x 7, 8 x 2 takes 0.64 of 13 x 2.
 """
 
 from __future__ import annotations
@@ -133,9 +135,9 @@ def choose(length: int, blocks: int, target: Target, widest: int = 4, taps: int 
     return _ranked(length, blocks, target, widest, taps)[0]
 
 
-def take(choices: Choices, length: int, blocks: int, target: Target, taps: int = 1, shared: bool = False) -> Tile:
+def take(choices: Choices, length: int, blocks: int, target: Target, taps: int = 1, kept: int | None = None) -> Tile:
     """The tile for a row: what `choose` chooses, unless the choice `tile` has been made otherwise."""
-    ranked = _ranked(length, blocks, target, taps=taps, shared=shared)
+    ranked = _ranked(length, blocks, target, taps=taps, kept=kept)
     default = ranked[0]
     most = WORSE * row_cost(length, blocks, ranked[0], target)
     tiles = {str(tile): tile for tile in ranked if row_cost(length, blocks, tile, target) <= most}
@@ -144,23 +146,24 @@ def take(choices: Choices, length: int, blocks: int, target: Target, taps: int =
 
 @cache
 def _ranked(
-    length: int, blocks: int, target: Target, widest: int = 4, taps: int = 1, shared: bool = False
+    length: int, blocks: int, target: Target, widest: int = 4, taps: int = 1, kept: int | None = None
 ) -> tuple[Tile, ...]:
     """All tiles that the registers hold, the one that takes the fewest cycles first."""
     candidates = dict.fromkeys(
         Tile(balanced(length, pixels)[0], wide)
         for wide in range(1, min(blocks, widest) + 1)
         for pixels in range(1, length + 1)
-        if fits(pixels, wide, target, taps, shared)
+        if fits(pixels, wide, target, taps, kept)
     )
     return tuple(sorted(candidates, key=lambda tile: (round(row_cost(length, blocks, tile, target), 6), -tile.pixels)))
 
 
-def fits(pixels: int, blocks: int, target: Target, taps: int = 1, shared: bool = False) -> bool:
-    """Whether the registers hold a tile of a window with `taps` columns, and with `shared` its inputs; see above."""
+def fits(pixels: int, blocks: int, target: Target, taps: int = 1, kept: int | None = None) -> bool:
+    """Whether the registers hold a tile of a window with `taps` columns, see above; where `kept` is a number, its
+    inputs too, with so many registers to spare."""
     held = pixels * blocks + blocks
-    if shared and taps > 1:
-        return held + pixels + taps - 1 <= target.vector_registers - target.vector_registers // 5
+    if kept is not None and taps > 1:
+        return held + pixels + taps - 1 + kept <= target.vector_registers
     if target.broadcast_registers:
         ahead = pixels if taps == 1 else 2 * (pixels + min(taps, _KEPT) - 1)
         return held + ahead <= target.vector_registers
