@@ -1,11 +1,12 @@
-"""Counts the register tiles of convolutions and matrix products for ARM cores and writes docs/arm-tiles.md.
+"""Counts register tiles of convolutions and matrix products for ARM and RISC-V cores; writes docs/arm-tiles.md.
 
     python docs/count_tiles.py [CORE...]
 
-No ARM board is needed, nor an emulator: llvm-mca counts the cycles of each tile's inner loop by LLVM's model of the
-core (`specc.static_profile`). For every core, all tiles that could be chosen are compiled twice, as a 1x1 and as a 3x3
-convolution, and the tiles that the cost model (`backends/tvm/kernels/tiles.py`) takes for some works are held to the
-best ones by these counts. About two minutes a core.
+With names of cores, their sections are written anew and the others stay. No board is needed, nor an emulator: llvm-mca
+counts the cycles of each tile's inner loop by LLVM's model of the core (`specc.static_profile`). For every core, all
+tiles that could be chosen are compiled twice, as a 1x1 and as a 3x3 convolution, and the tiles that the cost model
+(`backends/tvm/kernels/tiles.py`) takes for some works are held to the best ones by these counts. About two minutes a
+core.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from unittest.mock import patch
 
 from specc import ops, targets
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.emitter import kernel_of
+from specc.backends.tvm.emitter import Template, kernel_of
 from specc.backends.tvm.group import Group, Input, Step
-from specc.backends.tvm.kernels import convolution, depthwise, tiles
+from specc.backends.tvm.kernels import convolution, depthwise, half, tiles
 from specc.backends.tvm.kernels.tiles import Tile
 from specc.backends.tvm.library import compile_kernel
-from specc.disassembly import disassemble
+from specc.disassembly import Loop, disassemble
+from specc.ir import sums
 from specc.ir.types import TensorType
-from specc.static_profile import LoopCount, count, hot_loops, tool_version
+from specc.static_profile import LoopCount, count, hot_loops, multiply_adds, tool_version
 from specc.targets import Target
 
 ROOT = Path(__file__).resolve().parents[1]
-CORES = ("cortex-a53", "cortex-a72", "neoverse-n1")
+CORES = ("armv7", "cortex-a53", "cortex-a72", "neoverse-n1", "neoverse-v1", "riscv64", "riscv64-v")
+PAGE = ROOT / "docs" / "arm-tiles.md"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ WORKS = (
 )
 DEPTHWISE = ((3, 56), (3, 28), (3, 14), (7, 28), (7, 14))
 """Kernels and lengths of rows of depthwise convolutions."""
+_MOST_PIXELS = 16
+"""Pixels of the widest tile of a depthwise convolution that is counted."""
 
 Steps = Mapping[tuple[int, Tile], float]
 """Cycles for a step of the reduction, by the kernel's size and the tile."""
@@ -62,14 +67,14 @@ Steps = Mapping[tuple[int, Tile], float]
 
 def main() -> None:
     """Counts for the cores that the command line names, or all, and writes the page."""
-    cores = sys.argv[1:] or list(CORES)
-    sections = []
-    for core in cores:
+    sections = dict(part.split("\n", 1) for part in PAGE.read_text().split("\n## ")[1:])
+    for core in sys.argv[1:] or CORES:
         target = targets.find(core)
-        steps = counted_steps(target)
-        sections += [f"## {core}", "", *_works(target, steps), "", *_depthwise(target), ""]
-        print("\n".join(sections), file=sys.stderr, flush=True)
-    (ROOT / "docs" / "arm-tiles.md").write_text(_HEAD.format(tool=tool_version()) + "\n".join(sections))
+        lines = ["", *_works(target, counted_steps(target)), "", *_depthwise(target), ""]
+        sections[core] = "\n".join([*lines, *([*_halves(target), ""] if target.half_sums else [])])
+        print(f"## {core}\n{sections[core]}", file=sys.stderr, flush=True)
+    text = "\n".join(f"## {core}\n{sections[core]}" for core in CORES if core in sections)
+    PAGE.write_text(_HEAD.format(tool=tool_version()) + text)
 
 
 def counted_steps(target: Target) -> Steps:
@@ -86,6 +91,7 @@ def counted_steps(target: Target) -> Steps:
         configurations = [{"tile": str(tile), "columns": tile.pixels} for tile in held]
         loops = _count(groups, configurations, convolution.lower, target)
         for tile, loop in zip(held, loops, strict=True):
+            assert loop is not None
             found[kernel, tile] = loop.cycles * tile.pixels * tile.blocks * target.lanes / loop.macs
     return found
 
@@ -96,8 +102,10 @@ def _convolution(kernel: int, tile: Tile, target: Target) -> Group:
     return _group(data, (tile.blocks * target.lanes, 64, kernel, kernel), 1, 0, target)
 
 
-def _group(data: tuple[int, ...], weight: tuple[int, ...], groups: int, padding: int, target: Target) -> Group:
-    inputs = (Input(TensorType(data, "float32", target.blocked_layout)), Input(TensorType(weight), frozen=True))
+def _group(
+    data: tuple[int, ...], weight: tuple[int, ...], groups: int, padding: int, target: Target, dtype: str = "float32"
+) -> Group:
+    inputs = (Input(TensorType(data, dtype, target.blocked_layout)), Input(TensorType(weight, dtype), frozen=True))
     record = ops.get("conv2d")
     attrs = ops.complete(record, {"padding": [padding] * 4, "groups": groups})
     types = ops.infer(record, [operand.type for operand in inputs], attrs)
@@ -106,18 +114,63 @@ def _group(data: tuple[int, ...], weight: tuple[int, ...], groups: int, padding:
 
 def _count(
     groups: Sequence[Group], configurations: Sequence[Mapping[str, str | int]], lower: object, target: Target
-) -> list[LoopCount]:
-    """The hot loop of each group's kernel with its configuration."""
+) -> list[LoopCount | None]:
+    """The hot loop of each group's kernel with its configuration; None where LLVM writes it out."""
     loops = []
     # Every tile is to be counted, not those alone that the cost model finds worth a measurement.
     with tempfile.TemporaryDirectory() as folder, patch.object(tiles, "WORSE", float("inf")):
         for group, configuration in zip(groups, configurations, strict=True):
             template = lower(group, replace(target, broadcast_registers=False), Choices(configuration))  # type: ignore[operator]
-            function = kernel_of(group, template).function.with_attr("global_symbol", "kernel")
-            made = compile_kernel(function, "kernel", target, Path(folder)).read_bytes()
-            loops.append([loop.own() for loop in hot_loops(disassemble(made, target, ["kernel"])["kernel"], target)])
+            outer = _loops(group, template, target, Path(folder))
+            loops.append([loop.own() for loop in hot_loops(outer, target)])
     counted = iter(count([loop for own in loops for loop in own], target, target.model or target.cpu))
-    return [max((next(counted) for _ in own), key=lambda loop: loop.macs) for own in loops]
+    return [max((next(counted) for _ in own), key=lambda loop: loop.macs, default=None) for own in loops]
+
+
+def _loops(group: Group, template: Template, target: Target, folder: Path) -> list[Loop]:
+    """The outermost loops of a group's kernel."""
+    function = kernel_of(group, template, half=target.half).function.with_attr("global_symbol", "kernel")
+    made = compile_kernel(function, "kernel", target, folder).read_bytes()
+    return disassemble(made, target, ["kernel"])["kernel"]
+
+
+def _halves(target: Target) -> list[str]:
+    """The table of sums of float16: multiply-adds in a cycle of float32, of float16 widened first, and of float16 in
+    the hot loop and with what ends a run, for the widest tile of a row."""
+    lines = [
+        "| float16 | tile | float32 | widened first | float16, in a run | with its end |",
+        "|---|---|---|---|---|---|",
+    ]
+    for work in WORKS:
+        wide = replace(target, vector_bits=2 * target.vector_bits)
+        chosen = tiles.choose(work.length, work.channels // wide.lanes, wide, taps=work.kernel)
+        tile = Tile(tiles.balanced(work.length, chosen.pixels)[0], chosen.blocks)
+        data = (1, 64, work.kernel, tile.pixels + work.kernel - 1)
+        weight = (work.channels, 64, work.kernel, work.kernel)
+        rates = []
+        best = tiles.choose(work.length, work.channels // target.lanes, target, taps=work.kernel)
+        own = Tile(tiles.balanced(work.length, best.pixels)[0], best.blocks)
+        for dtype in ("float32", "float16"):
+            group = _group((1, 64, work.kernel, own.pixels + work.kernel - 1), weight, 1, 0, target, dtype)
+            (loop,) = _count([group], [{"tile": str(own), "columns": own.pixels}], convolution.lower, target)
+            assert loop is not None
+            rates.append(loop.rate)
+        group = _group(data, weight, 1, 0, target, "float16")
+        with tempfile.TemporaryDirectory() as folder:
+            choices = Choices({"tile": str(tile), "columns": tile.pixels})
+            template = half.convolution(group, target, choices)
+            assert template is not None
+            outer = _loops(group, template, target, Path(folder))
+        found = hot_loops(outer, target)
+        hot = max(found, key=lambda loop: sum(multiply_adds(one, target) for one in loop.own()))
+        around = next(loop for one in outer for loop in one.all() if hot in loop.inner)
+        run, end = count([hot.own(), around.own()], target, target.model or target.cpu)
+        taps = work.kernel**2
+        macs = sums.channels(taps, target.lanes) * taps * tile.pixels * tile.blocks * wide.lanes
+        rate = macs / (macs / run.rate + end.cycles)
+        cells = [f"{found:.1f}" for found in (*rates, run.rate, rate)]
+        lines.append(f"| {work.name} | {tile.pixels}x{2 * tile.blocks} | {' | '.join(cells)} |")
+    return lines
 
 
 def _works(target: Target, steps: Steps) -> list[str]:
@@ -149,18 +202,23 @@ def _depthwise(target: Target) -> list[str]:
     """
     lines = ["| depthwise | pixels | cycles | best | cycles |", "|---|---|---|---|---|"]
     for kernel, length in DEPTHWISE:
-        sizes = sorted({tiles.balanced(length, pixels)[0] for pixels in range(1, 17)})
         channels = 4 * target.lanes
         group = _group((1, channels, length, length), (channels, 1, kernel, kernel), channels, kernel // 2, target)
         choices = Choices()
         depthwise.lower(group, target, choices)
-        chosen = next(int(choice.taken) for choice in choices.space if choice.name == "pixels")
+        choice = next(choice for choice in choices.space if choice.name == "pixels")
+        chosen, sizes = int(choice.taken), sorted(int(size) for size in choice.values if int(size) <= _MOST_PIXELS)
         loops = _count([group] * len(sizes), [{"pixels": size} for size in sizes], depthwise.lower, target)
         cycles = {
-            size: loop.cycles * target.lanes / loop.macs for size, loop in zip(sizes, loops, strict=True) if loop.macs
+            size: loop.cycles * target.lanes / loop.macs
+            for size, loop in zip(sizes, loops, strict=True)
+            if loop is not None and loop.macs
         }
+        if not cycles:
+            return ["Depthwise convolutions were not counted for this core."]
         best = min(cycles, key=lambda size: (round(cycles[size], 2), -size))
-        row = f"{kernel}x{kernel}, rows of {length} | {chosen} | {cycles[chosen]:.2f} | {best} | {cycles[best]:.2f}"
+        own = f"{cycles[chosen]:.2f}" if chosen in cycles else "not counted"
+        row = f"{kernel}x{kernel}, rows of {length} | {chosen} | {own} | {best} | {cycles[best]:.2f}"
         lines.append(f"| {row} |")
     return lines
 
@@ -183,6 +241,11 @@ again. Tiles that fill the registers with accumulators then spill. So the cost m
 (`backends/tvm/kernels/tiles.py`), and counts one load in a cycle on the A53 and A72. On the A53, which takes two
 instructions in a cycle and in order, no tile comes near one multiply-add in a cycle, and tiles of more blocks and fewer
 pixels would do up to 15 % better than those that are chosen. The A76 has the N1's model and the same choices.
+
+Tables of float16 give multiply-adds of numbers in a cycle. The N1 starts at most 8 of float32 and 16 of float16.
+Products of float16 are added up in float16, 32 or 36 of them in a run, and the sums of runs in float32
+(`specc/ir/sums.py`); what ends a run is widening its sums, with conversions in one of the core's two units, and adding
+them to those in memory.
 
 """
 

@@ -23,6 +23,7 @@ from specc.passes import halve
 from specc.passes.quantize import QUANTIZING, Interval, quantize
 from specc.passes.registry import Pass
 from specc.passes.rewrite import Journal
+from specc.targets import Target
 
 PRECISIONS = {"float32": "float32", "int8": "integers", "bf16": "bfloat16", "fp16": "float16"}
 """What a network can be computed in, and what its layers are called then."""
@@ -94,6 +95,7 @@ def prepare(
     samples: str | Mapping[str, Any] | None,
     bound: float | None,
     told: Callable[[int, int], None],
+    machine: Target,
 ) -> Calibrated:
     """The pass that brings a network to `precision`. Raises S1001 for one that does not exist, or needs no samples."""
     if precision not in PRECISIONS:
@@ -104,7 +106,9 @@ def prepare(
         raise error("S1001", f"samples and a bound are for the precisions {others}, and all is to be float32")
     given = drawn_samples(inputs) if samples is None else read_samples(samples, inputs)
     asked = (weights, given, BOUND if bound is None else bound, samples is None, told)
-    return Calibrated(*asked) if precision == "int8" else Halved(*asked, precision=precision)
+    if precision == "int8":
+        return Calibrated(*asked)
+    return Halved(*asked, precision=precision, half_lanes=machine.lanes if machine.half_sums else 0)
 
 
 # ---- the pass -------------------------------------------------------------------------------------------------------
@@ -138,6 +142,8 @@ class Calibrated(Pass):
     outcome: Outcome = field(default_factory=Outcome)
     _decided: dict[str, Decision] = field(default_factory=dict, compare=False, repr=False)
     precision: str = "int8"
+    half_lanes: int = 0
+    """As the reference takes it: how the machine adds up products of float16."""
     name = "quantize"
     summary = "convolutions and matrix products of integers of 8 bits, where samples allow it"
     exact = False
@@ -159,7 +165,7 @@ class Calibrated(Pass):
         text = print_graph(graph)
         if text not in self._decided:  # a compilation within a limit of memory asks again and again
             layers, measured = self.narrowing.candidates(graph), self.measured(graph)
-            trial = Trial(graph, self.weights, self.samples, layers, measured, self.rewrite, self.told)
+            trial = Trial(graph, self.weights, self.samples, layers, measured, self.rewrite, self.told, self.half_lanes)
             self._decided[text] = trial.decide(self.bound)
         decided = self._decided[text]
         result = self.rewrite(graph, decided.intervals, decided.layers, journal)

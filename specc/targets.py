@@ -88,6 +88,11 @@ class Target:
         return "f16c" in self.requires or self.architecture == "aarch64"
 
     @property
+    def half_sums(self) -> bool:
+        """Whether kernels add up products of float16 in float16 (`specc.ir.sums`), in twice the lanes of float32."""
+        return "asimdhp" in self.requires and "sve" not in self.requires
+
+    @property
     def lanes(self) -> int:
         """How many float32 a vector holds."""
         return self.vector_bits // 32

@@ -106,7 +106,7 @@ def verify(
     specs = specialize_all(graph, shapes)
     values, _ = find_weights(graph, weights)
     verdicts: list[Verdict] = []
-    quantizing = calibrated(precision, [spec for _, spec in specs], values, samples, bound, passes, told)
+    quantizing = calibrated(precision, [spec for _, spec in specs], values, samples, bound, passes, told, machine)
     run = pipeline(level, machine, precision=quantizing) if passes is None else passes
     asked: list[tuple[str, dict[str, Array], dict[str, Array]]] = []
     for size, spec in specs:

@@ -12,9 +12,9 @@ import torch
 from sklearn.datasets import load_digits
 
 import specc
-from specc import grammar, verify
+from specc import grammar, targets, verify
 from specc.artifact import TensorSpec
-from specc.calibration import Calibrated, read_samples
+from specc.calibration import Calibrated, prepare, read_samples
 from specc.cli import execute
 from specc.diagnostics import SpeccError
 from specc.gate import Seen, accuracy
@@ -285,3 +285,17 @@ def test_numbers_beyond_float16_stay(trained: Any) -> None:
     facts = specc.compile(graph, weights=weights, precision="fp16", samples=samples).manifest.facts["precision"]
     assert facts["layers"] < 3 and facts["errors"]["output"] <= 0.1
     assert any("puts the outputs off by inf" in layer["why"] for layer in facts["kept"])
+
+
+def test_the_gate_counts_what_sums_of_float16_lose() -> None:
+    """Compiling for a core that adds up products in float16 is told of two to three times the error."""
+    graph = grammar.loads(SPEC)
+    weights = random_weights(graph)
+    errors = {}
+    for target in ("cortex-a72", "neoverse-n1"):
+        inputs = [TensorSpec("image", (1, 1, 8, 8), "float32")]
+        halved = prepare("fp16", inputs, weights, None, None, lambda done, total: None, targets.find(target))
+        halved(graph)
+        assert halved.outcome.layers == 3
+        errors[target] = halved.outcome.accuracy.worst
+    assert 1.5 < errors["neoverse-n1"] / errors["cortex-a72"] < 5

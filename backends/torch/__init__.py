@@ -2,7 +2,8 @@
 
 Modules, in the order in which they build on each other: `interface` (shapes of inputs -> values of dimensions),
 `source` (graph -> Python text of a forward), `initialize` (parameters before training), `module` (graph -> nn.Module),
-`judge` (graph, weights, inputs -> values), `shared` (the same of several graphs that have much in common).
+`runs` (sums of float16 as some cores add them up), `judge` (graph, weights, inputs -> values), `shared` (the same of
+several graphs that have much in common).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A graph, weights and inputs -> the values of its nodes, in float64: what a pass and a kernel are judged by.
 
 Every node is its record's PyTorch reference, for inference. Groups and layouts do not matter here: a layout is a way
-to lie in memory, and the reference sees the logical tensor alone.
+to lie in memory, and the reference sees the logical tensor alone. Nor does it matter how a target adds up products,
+unless it is asked for: `half_lanes` are the channels of a block where sums of products of float16 are (`runs`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from specc.backends.torch import runs
 from specc.backends.torch.interface import bind, by_position
 from specc.diagnostics import did_you_mean, error
+from specc.ir import sums
 from specc.ir.body import symbols_of
 from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value, specialize
@@ -24,11 +27,15 @@ Array = np.ndarray[Any, Any]
 
 
 def evaluate(
-    graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Array], dtype: str = "float64"
+    graph: Graph,
+    weights: Mapping[str, Array],
+    inputs: Mapping[str, Array],
+    dtype: str = "float64",
+    half_lanes: int = 0,
 ) -> list[Array]:
     """The outputs of the graph for checkpoint values by key and inputs by name, computed in `dtype`."""
-    wanted = set(graph.outputs)
-    values = {value: as_array(tensor) for value, tensor in run(graph, weights, inputs, dtype, wanted)}
+    found = run(graph, weights, inputs, dtype, set(graph.outputs), half_lanes=half_lanes)
+    values = {value: as_array(tensor) for value, tensor in found}
     return [values[value] for value in graph.outputs]
 
 
@@ -97,6 +104,7 @@ def run(
     dtype: str,
     wanted: Collection[Value],
     known: Mapping[Value, Any] = MappingProxyType({}),
+    half_lanes: int = 0,
 ) -> Iterator[tuple[Value, Any]]:
     """The values `wanted` as tensors, in the order of the graph, but for those that are `known`, which come first."""
     given = [np.asarray(array) for array in by_position(graph, (), inputs)]
@@ -106,7 +114,7 @@ def run(
     tensors = {identity: as_tensor(array, dtype) for identity, array in zip(graph.inputs, given)}
     order = _ancestors(graph, [value for value in wanted if value not in known], known)
     yield from ((value, known[value]) for value in wanted if value in known)
-    yield from _values(graph, order, weights, tensors, dtype, wanted, known)
+    yield from _values(graph, order, weights, tensors, dtype, wanted, known, half_lanes)
 
 
 def _ancestors(graph: Graph, wanted: Iterable[Value], known: Collection[Value] = ()) -> list[int]:
@@ -122,8 +130,10 @@ def _ancestors(graph: Graph, wanted: Iterable[Value], known: Collection[Value] =
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def _step(graph: Graph, identity: int, operands: list[Any]) -> tuple[Any, ...]:
+def _step(graph: Graph, identity: int, operands: list[Any], half_lanes: int) -> tuple[Any, ...]:
     node = graph.node(identity)
+    if half_lanes and sums.in_halves(graph, identity):
+        return (runs.layer(node.record.torch, half_lanes, operands, node.attrs),)
     result = node.record.torch(*operands, **node.attrs)
     return result if isinstance(result, tuple) else (result,)
 
@@ -136,6 +146,7 @@ def _values(
     dtype: str,
     wanted: Collection[Value],
     given: Mapping[Value, Any] = MappingProxyType({}),
+    half_lanes: int = 0,
 ) -> Iterator[tuple[Value, Any]]:
     """Runs the nodes of `order` and yields what is wanted; what no later node takes is dropped on the way.
 
@@ -151,7 +162,7 @@ def _values(
         elif node.op == "param":
             results = (as_tensor(_weight(graph, weights, identity), dtype),)
         else:
-            results = _step(graph, identity, [known[operand] for operand in operands])
+            results = _step(graph, identity, [known[operand] for operand in operands], half_lanes)
             results = tuple(r.to(getattr(torch, dtype)) if r.is_floating_point() else r for r in results)
         for operand in operands:
             waiting[operand] -= 1

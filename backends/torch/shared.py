@@ -30,6 +30,7 @@ class Form:
     numbers: Mapping[int, int]
     frozen: Mapping[Value, Any]
     dtype: str
+    half_lanes: int = 0
 
     def key(self, value: Value) -> Key:
         """What `value` has in common with equal ones of other forms."""
@@ -50,7 +51,7 @@ class Form:
         given = dict(self.frozen)
         for value in self.border(known):
             given[value] = torch.from_numpy(known[self.key(value)])
-        for value, tensor in run(self.graph, {}, inputs, self.dtype, wanted, given):
+        for value, tensor in run(self.graph, {}, inputs, self.dtype, wanted, given, self.half_lanes):
             yield value, as_array(tensor)
 
     def outputs(self, inputs: Mapping[str, Array], known: Mapping[Key, Array] = MappingProxyType({})) -> list[Array]:
@@ -76,10 +77,10 @@ class Form:
 
 
 class Shared:
-    """Graphs that take the same `weights`, computed in `dtype`."""
+    """Graphs that take the same `weights`, computed in `dtype`, and with `half_lanes` as `judge` says."""
 
-    def __init__(self, weights: Mapping[str, Array], dtype: str = "float32") -> None:
-        self._weights, self._dtype = weights, dtype
+    def __init__(self, weights: Mapping[str, Array], dtype: str = "float32", half_lanes: int = 0) -> None:
+        self._weights, self._dtype, self._half_lanes = weights, dtype, half_lanes
         self._numbers: dict[Any, int] = {}
         self._frozen: dict[Key, Any] = {}
 
@@ -91,7 +92,7 @@ class Shared:
         for value, array in freeze(graph, self._weights, missing).items():
             self._frozen[numbers[value.node], value.result] = as_tensor(array, self._dtype)
         frozen = {value: self._frozen[numbers[value.node], value.result] for value in values}
-        return Form(graph, numbers, frozen, self._dtype)
+        return Form(graph, numbers, frozen, self._dtype, self._half_lanes)
 
     def _number(self, graph: Graph) -> dict[int, int]:
         found: dict[int, int] = {}

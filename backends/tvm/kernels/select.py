@@ -13,6 +13,7 @@ from specc.backends.tvm.kernels import (
     depthwise,
     expansion,
     general,
+    half,
     integer,
     linear,
     normalization,
@@ -25,11 +26,13 @@ from specc.targets import Target
 
 TEMPLATES = (
     winograd.lower,
+    half.convolution,
     convolution.lower,
     depthwise.lower,
     expansion.lower,
     pooling.lower,
     normalization.lower,
+    half.linear,
     linear.lower,
     integer.convolution,
     integer.linear,

@@ -37,7 +37,7 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Registers, Template, on_stack
 from specc.backends.tvm.filtering import Matrix, transforms
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels import tiles
+from specc.backends.tvm.kernels import half, tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon
 from specc.backends.tvm.kernels.pairs import DEPTH
@@ -70,7 +70,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     kh, kw = group.type(weight).concrete[2:]
     shape = Shape(n, -(-c // lanes), h, w, -(-o // lanes), rows, columns, (kh, kw), step.attrs["padding"][:2])
     paired = group.type(data).dtype == group.type(weight).dtype == "bfloat16"
-    plan = take(choices, shape, target, DEPTH if paired and target.pair_product else 1)
+    faster = half.FASTER if half.adds_up(group, anchor, target) else 1
+    plan = take(choices, shape, target, DEPTH if paired and target.pair_product else faster)
     if plan is None:
         return None
     packings[weight] = Packing("winograd", lanes, lanes, plan.m, wide=True)

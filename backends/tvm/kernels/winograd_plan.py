@@ -45,10 +45,10 @@ class Shape:
     padding: tuple[int, int]
 
 
-def take(choices: Choices, shape: Shape, target: Target, depth: int = 1) -> Plan | None:
+def take(choices: Choices, shape: Shape, target: Target, depth: float = 1) -> Plan | None:
     """The plan that is to be followed: of its own accord the one of the fewest cycles, or none where direct sums, which
-    add `depth` products at a time, take hardly more. Of plans that take about as many cycles, it is the one that takes
-    the least memory."""
+    add `depth` products in the time of one, take hardly more. Of plans that take about as many cycles, it is the one
+    that takes the least memory."""
     cycles = {plan: _cycles(shape, plan, target) for plan in _plans(shape, target)}
     if not cycles:
         return None
@@ -152,9 +152,9 @@ def _unevenness(pieces: int) -> float:
     return -(-pieces // 2) * 2 / pieces
 
 
-def _direct(shape: Shape, target: Target, depth: int) -> float:
+def _direct(shape: Shape, target: Target, depth: float) -> float:
     """Cycles that direct sums take."""
-    steps = prod(shape.kernel) * shape.inputs * target.lanes // depth
+    steps = prod(shape.kernel) * shape.inputs * target.lanes / depth
     tile = tiles.choose(shape.columns, shape.outputs, target)
     products = shape.batch * shape.rows * steps * tiles.row_cost(shape.columns, shape.outputs, tile, target)
     return products + steps * shape.outputs * _FROM_MEMORY * target.lanes / 16

@@ -65,9 +65,9 @@ def _noting(computed: list[str]) -> Any:
 
     step = judge._step
 
-    def noted(graph: Graph, identity: int, operands: list[Any]) -> Any:
+    def noted(graph: Graph, identity: int, operands: list[Any], half_lanes: int) -> Any:
         computed.append(graph.node(identity).op)
-        return step(graph, identity, operands)
+        return step(graph, identity, operands, half_lanes)
 
     return noted
 

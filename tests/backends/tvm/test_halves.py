@@ -11,7 +11,7 @@ import pytest
 import torch
 from kernel_programs import NATIVE, TARGETS, check, execute, program, tensor, weight
 
-from specc import driver, runtime
+from specc import driver, runtime, targets
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group, Input
@@ -205,3 +205,24 @@ def test_norms_and_means_read_16_bits(dtype: str) -> None:
         group = program(inputs, (op, list(range(len(inputs))), attrs))
         assert group.result.dtype == "float32"
         check(group)
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "kernel", "expected"),
+    [
+        ("neoverse-n1", "float16", (1, 1), "half"),
+        ("cortex-a76", "float16", (3, 3), "half"),
+        ("neoverse-n1", "float16", (5, 5), "convolution"),
+        ("neoverse-n1", "bfloat16", (1, 1), "convolution"),
+        ("cortex-a72", "float16", (1, 1), "convolution"),
+        ("neoverse-v1", "float16", (1, 1), "convolution"),
+    ],
+)
+def test_products_are_added_up_in_float16_where_a_core_has_it(
+    target: str, dtype: str, kernel: Any, expected: str
+) -> None:
+    """What these kernels compute is compared under an emulator (tests/deploy/test_emulated.py)."""
+    machine = targets.find(target)
+    group = convolved(dtype, (1, 32, 15, 14), 40, kernel, {"stride": 2}, machine.blocked_layout)
+    template = select.lower(group, machine)
+    assert kernel_of(group, template, half=machine.half).template == expected

@@ -1,0 +1,235 @@
+"""Convolutions and linear layers of float16 whose products are added up in float16, a run at a time (`specc.ir.sums`).
+
+    sums = 0;  sums += x * w  for the terms of a run;  accumulators += float32(sums)         for all runs
+
+The loops and tiles are those of layers of float32 (`convolution`, `linear`), with vectors of twice the lanes: each has
+two output blocks. One load brings four neighbouring inputs of a pixel or row, and `fmla` takes each from a quarter of
+its register. The accumulators of float32 wait in memory while a run is added up, since its sums fill the registers.
+
+By llvm-mca's count (docs/arm-tiles.md), 11 to 12 multiply-adds in a cycle on the Neoverse N1, of 16; layers of float32
+make 7.5 to 8 of 8, those that widen their factors first 5. Every second one of the instructions that end a run
+converts, in one of the core's two units: with runs of 16 terms that costs as much time as the products do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm.choices import Choices
+from specc.backends.tvm.emitter import Registers, Template
+from specc.backends.tvm.group import Group
+from specc.backends.tvm.kernels import convolution as convolutions
+from specc.backends.tvm.kernels import linear as linears
+from specc.backends.tvm.kernels import tiles
+from specc.backends.tvm.kernels.epilogue import HEAVY, operand_packings
+from specc.backends.tvm.kernels.rows import row_taps
+from specc.backends.tvm.packing import Packing
+from specc.ir import sums
+from specc.ir.types import block_of
+from specc.targets import Target
+
+FASTER = 1.5
+"""So many times as fast as direct sums of float32 they are, by llvm-mca's count."""
+
+_STEP = 4
+"""Inputs of a row that one load of a linear layer brings."""
+
+
+def adds_up(group: Group, anchor: int, target: Target) -> bool:
+    """Whether the products of a layer, the group's anchor, may be added up in float16."""
+    step = group.step(anchor)
+    x, weight = (group.type(operand) for operand in step.operands[:2])
+    few = prod(weight.concrete[2:]) <= sums.MOST_TAPS and step.attrs.get("groups", 1) == 1
+    return target.half_sums and few and x.dtype == weight.dtype == "float16"
+
+
+def convolution(group: Group, target: Target, choices: Choices) -> Template | None:
+    """The template of a group whose anchor is a dense convolution of float16; None for another group or target."""
+    anchor, lanes = group.anchor, target.lanes
+    if anchor is None or group.step(anchor).op != "conv2d" or not adds_up(group, anchor, target):
+        return None
+    data, weight, *bias = group.step(anchor).operands
+    packings = operand_packings(group, lanes, anchor)
+    if packings is None or block_of(group.type(data).layout) != lanes:
+        return None
+    if not all(group.inputs[v].frozen for v in (weight, *bias)):
+        return None
+    packings[weight] = Packing("convolution", 2 * lanes, lanes)
+    packings |= {value: Packing("padded", lanes) for value in bias}
+    geometry = convolutions.geometry_of(group, anchor, target, choices)
+    heavy = any(step.op in HEAVY for step in group.steps)
+    schedule = convolutions.schedule_of(geometry, lanes, _wide(target), choices, size=2, fetch=False, heavy=heavy)
+    schedule = replace(schedule, tile=_in_blocks(schedule.tile))
+    return Template(
+        lambda emitter: _Convolution(emitter, anchor, geometry, schedule, lanes, target).emit(), packings, once=True
+    )
+
+
+def linear(group: Group, target: Target, choices: Choices) -> Template | None:
+    """The template of a group whose anchor is a linear layer of float16; None for another group or target."""
+    anchor = group.anchor
+    if anchor is None or group.step(anchor).op != "linear" or not adds_up(group, anchor, target):
+        return None
+    shape, inputs = group.type(anchor).concrete, group.type(group.step(anchor).operands[0]).concrete[-1]
+    blocks = -(-shape[-1] // target.lanes)
+    packings = linears.operands_of(group, anchor, Packing("matrix", 2 * target.lanes), target)
+    if packings is None or inputs % _STEP or blocks % 2:
+        return None
+    schedule = linears.schedule_of(group, anchor, _wide(target), choices, size=2, depth=_STEP, fetch=False)
+    schedule = replace(schedule, tile=_in_blocks(schedule.tile))
+    tile = schedule.tile
+    once = prod(shape[:-1]) % tile.pixels == 0 and blocks % tile.blocks == 0
+    return Template(lambda emitter: _Linear(emitter, anchor, schedule, target).emit(), packings, once=once)
+
+
+def _wide(target: Target) -> Target:
+    """The target as the cost model of tiles is to see it: a block is a vector of float16."""
+    return replace(target, vector_bits=2 * target.vector_bits)
+
+
+def _in_blocks(tile: tiles.Tile) -> tiles.Tile:
+    """A tile of vectors of float16 in blocks of float32."""
+    return tiles.Tile(tile.pixels, 2 * tile.blocks)
+
+
+class _Run:
+    """The sums of a run: `pixels` times as many vectors of float16 as hold `blocks`, which begin with an even one."""
+
+    def __init__(self, pixels: int, blocks: int, lanes: int) -> None:
+        self.lanes, self.width, self.blocks, self.pairs = lanes, 2 * lanes, blocks, -(-blocks // 2)
+        self.kind = f"float16x{self.width}"
+        self.pixels = pixels
+        self.sums = Registers(pixels * self.pairs, self.width, "float16")
+        for vector in self.sums.vectors:
+            T.buffer_store(vector, tirx.Broadcast(tirx.const(0.0, "float16"), self.width), [self._all])
+
+    @property
+    def _all(self) -> Any:
+        return tirx.Ramp(0, 1, self.width)
+
+    def inputs(self, buffer: Any, place: Sequence[Any], count: int) -> list[Any]:
+        """`count` neighbouring inputs from `place` on, each in all lanes of a vector."""
+        *lead, last = place
+        bits = tirx.BufferLoad(buffer, [*lead, tirx.Ramp(last, 1, count)])
+        vector = tirx.reinterpret(f"float16x{count}", bits)
+        return [tirx.Shuffle([vector] * (self.width // count), [q] * self.width) for q in range(count)]
+
+    def weights(self, buffer: Any, pair: Any, *place: Any) -> list[Any]:
+        """The weights of a step, of each pair of blocks from number `pair` on."""
+        return [
+            tirx.reinterpret(self.kind, tirx.BufferLoad(buffer, [pair + p, *place, self._all]))
+            for p in range(self.pairs)
+        ]
+
+    def add(self, pixel: int, value: Any, weights: Sequence[Any]) -> None:
+        """Adds the products of an input with the weights to the sums of a pixel, each rounded once."""
+        for p, weight in enumerate(weights):
+            vector = self.sums.vectors[pixel * self.pairs + p]
+            total = tirx.BufferLoad(vector, [self._all])
+            T.buffer_store(vector, tirx.call_llvm_pure_intrin(self.kind, "llvm.fma", value, weight, total), [self._all])
+
+    def end(self, acc: Registers) -> None:
+        """Adds the sums to the accumulators."""
+        part = [tirx.Ramp(0, 1, self.lanes)]
+        for i in range(self.pixels):
+            for j in range(self.blocks):
+                half = tirx.BufferLoad(self.sums.vectors[i * self.pairs + j // 2], [self._all])
+                lanes = [j % 2 * self.lanes + k for k in range(self.lanes)]
+                wide = tirx.Cast(f"float32x{self.lanes}", tirx.Shuffle([half], lanes))
+                vector = acc.vectors[i * self.blocks + j]
+                T.buffer_store(vector, tirx.BufferLoad(vector, part) + wide, part)
+
+
+class _Convolution(convolutions.Convolution):
+    """Writes the loops of one convolution of float16."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.widens = False
+
+    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, number: Any) -> None:
+        emitter, g, count = self.emitter, self.geometry, len(blocks)
+        tile = self.epilogue.tile(span.pixels, blocks)
+        acc = tile.accumulators
+        low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
+        place = convolutions.Place(n, blocks, y, x, span, number, low, taps)
+        with emitter.lanes(self.lanes) as lane:
+            for j, block in enumerate(blocks):
+                for i in range(span.pixels):
+                    zero = tirx.const(0.0, "float32")
+                    start = zero if self.bias is None else self.bias[block * self.lanes + lane]
+                    emitter.store(acc, start, [i * count + j, lane])
+        size = sums.channels(prod(g.kernel), self.lanes) // self.lanes
+        whole, rest = divmod(-(-g.in_channels // self.inner), size)
+        if whole:
+            with emitter.serial(whole) as outer:
+                self._run(acc, place, outer * size, size)
+        if rest:
+            self._run(acc, place, whole * size, rest)
+        row, column = self._pixel(y, x)
+        with emitter.lanes(self.lanes) as lane:
+            tile.finish(n, row, column, lane)
+        tile.flush(n, row, column)
+
+    def _run(self, acc: Registers, place: convolutions.Place, first: Any, channels: int) -> None:
+        """The products of so many blocks of channels from number `first` on."""
+        emitter, g = self.emitter, self.geometry
+        run = _Run(place.span.pixels, len(place.blocks), self.lanes)
+        pair = emitter.divmod(place.blocks[0], 2)[0]
+        with emitter.serial(channels, first) as channel, emitter.serial(place.taps) as r:
+            tap = place.low + r
+            for s, pixels in enumerate(place.span.taps):
+                places = {i: i * g.stride[1] + s * g.dilation[1] for i in range(*pixels)}
+                read = {i: self._read(place, channel, tap, offset) for i, offset in places.items()}
+                values = {i: run.inputs(self.data, [*at, 0], self.lanes) for i, at in read.items()}
+                for q in range(self.lanes if values else 0):
+                    weights = run.weights(self.weight, pair, channel, tap, s, q)
+                    for i, vectors in values.items():
+                        run.add(i, vectors[q], weights)
+        run.end(acc)
+
+
+class _Linear(linears.Linear):
+    """Writes the loops of one linear layer of float16."""
+
+    def _strip(self, group: Any, strips: int, strip: Any) -> None:
+        """As for float32, but that the last group begins early enough to be a whole one: pairs of blocks stay pairs."""
+        emitter, width, size = self.emitter, self.tile.blocks, self.tile.pixels
+        start = group * width
+        if self.blocks % width:
+            start = emitter.simplify(tirx.min(start, self.blocks - width))
+        with emitter.strip(self.tiles, strips, strip) as number:
+            first = number * size
+            blocks = [start + j for j in range(width)]
+            self._tile(blocks, first if self.rows % size == 0 else tirx.min(first, self.rows - size), size)
+
+    def _accumulate(self, acc: Registers, blocks: list[Any], first: Any, rows: int) -> None:
+        emitter, size = self.emitter, sums.channels(1, self.lanes)
+        with emitter.lanes(self.lanes) as lane:
+            self._start(acc, blocks, rows, lane)
+        whole, rest = divmod(self.inputs, size)
+        if whole:
+            with emitter.serial(whole) as outer:
+                self._run(acc, blocks, (first, rows), outer * size, size)
+        if rest:
+            self._run(acc, blocks, (first, rows), whole * size, rest)
+
+    def _run(self, acc: Registers, blocks: list[Any], lines: tuple[Any, int], start: Any, terms: int) -> None:
+        """The products of so many inputs from number `start` on, for a number of rows from the first one on."""
+        emitter, (first, rows) = self.emitter, lines
+        run = _Run(rows, len(blocks), self.lanes)
+        pair = emitter.simplify(tirx.floordiv(blocks[0], 2)) if not isinstance(blocks[0], int) else blocks[0] // 2
+        with emitter.serial(terms // _STEP) as step:
+            k = start + step * _STEP
+            values = [run.inputs(self.data, self._row(first + i, k), _STEP) for i in range(rows)]
+            for q in range(_STEP):
+                weights = run.weights(self.weight, pair, k + q)
+                for i in range(rows):
+                    run.add(i, values[i][q], weights)
+        run.end(acc)
