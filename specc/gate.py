@@ -16,14 +16,14 @@ square of the output. It is measured in float32, whose own rounding is far below
 
 What keeps the time short: rounded weights are computed once for all trials; a trial of one layer alone begins at that
 layer, with what the network of float32 has found in front of it (`specc.backends.torch.shared`), and takes only
-`RANKED` samples, as it gives an order and no verdict.
+`RANKED` samples, as it gives an order and no verdict. Runs go side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,7 +118,7 @@ class Trial:
     ) -> None:
         """`layers` are those that can be rounded by `rewrite`, `measured` the values whose intervals it has to know;
         `told` hears how far it is; `half_lanes` is as the reference takes it."""
-        from specc.backends.torch import Shared
+        from specc.backends.torch import Shared, side_by_side
 
         self.graph, self.samples, self.layers, self.rewrite, self.told = graph, samples, layers, rewrite, told
         self.judged = _some(samples, JUDGED)
@@ -126,22 +126,33 @@ class Trial:
         self.real = self.shared.form(graph)
         self.seen = {value: Seen() for value in sorted(measured)}
         self.expected: dict[int, list[Array]] = {}
-        for number, inputs in enumerate(samples):
-            self.expected[id(inputs)] = self._observed(inputs)
+        found = side_by_side(self._observed, list(enumerate(samples)))
+        for number, (inputs, (outputs, glimpses)) in enumerate(zip(samples, found, strict=True)):
+            self.expected[id(inputs)] = outputs
+            for value, glimpse in glimpses.items():
+                self.seen[value].add(glimpse)
             told(number + 1, len(samples))
         self.intervals: dict[Value, Interval] = {}
         self.found: dict[tuple[int, tuple[int, ...]], Accuracy] = {}
         """What was measured already, on the samples that are judged, by intervals and layers."""
 
-    def _observed(self, inputs: Inputs) -> list[Array]:
-        """The outputs of real numbers; what the layers read is looked at on the way."""
+    def _observed(self, numbered: tuple[int, Inputs]) -> tuple[list[Array], dict[Value, Glimpse]]:
+        """The outputs of real numbers for a sample; what the layers read is looked at on the way."""
+        number, inputs = numbered
         outputs: dict[Value, Array] = {}
+        glimpses: dict[Value, Glimpse] = {}
         for value, array in self.real.observe(inputs, {*self.graph.outputs, *self.seen}):
-            if value in self.seen:
-                self.seen[value].look(array)
+            if value in self.seen and array.size:
+                glimpses[value] = Glimpse.of(array, number)
             if value in self.graph.outputs:
                 outputs[value] = array
-        return [outputs[value] for value in self.graph.outputs]
+        return [outputs[value] for value in self.graph.outputs], glimpses
+
+    def _outputs(self, form: Form, samples: Sequence[Inputs]) -> list[list[Array]]:
+        """What a form gives for each of the samples."""
+        from specc.backends.torch import side_by_side
+
+        return list(side_by_side(form.outputs, samples))
 
     def _form(self, intervals: Mapping[Value, Interval], layers: Sequence[int]) -> Form:
         return self.shared.form(self.rewrite(self.graph, intervals, layers))
@@ -154,7 +165,7 @@ class Trial:
         key = id(intervals), tuple(layers)
         if key not in self.found:
             form = self._form(intervals, layers)
-            self.found[key] = self._accuracy([form.outputs(inputs) for inputs in self.judged], self.judged)
+            self.found[key] = self._accuracy(self._outputs(form, self.judged), self.judged)
         return self.found[key].worst
 
     def decide(self, bound: float) -> Decision:
@@ -171,7 +182,7 @@ class Trial:
             known = self.found.get((id(better), tuple(layers))) if len(self.judged) == len(self.samples) else None
             if known is None:
                 form = self._form(better, layers)
-                known = self._accuracy([form.outputs(inputs) for inputs in self.samples], self.samples)
+                known = self._accuracy(self._outputs(form, self.samples), self.samples)
             if known.worst <= bound or not layers:
                 return Decision(better, layers, refused, known)
             limit *= 0.9 * bound / known.worst  # the samples that were judged are the easier ones
@@ -199,6 +210,8 @@ class Trial:
     @cached_property
     def alone(self) -> dict[int, float]:
         """The error of the worst output with one layer rounded, by layer."""
+        from specc.backends.torch import side_by_side
+
         samples = _some(self.judged, RANKED)
         forms = {layer: self._form(self.intervals, [layer]) for layer in self.layers}
         known = {self.real.key(value): value for value in self.real.values()}
@@ -206,10 +219,16 @@ class Trial:
         outputs: dict[int, list[list[Array]]] = {layer: [] for layer in self.layers}
         for number, inputs in enumerate(samples):
             found = {self.real.key(value): array for value, array in self.real.observe(inputs, begin)}
-            for done, (layer, form) in enumerate(forms.items(), number * len(forms) + 1):
-                outputs[layer].append(form.outputs(inputs, found))
+            runs = side_by_side(partial(_outputs, inputs, found), list(forms.values()))
+            for done, (layer, result) in enumerate(zip(forms, runs, strict=True), number * len(forms) + 1):
+                outputs[layer].append(result)
                 self.told(done, len(samples) * len(forms))
         return {layer: self._accuracy(each, samples).worst for layer, each in outputs.items()}
+
+
+def _outputs(inputs: Inputs, known: Mapping[tuple[int, int], Array], form: Form) -> list[Array]:
+    """What a form gives for a sample, beginning with what is known."""
+    return form.outputs(inputs, known)
 
 
 def _some(samples: Sequence[Inputs], count: int) -> list[Inputs]:
@@ -217,22 +236,34 @@ def _some(samples: Sequence[Inputs], count: int) -> list[Inputs]:
     return [samples[i] for i in np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)]
 
 
+@dataclass(frozen=True)
+class Glimpse:
+    """What one sample shows of a value: the ends of its elements, and some of them."""
+
+    low: float
+    high: float
+    kept: Array
+
+    @staticmethod
+    def of(array: Array, number: int) -> Glimpse:
+        """That of sample `number`, whose elements (at least one) are `array`."""
+        flat = array.reshape(-1)
+        kept = flat if flat.size <= KEPT // 8 else np.random.default_rng(number).choice(flat, KEPT // 8)
+        return Glimpse(float(array.min()), float(array.max()), kept)
+
+
 @dataclass
 class Seen:
-    """What was seen of a value: the ends of its elements, and some of them."""
+    """What all samples show of a value: the ends of its elements, with 0, and some of them."""
 
     low: float = 0.0
     high: float = 0.0
     kept: list[Array] = field(default_factory=list)
 
-    def look(self, array: Array) -> None:
+    def add(self, glimpse: Glimpse) -> None:
         """Takes note of a sample."""
-        if not array.size:
-            return
-        self.low, self.high = min(self.low, float(array.min())), max(self.high, float(array.max()))
-        flat = array.reshape(-1)
-        rng = np.random.default_rng(len(self.kept))
-        self.kept.append(flat if flat.size <= KEPT // 8 else rng.choice(flat, KEPT // 8))
+        self.low, self.high = min(self.low, glimpse.low), max(self.high, glimpse.high)
+        self.kept.append(glimpse.kept)
 
     @property
     def whole(self) -> Interval:

@@ -17,7 +17,7 @@ from specc.artifact import TensorSpec
 from specc.calibration import Calibrated, prepare, read_samples
 from specc.cli import execute
 from specc.diagnostics import SpeccError
-from specc.gate import Seen, accuracy
+from specc.gate import Glimpse, Seen, accuracy
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.passes.quantize import Grid
@@ -99,11 +99,11 @@ def test_a_part_of_an_interval_rounds_with_less_error() -> None:
     """One element that lies a little beyond all the others: better to round that one than all of them more coarsely."""
     seen, rng = Seen(), np.random.default_rng(0)
     near = rng.random(8000).astype(np.float32)
-    seen.look(near)
+    seen.add(Glimpse.of(near, 0))
     assert seen.part() == seen.whole
-    for _ in range(7):
-        seen.look(rng.random(8000).astype(np.float32))
-    seen.look(np.array([1.2], np.float32))
+    for number in range(1, 8):
+        seen.add(Glimpse.of(rng.random(8000).astype(np.float32), number))
+    seen.add(Glimpse.of(np.array([1.2], np.float32), 8))
     part = seen.part()
     assert 1.0 <= part[1] < seen.whole[1]
 

@@ -10,6 +10,16 @@ from __future__ import annotations
 
 from specc.backends.torch.judge import evaluate, freeze, intermediates
 from specc.backends.torch.module import GraphModule, to_inference, to_torch
-from specc.backends.torch.shared import Form, Shared
+from specc.backends.torch.shared import Form, Shared, side_by_side
 
-__all__ = ["Form", "GraphModule", "Shared", "evaluate", "freeze", "intermediates", "to_inference", "to_torch"]
+__all__ = [
+    "Form",
+    "GraphModule",
+    "Shared",
+    "evaluate",
+    "freeze",
+    "intermediates",
+    "side_by_side",
+    "to_inference",
+    "to_torch",
+]

@@ -8,15 +8,19 @@ graph can begin with what a run of another has found.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from specc.backends.torch.judge import Array, as_array, as_tensor, freeze, run, taken
 from specc.ir.graph import Graph, Value
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Key = tuple[int, int]
 """The number of a node, and which of its results: the same for equal values of all graphs."""
@@ -102,3 +106,19 @@ class Shared:
             key = (node.op, tuple(sorted(node.attrs.items(), key=lambda item: item[0])), operands)
             found[identity] = self._numbers.setdefault(key, len(self._numbers))
         return found
+
+
+def side_by_side(call: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """`call` of each of the items, in their order: as many of them at once as PyTorch has threads.
+
+    Threads that share one operator wait for one another at its end, spinning. Where another program has one of the
+    cores they all wait for that one, operator after operator; runs side by side do not.
+    """
+    threads = torch.get_num_threads()
+    workers = max(1, min(threads, len(items)))
+    own = threads // workers
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(own,)) as pool:
+            yield from pool.map(call, items)
+    finally:
+        torch.set_num_threads(threads)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 
-from specc.backends.torch import Shared, evaluate, freeze
+from specc.backends.torch import Shared, evaluate, freeze, side_by_side
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.passes.halve import HALVING, halve
@@ -91,3 +92,18 @@ def test_what_is_frozen_alike_is_computed_once(monkeypatch: pytest.MonkeyPatch) 
     rounded = alone.frozen[alone.graph.operands(layers[0])[1]]
     expected = freeze(alone.graph, weights)[Value(alone.graph.operands(layers[0])[1].node)]
     np.testing.assert_array_equal(rounded.numpy(), expected)
+
+
+def test_runs_side_by_side_keep_their_order_and_give_threads_back() -> None:
+    before = torch.get_num_threads()
+    graph = chain()
+    form = Shared(random_weights(graph)).form(graph)
+    many = [random_inputs(graph, seed) for seed in range(5)]
+    for found, inputs in zip(side_by_side(form.outputs, many), many, strict=True):
+        for one, other in zip(found, form.outputs(inputs), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    assert torch.get_num_threads() == before
+    with pytest.raises(ZeroDivisionError):
+        list(side_by_side(lambda number: 1 // number, [1, 0, 1]))
+    assert torch.get_num_threads() == before
+    assert list(side_by_side(str, [])) == []
