@@ -224,23 +224,31 @@ def _depthwise(target: Target) -> list[str]:
 
 
 _HEAD = """\
-# Register tiles for ARM cores
+# Register tiles for ARM and RISC-V cores
 
 Written by `python docs/count_tiles.py`, with {tool}. No number here is a time: llvm-mca counts the cycles of inner
 loops by LLVM's model of a core, with every load a hit in the first-level cache
 ([how, and what that leaves out](deploying.md#how-fast-it-can-be-there)).
 
 Cycles are those for one multiply-add of a vector, over a whole row of the work: 1.00 is the least on cores that start
-one in a cycle (Cortex-A53, A72), 0.50 on those that start two (A76, Neoverse N1). The first tile, pixels x channel
-blocks, is the one that is chosen; the second is what would be chosen without the rule below; the third is the best one
-of all by the counts.
+one in a cycle (Cortex-A53, A72), 0.50 on those that start two (A76, Neoverse N1 and V1, the P670 whose model stands for
+`riscv64-v`), and 4.00 on `riscv64`, where four numbers are four multiply-adds of a SiFive U74. The first tile, pixels x
+channel blocks, is the one that is chosen; the second is what would be chosen without the rule below; the third is the
+best one of all by the counts.
 
 A core of ARM's multiplies a vector by a number that lies in a register as well. LLVM loads those numbers ahead of the
 multiply-adds, for all pixels of a tile, and with several taps in a row of the window also those that the next tap reads
 again. Tiles that fill the registers with accumulators then spill. So the cost model leaves room for these numbers
 (`backends/tvm/kernels/tiles.py`), and counts one load in a cycle on the A53 and A72. On the A53, which takes two
 instructions in a cycle and in order, no tile comes near one multiply-add in a cycle, and tiles of more blocks and fewer
-pixels would do up to 15 % better than those that are chosen. The A76 has the N1's model and the same choices.
+pixels would do up to 15 % better than those that are chosen. The A76 has the N1's model and the same choices. On the
+V1, tiles of 3 x 4 would do 16 % better.
+
+`armv7` is counted by the Cortex-A57's model in its 32-bit state, by which tiles of four sums do best. Its own core, the
+Cortex-A7, begins a multiply-add of a sum eight cycles after the one before it, and four sums wait: where registers
+allow it, the tiles chosen have more. `riscv64` took tiles of six sums in eight registers before these counts, which
+spill (11.98 cycles); one register is left free now. `riscv64-v` took one block at a time, in up to 28 pixels (0.55 to
+0.86 cycles), and now takes the P670's two multiply-adds in a cycle into account.
 
 Tables of float16 give multiply-adds of numbers in a cycle. The N1 starts at most 8 of float32 and 16 of float16.
 Products of float16 are added up in float16, 32 or 36 of them in a run, and the sums of runs in float32

@@ -193,7 +193,7 @@ TARGETS: dict[str, Target] = {
             *("riscv64-v", "riscv64-linux-gnu", "generic-rv64", (*_RV64GC, "+zve64d", "+zvl128b"), 128, 32),
             *(32 << 10, 256 << 10),
             requires=("i", "m", "a", "f", "d", "c", "v"),
-            fma_per_cycle=1,
+            fma_per_cycle=2,
             model="sifive-p670",
         ),
         Target("wasm32", "wasm32-wasi", "generic", ("+simd128",), 128, 16, 32 << 10, 256 << 10, ()),
