@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_programs import TARGETS, check, program, tensor, weight
+from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
+from test_emitted_c import run
 
+import specc
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import expansion
-from specc.targets import Target
+from specc.ir.text import parse_graph
+from specc.passes.registry import Fusion, Layout
+from specc.targets import Target, find
 
 
 def chain(
@@ -54,3 +59,27 @@ def test_other_choices_have_the_same_result(configuration: dict[str, Any]) -> No
     template = expansion.lower(group, TARGETS[-1], Choices(configuration))
     assert template is not None
     check(group, expansion.lower, TARGETS[-1], configuration=configuration)
+
+
+def test_a_network_runs_it_on_this_machine_and_in_c(tmp_path: Path) -> None:
+    graph = parse_graph(
+        """
+        graph Net
+        input x: float32[2, 16, 9, 9]
+        param w: float32[20, 16, 1, 1] kaiming
+        param v: float32[20, 1, 3, 3] kaiming
+        param b: float32[20] zeros
+        %0: float32[2, 20, 9, 9] = conv2d(x, @w)
+        %1: float32[2, 20, 9, 9] = relu(%0)
+        %2: float32[2, 20, 5, 5] = conv2d(%1, @v, @b) {groups=20; stride=(2, 2); padding=(1, 1, 1, 1)}
+        return %2
+        """
+    )
+    for target in (NATIVE, find("c")):
+        between = 4 * 2 * 81 * -(-20 // target.lanes) * target.lanes
+        passes = Layout(target.lanes), Fusion(cache=between - 1)
+        artifact = specc.compile(graph, target=target, passes=passes)
+        (kernel,) = (each for each in artifact.manifest.sizes[0].facts["kernels"] if each["template"] == "expansion")
+        assert kernel["operators"] == "conv2d_relu_conv2d" and kernel["configuration"]["fused"]
+        assert kernel["macs"] == 2 * (9 * 9 * 16 * 20 + 5 * 5 * 9 * 20)
+        assert max(artifact.self_test() if target is NATIVE else run(artifact, tmp_path)) <= 1e-5
