@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 
 import specc
-from specc.bench import bench, ours, peers
+from specc.bench import bench, ours
 from specc.ir.graph import specialize
+from specc.peers import peers
 from specc.weights import random_weights
 
 EXAMPLES = Path(__file__).parent
