@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -45,8 +48,46 @@ def complain(problem: SpeccError) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(rendered)
 
 
+class _Interrupts:
+    """Ctrl-C, remembered: Python drops a KeyboardInterrupt that is raised in a callback of TVM's or in a destructor."""
+
+    def __init__(self) -> None:
+        self.heard = False
+
+    @contextmanager
+    def listened(self) -> Iterator[None]:
+        """Hears Ctrl-C in the meantime; not in a thread besides the main one, nor where a program handles it itself."""
+        self.heard = False
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.heard = True
+        signal.default_int_handler(number, frame)
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt where one was heard and dropped."""
+        if self.heard:
+            raise KeyboardInterrupt
+
+
+_interrupts = _Interrupts()
+
+
 def guarded(action: Callable[[], int | None]) -> int:
     """Runs a command to its exit code; whatever happens, the person sees a message and never a traceback."""
+    with _interrupts.listened():
+        return _guarded(action)
+
+
+def _guarded(action: Callable[[], int | None]) -> int:
     try:
         return action() or FINE
     except SpeccError as problem:
@@ -73,6 +114,9 @@ def guarded(action: Callable[[], int | None]) -> int:
         say(f"error[S0002]: the output cannot be written: {problem.strerror}")
         return FAILED
     except Exception as problem:
+        if _interrupts.heard:  # what TVM says of a callback that did not come to its end
+            say("interrupted")
+            return INTERRUPTED
         return _our_fault(problem)
 
 
@@ -88,9 +132,12 @@ def _our_fault(problem: Exception) -> int:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[driver.Progress], None]]:
-    """An observer of a compilation: a bar on stderr where that is a terminal, silence elsewhere."""
+    """An observer of a compilation: a bar on stderr where that is a terminal, silence elsewhere.
+
+    Every call is a place where a Ctrl-C that was dropped is raised again.
+    """
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield lambda _: _interrupts.check()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -100,6 +147,7 @@ def progress(title: str) -> Iterator[Callable[[driver.Progress], None]]:
         bar.add_task(title, total=None)
 
         def advance(now: driver.Progress) -> None:
+            _interrupts.check()
             (task,) = bar.tasks
             stage = f"{now.stage} at {now.size}" if now.size else now.stage
             if task.description != stage:  # a new task: a total, once known, cannot become unknown again

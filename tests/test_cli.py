@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,12 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 
-from specc import terminal
+from specc import driver, terminal
 from specc.artifact import read
 from specc.cli import execute
 
@@ -438,6 +440,29 @@ def test_an_interrupt_leaves_nothing(spec: str, tmp_path: Path) -> None:
     assert rest.endswith("interrupted\n")
     assert "Traceback" not in rest
     assert list(goal.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", ["weights", "kernels"])
+def test_an_interrupt_that_a_callback_drops_still_ends_the_command(
+    spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """As a Ctrl-C is dropped that comes in a callback of TVM's: its KeyboardInterrupt goes no further."""
+    compile = driver.compile
+
+    def interrupted(*arguments: Any, progress: driver.Observer, **options: Any) -> Any:
+        def observe(now: driver.Progress) -> None:
+            progress(now)
+            if now.stage == after:
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+
+        return compile(*arguments, progress=observe, **options)
+
+    monkeypatch.setattr(driver, "compile", interrupted)
+    ran = Ran(capsys, "compile", f"{spec}:small", "-o", str(tmp_path / "a"))
+    assert (ran.code, ran.err.splitlines()[-1]) == (terminal.INTERRUPTED, "interrupted")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_reader_that_goes_away_is_no_mistake(spec: str) -> None:
