@@ -88,7 +88,7 @@ def counted_steps(target: Target) -> Steps:
     found: dict[tuple[int, Tile], float] = {}
     for kernel in (1, 3):
         groups = [_convolution(kernel, tile, target) for tile in held]
-        configurations = [{"tile": str(tile), "columns": tile.pixels} for tile in held]
+        configurations: list[dict[str, str | int]] = [{"tile": str(tile), "columns": tile.pixels} for tile in held]
         loops = _count(groups, configurations, convolution.lower, target)
         for tile, loop in zip(held, loops, strict=True):
             assert loop is not None

@@ -13,6 +13,7 @@ command that made them, and the page is written from these files alone.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from measuring import footprint, integers, latency, memory, tuned
 from measuring.results import PAGE, ROOT, load, save
@@ -69,7 +70,7 @@ def readme(text: str) -> str:
     return "\n".join([before + first, *latency.summary(found["results"]), last + behind]) if found and behind else text
 
 
-def _origin(found: dict) -> list[str]:
+def _origin(found: dict[str, Any]) -> list[str]:
     return [
         f"    {found['command']}",
         "",

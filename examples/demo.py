@@ -36,7 +36,7 @@ console = Console(highlight=False)
 def convolutions(artifact: specc.Artifact) -> str:
     """What re-parameterization did with the convolutions, as the artifact's pass log tells it."""
     summaries = [step["summary"] for step in artifact.manifest.sizes[0].facts["passes"] if step["pass"] == "reparam"]
-    return next(part for summary in summaries for part in summary.split(", ") if "convolutions" in part)
+    return next(part for summary in summaries for part in str(summary).split(", ") if "convolutions" in part)
 
 
 def train_and_deploy() -> None:
@@ -78,7 +78,8 @@ def photograph() -> np.ndarray:
     picture = picture[:, :, top : top + side, left : left + side]
     picture = torch.nn.functional.interpolate(picture, size=(224, 224), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return ((picture - mean) / std).numpy()
+    normalized: np.ndarray = ((picture - mean) / std).numpy()
+    return normalized
 
 
 def repvit() -> None:

@@ -97,7 +97,7 @@ def summary(results: dict[str, Any]) -> list[str]:
 def ratio(timings: list[dict[str, Any]]) -> float:
     """The time of specc in parts of that of the best peer."""
     _, *peers = (timing["ratio"] for timing in timings)
-    return 1 / min(peers)
+    return 1 / float(min(peers))
 
 
 def geometric_mean(ratios: list[float]) -> float:

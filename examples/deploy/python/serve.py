@@ -185,9 +185,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """What the network is."""
-        answers = {"/": self.server.classifier.about, "/health": lambda: {"status": "ok"}}
-        if self.path in answers:
-            self._answer(HTTPStatus.OK, answers[self.path]())
+        if self.path == "/":
+            self._answer(HTTPStatus.OK, self.server.classifier.about())
+        elif self.path == "/health":
+            self._answer(HTTPStatus.OK, {"status": "ok"})
         else:
             self._refuse(Refused(f"there is no {self.path}", HTTPStatus.NOT_FOUND))
 
