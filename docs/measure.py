@@ -15,13 +15,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from measuring import footprint, integers, latency, memory, tuned
+from measuring import bf16, footprint, integers, latency, memory, tuned
 from measuring.results import PAGE, ROOT, load, save
 
 README = ROOT / "README.md"
 TABLE = ("<!-- docs/measure.py writes this table -->", "<!-- its end -->")
 """What stands around the README's table."""
-SECTIONS = {"latency": latency, "tuned": tuned, "integers": integers, "memory": memory, "footprint": footprint}
+SECTIONS = {
+    "latency": latency,
+    "tuned": tuned,
+    "integers": integers,
+    "bf16": bf16,
+    "memory": memory,
+    "footprint": footprint,
+}
 """In the order of the page. Each has a docstring, TITLE, arguments(), measure() and write()."""
 
 

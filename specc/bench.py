@@ -11,6 +11,11 @@ How it is measured, and why so:
 - Medians, with the 10th and 90th percentile as spread. The ratio of two contenders is the median of the ratios that
   their blocks of one turn have: a machine that changes its speed for seconds changes both, and one of two medians over
   all calls may come from the fast ones, the other from the slow ones.
+- Two virtual cores may be two threads of one real core: at one moment they are, at the next one they are not, as the
+  host has it. Kernels that are near a core's roof gain nothing from the second thread then, slower ones do, so the
+  ratio is another. Before and after each turn, `bench` therefore asks how many cores' worth of work the threads do
+  (`specc.backends.tvm.roofline.Cores`), and the ratio over the turns where each thread had a core of its own stands
+  beside that over all turns.
 - The memory of a run is what the process holds more at the peak of a contender's first call than before it, when its
   network is loaded already: the tensors in between, whoever allocates them, and without the weights.
 """
@@ -36,6 +41,9 @@ BLOCK, WARM_UP, PAUSE = 3, 2, 0.05
 
 A block lasts as long as the rest at least: otherwise a network of microseconds would be waited for, not measured."""
 
+OWN, ENOUGH = 0.85, 8
+"""A thread has a core of its own where it does so much of what one alone does; and how many such turns are enough."""
+
 Call = Callable[[], Sequence[Array]]
 
 
@@ -45,6 +53,7 @@ class Timing:
     ones (`specc.compare.relative_error`, of the worst output), None where they are not compared.
 
     `turns` are the milliseconds of the counted calls, turn by turn; all contenders of a run have as many turns.
+    `own` says of each turn whether every thread had a core of its own; it is empty where nobody asked.
     `memory` is what a run takes beyond the loaded network, in bytes; None where the system does not say.
     """
 
@@ -53,6 +62,7 @@ class Timing:
     turns: tuple[tuple[float, ...], ...]
     error: float | None
     memory: int | None
+    own: tuple[bool, ...] = ()
 
     @property
     def milliseconds(self) -> tuple[float, ...]:
@@ -71,7 +81,22 @@ class Timing:
 
     def ratio(self, other: Timing) -> float:
         """How many times as long as `other` it takes."""
-        return float(np.median([np.median(mine) / np.median(theirs) for mine, theirs in zip(self.turns, other.turns)]))
+        return float(np.median(self._ratios(other)))
+
+    def own_ratio(self, other: Timing) -> float | None:
+        """`ratio` over the turns where every thread had a core of its own; None where there was none."""
+        ratios = list(itertools.compress(self._ratios(other), self.own))
+        return float(np.median(ratios)) if ratios else None
+
+    @property
+    def own_median(self) -> float | None:
+        """`median` over these turns."""
+        calls = list(itertools.chain.from_iterable(itertools.compress(self.turns, self.own)))
+        return float(np.median(calls)) if calls else None
+
+    def _ratios(self, other: Timing) -> list[float]:
+        """Of each turn."""
+        return [float(np.median(mine) / np.median(theirs)) for mine, theirs in zip(self.turns, other.turns)]
 
     def to_json(self, ours: Timing) -> dict[str, Any]:
         """A plain dictionary for `--json`; `ours` is the artifact's timing."""
@@ -84,6 +109,10 @@ class Timing:
             "p10_ms": low,
             "p90_ms": high,
             "ratio": self.ratio(ours),
+            "turns": len(self.turns),
+            "own_cores": {"turns": sum(self.own), "median_ms": self.own_median, "ratio": self.own_ratio(ours)}
+            if self.own
+            else None,
             "error": None if self.error is None else finite(self.error),
             "run_memory_bytes": self.memory,
         }
@@ -99,9 +128,17 @@ class Contender:
 
 
 def bench(
-    contenders: Sequence[Contender], seconds: float = 5.0, expected: Sequence[Array] | None = None
+    contenders: Sequence[Contender],
+    seconds: float = 5.0,
+    expected: Sequence[Array] | None = None,
+    cores: Callable[[], float] | None = None,
+    patience: float = 1.0,
 ) -> list[Timing]:
-    """Measures all contenders in turns for about `seconds` each, and how far each is from the `expected` results."""
+    """Measures all contenders in turns for about `seconds` each, and how far each is from the `expected` results.
+
+    `cores` says which part of a core of its own each thread has at this moment. With a `patience` above 1, it goes on
+    for up to so many times `seconds`, until there are `ENOUGH` turns where that was all of it.
+    """
     first = [_first_call(contender) for contender in contenders]
     errors = [
         None if expected is None else max(map(relative_error, results, expected), default=0.0) for results, _ in first
@@ -109,7 +146,13 @@ def bench(
     times: dict[str, list[tuple[float, ...]]] = {contender.name: [] for contender in contenders}
     spent = dict.fromkeys(times, 0.0)
     turn = 0
-    while turn == 0 or min(spent.values()) < seconds:
+    own: list[bool] = []
+    before = cores() if cores else 0.0
+    while (
+        turn == 0
+        or min(spent.values()) < seconds
+        or (cores is not None and sum(own) < ENOUGH and min(spent.values()) < patience * seconds)
+    ):
         for contender in [*contenders[turn % len(contenders) :], *contenders[: turn % len(contenders)]]:
             time.sleep(PAUSE)
             begin = time.perf_counter()
@@ -123,8 +166,13 @@ def bench(
             times[contender.name].append(tuple(counted))
             spent[contender.name] += time.perf_counter() - begin
         turn += 1
+        if cores:
+            time.sleep(PAUSE)
+            after = cores()
+            own.append(min(before, after) >= OWN)
+            before = after
     return [
-        Timing(contender.name, contender.form, tuple(times[contender.name]), apart, memory)
+        Timing(contender.name, contender.form, tuple(times[contender.name]), apart, memory, tuple(own))
         for contender, apart, (_, memory) in zip(contenders, errors, first)
     ]
 

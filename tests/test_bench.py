@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
 
 import numpy as np
 import pytest
 
-from specc.bench import BLOCK, Contender, Timing, bench
+from specc.backends.tvm.roofline import Cores
+from specc.bench import BLOCK, ENOUGH, Contender, Timing, bench
+from specc.targets import find
 
 
 def timing(name: str, *turns: tuple[float, ...]) -> Timing:
@@ -36,3 +40,45 @@ def test_contenders_have_equal_turns_and_errors_against_what_is_expected() -> No
     assert all(len(turn) >= BLOCK for found in (right, wrong) for turn in found.turns)
     assert (right.error, wrong.error) == (0.0, 0.5)
     assert len(right.milliseconds) == sum(map(len, right.turns)) and right.milliseconds[0] >= 1.0
+
+
+def test_turns_where_threads_shared_a_core_are_told_apart() -> None:
+    """Two turns of three had them; nobody asked about the peer's own median."""
+    turns = ((10.0, 10.0, 10.0), (20.0, 20.0, 20.0), (10.0, 12.0, 14.0))
+    ours = Timing("specc", "", turns, None, None, (True, False, True))
+    peer = Timing("peer", "", ((15.0,) * 3, (20.0,) * 3, (24.0,) * 3), None, None, ours.own)
+    assert peer.ratio(ours) == pytest.approx(1.5) and peer.own_ratio(ours) == pytest.approx((1.5 + 2.0) / 2)
+    assert ours.own_median == pytest.approx(10.0)
+    assert peer.to_json(ours)["own_cores"] == {"turns": 2, "median_ms": 19.5, "ratio": pytest.approx(1.75)}
+    shared = Timing("specc", "", turns, None, None, (False,) * 3)
+    assert (shared.own_ratio(shared), shared.own_median) == (None, None)
+    assert timing("specc", *turns).to_json(ours)["own_cores"] is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "patience", "own"),
+    [
+        pytest.param([1.0], 1.0, "all", id="own cores"),
+        pytest.param([1.0, 0.5], 1.0, "none", id="a shared core before or after each turn"),
+        pytest.param([0.5] * 30 + [1.0], 100.0, "enough", id="waited for"),
+    ],
+)
+def test_a_turn_counts_as_one_with_own_cores_where_they_are_before_and_after_it(
+    parts: list[float], patience: float, own: str
+) -> None:
+    asked = itertools.chain(parts, itertools.repeat(parts[-1])) if own == "enough" else itertools.cycle(parts)
+    contender = Contender("net", "", lambda: [np.zeros(1, np.float32)])
+    (found,) = bench([contender], 0.2, cores=lambda: next(asked), patience=patience)
+    assert len(found.own) == len(found.turns)
+    if own == "enough":
+        assert found.own == (False,) * 30 + (True,) * ENOUGH
+    else:
+        assert set(found.own) == {own == "all"}
+        assert len(found.turns) <= 6
+
+
+def test_the_cores_of_this_machine_are_measured() -> None:
+    """More threads than cores cannot have one each."""
+    most = len(os.sched_getaffinity(0))
+    assert 0.05 < Cores(find("native"), most)() <= 1.6
+    assert Cores(find("native"), 4 * most)() < 0.5

@@ -121,36 +121,70 @@ class Meter:
 
     def measure(self) -> Roofs:
         """The roofs now; takes about a fifth of a second."""
-        cores = sorted(os.sched_getaffinity(0))[: self.threads]
-        with ThreadPoolExecutor(self.threads) as pool:
-            barrier = Barrier(self.threads)
-            list(pool.map(lambda core: self._settle(core, barrier), cores))
-            operations = self._rate(pool, barrier, self._multiply, self._operations)
-            others = [
-                (element, self._rate(pool, barrier, work, depth * self._operations))
-                for element, depth, work in self._others
-            ]
-            rates = [self._rate(pool, barrier, read, 4 * _ARRAY) for read in self._reads]
+        with _Team(self.threads) as team:
+            operations = team.rate(self._multiply, self._operations)
+            others = [(element, team.rate(work, depth * self._operations)) for element, depth, work in self._others]
+            rates = [team.rate(read, 4 * _ARRAY) for read in self._reads]
         sizes = [4 * window * self.threads for window in _WINDOWS]
         return Roofs(operations, rates[-1], tuple(zip(sizes, rates)), tuple(others))
 
-    @staticmethod
-    def _settle(core: int, barrier: Barrier) -> None:
+
+class _Team:
+    """Threads, each on a core of its own, that begin together."""
+
+    def __init__(self, threads: int) -> None:
+        self._cores = sorted(os.sched_getaffinity(0))[:threads]
+
+    def __enter__(self) -> _Team:
+        self._barrier = Barrier(len(self._cores))
+        self._pool = ThreadPoolExecutor(len(self._cores))
+        list(self._pool.map(self._settle, self._cores))
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._pool.shutdown()
+
+    def _settle(self, core: int) -> None:
         """Binds this thread to a core; the barrier sees to it that every thread of the pool comes here once."""
         os.sched_setaffinity(0, {core})
-        barrier.wait()
+        self._barrier.wait()
 
-    @staticmethod
-    def _rate(pool: ThreadPoolExecutor, barrier: Barrier, work: Sequence[Callable[[], Any]], amount: int) -> float:
+    def rate(self, work: Sequence[Callable[[], Any]], amount: int) -> float:
         """What all threads do in a second that each do `amount`: in the best of some rounds, begun together."""
 
         def timed(call: Callable[[], Any]) -> float:
-            barrier.wait()
+            self._barrier.wait()
             begin = time.perf_counter()
             call()
             return time.perf_counter() - begin
 
-        return max(sum(amount / seconds for seconds in pool.map(timed, work)) for _ in range(_ROUNDS))
+        return max(sum(amount / seconds for seconds in self._pool.map(timed, work)) for _ in range(_ROUNDS))
+
+
+class Cores:
+    """Which part of a core of its own each of `threads` threads has at the moment that it is called.
+
+    That is what all threads multiply and add in a second, from registers, in parts of `threads` times the most that one
+    has done at any call: 1 where each has a core (a little less where the clock is slower for many), 1 / 2 where two
+    share one, as two virtual cores do that are one real core's threads.
+    """
+
+    def __init__(self, target: Target, threads: int) -> None:
+        multiply = _compiled(target, _multiply(target))
+        held = min(threads, len(os.sched_getaffinity(0)))
+        results = [tvm.runtime.tensor(np.zeros(target.lanes, np.float32)) for _ in range(held)]
+        self._work, self._threads = [partial(multiply, result) for result in results], threads
+        self._most = 0.0
+
+    def __call__(self) -> float:
+        """Takes about 20 ms."""
+        rates = []
+        for count in (1, len(self._work)):
+            with _Team(count) as team:
+                rates.append(team.rate(self._work[:count], 1))
+        alone, together = rates
+        self._most = max(self._most, alone)
+        return together / (self._threads * self._most)
 
 
 def _compiled(target: Target, function: Any) -> Any:

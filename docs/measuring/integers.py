@@ -9,7 +9,6 @@ import argparse
 from typing import Any
 
 from measuring import latency
-from measuring.results import table
 
 TITLE = "Latency in integers of 8 bits"
 
@@ -27,20 +26,13 @@ def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[s
 
 def write(results: dict[str, Any]) -> list[str]:
     """The section of the page."""
-    text = [
+    return [
         "The same networks with `--precision int8`, and the peers with models that NNCF (OpenVINO) and ONNX Runtime",
         "have quantized after training, calibrated by the same eight samples; `specc/peers.py` has what exactly.",
         "`specc bench examples/SPEC --precision int8 --against onnxruntime,openvino` makes a row again.",
         "",
         *latency.tables(results),
-        "### Errors",
-        "",
-        "The root mean square of the difference from the network in float64, relative to that of its output.",
-        "",
+        *latency.errors(results),
+        *latency.forms(results),
+        *latency.compilation(results),
     ]
-    rows = []
-    for name, row in results.items():
-        timings = next(iter(row["timings"].values()))
-        rows.append([name, *(f"{timing['error']:.3f}" for timing in timings)])
-    contenders = [timing["name"] for timing in next(iter(next(iter(results.values()))["timings"].values()))]
-    return [*text, *table(["network", *contenders], rows), "", *latency.forms(results), *latency.compilation(results)]

@@ -29,10 +29,21 @@ SHORT = {
 """What the networks are called in the README."""
 
 
+OWN_CORES = (
+    "Two virtual cores of this machine are now two cores, now the two threads of one, as the host has it at that",
+    "moment; in the second case kernels that are near the roof gain nothing from a second thread, and slower ones do.",
+    "So each turn begins and ends with multiply-adds from registers, on all threads and on one: the column `own cores`",
+    "has the ratio over the turns where each thread did at least 0.85 of what one alone can, and how many these were.",
+)
+KEPT = ("seconds", "patience", "threads", "against")
+"""Options that rows have to share to stand in one table."""
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this section."""
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="these alone", default=[])
     parser.add_argument("--seconds", type=float, default=8.0, help="for each contender")
+    parser.add_argument("--patience", type=float, default=6.0, help="times as long, until threads had their own cores")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--against", default="inductor,onnxruntime,openvino")
 
@@ -45,7 +56,7 @@ def measure(
     `compiling` are further words for `specc compile`.
     """
     found: dict[str, Any] = {}
-    kept = {"seconds": options.seconds, "threads": options.threads, "against": options.against}
+    kept = {name: getattr(options, name) for name in KEPT}
     if options.networks and known and (known["options"], known["machine"]) == (kept, machine()):
         found = known["results"]
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +71,8 @@ def timings(name: str, artifact: str, options: argparse.Namespace) -> dict[str, 
     """What `specc bench` says of an artifact for each number of threads, a process for each."""
     found = {}
     for threads in options.threads.split(","):
-        words = ["--against", options.against, "--threads", threads, "--seconds", str(options.seconds)]
+        words = ["--against", options.against, "--threads", threads]
+        words += ["--seconds", str(options.seconds), "--patience", str(options.patience)]
         found[threads] = json.loads(specc("bench", artifact, *words, "--json"))["timings"]
         say(f"{name}, {threads} threads: " + ", ".join(map(_line, found[threads])))
     return found
@@ -73,6 +85,8 @@ def write(results: dict[str, Any]) -> list[str]:
         "the 90th percentile; the contenders take turns in one process (`specc/bench.py`). The ratio is that of specc",
         "to the best peer, the median over the turns; below 1, specc is ahead. `specc bench examples/SPEC` makes a row",
         "again.",
+        "",
+        *OWN_CORES,
         "",
         *tables(results),
         *forms(results),
@@ -100,6 +114,13 @@ def ratio(timings: list[dict[str, Any]]) -> float:
     return 1 / float(min(peers))
 
 
+def own_ratio(timings: list[dict[str, Any]]) -> float | None:
+    """The same over the turns where each thread had a core of its own; None where there was none."""
+    known = [timing["own_cores"]["ratio"] for timing in timings if timing.get("own_cores")]
+    peers = [ratio for ratio in known[1:] if ratio is not None]
+    return 1 / float(min(peers)) if peers else None
+
+
 def geometric_mean(ratios: list[float]) -> float:
     """The n-th root of the product."""
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
@@ -110,15 +131,35 @@ def tables(results: dict[str, Any]) -> list[str]:
     text: list[str] = []
     threads = list(next(iter(results.values()))["timings"])
     for count in threads:
-        rows, ratios = [], []
-        for name, row in results.items():
-            timings = row["timings"][count]
-            ratios.append(ratio(timings))
-            rows.append([name, *map(_cell, timings), f"{ratios[-1]:.2f}"])
-        contenders = [timing["name"] for timing in next(iter(results.values()))["timings"][count]]
-        text += [f"### {count} thread{'s' * (count != '1')}", "", *table(["network", *contenders, "ratio"], rows), ""]
-        text += [f"Geometric mean of the ratios: {geometric_mean(ratios):.2f}; the greatest: {max(ratios):.2f}.", ""]
+        measured = {name: row["timings"][count] for name, row in results.items()}
+        ratios, own = list(map(ratio, measured.values())), list(map(own_ratio, measured.values()))
+        asked = any(timings[0].get("own_cores") for timings in measured.values())
+        rows = []
+        for (name, timings), all_turns, own_turns in zip(measured.items(), ratios, own, strict=True):
+            turns = (timings[0].get("own_cores") or {}).get("turns", 0)
+            last = f"{own_turns:.2f} ({turns} of {timings[0]['turns']})" if own_turns else "-"
+            rows.append([name, *map(_cell, timings), f"{all_turns:.2f}", *([last] if asked else [])])
+        contenders = [timing["name"] for timing in next(iter(measured.values()))]
+        head = ["network", *contenders, "ratio", *(["own cores (turns)"] if asked else [])]
+        text += [f"### {count} thread{'s' * (count != '1')}", "", *table(head, rows), ""]
+        text += [f"Geometric mean of the ratios: {geometric_mean(ratios):.2f}; the greatest: {max(ratios):.2f}."]
+        known = [found for found in own if found]
+        if known:
+            which = "" if len(known) == len(own) else f" (of {len(known)} networks)"
+            text += [f"With own cores{which}: {geometric_mean(known):.2f}; the greatest: {max(known):.2f}."]
+        text += [""]
     return text
+
+
+def errors(results: dict[str, Any]) -> list[str]:
+    """How far each contender is from the expected results."""
+    rows = []
+    for name, row in results.items():
+        timings = next(iter(row["timings"].values()))
+        rows.append([name, *(f"{timing['error']:.3f}" for timing in timings)])
+    contenders = [timing["name"] for timing in next(iter(next(iter(results.values()))["timings"].values()))]
+    said = "The root mean square of the difference from the network in float64, relative to that of its output."
+    return ["### Errors", "", said, "", *table(["network", *contenders], rows), ""]
 
 
 def compilation(results: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, Any]:
     """Each network's `outcome`, as `specc tune` says it, and under `timings` what `specc bench` says."""
     found: dict[str, Any] = {}
-    kept = {name: getattr(options, name) for name in ("seconds", "threads", "against", "minutes")}
+    kept = {name: getattr(options, name) for name in (*latency.KEPT, "minutes")}
     if options.networks and known and (known["options"], known["machine"]) == (kept, machine()):
         found = known["results"]
     most = max(options.threads.split(","), key=int)

@@ -43,6 +43,13 @@ _COMPILED = {
 @precision_options
 @threads_option
 @click.option("--seconds", type=Finite(), default=5.0, show_default=True, help="For each contender.")
+@click.option(
+    "--patience",
+    type=Finite(),
+    default=1.0,
+    show_default=True,
+    help="Go on for up to so many times as long, until in eight turns every thread had a core of its own.",
+)
 @json_option
 def bench(
     spec: str,
@@ -57,16 +64,19 @@ def bench(
     bound: float | None,
     threads: int | None,
     seconds: float,
+    patience: float,
     as_json: bool,
 ) -> None:
     """Measure an artifact's latency beside its peers', in turns and with equal threads."""
     from specc import bench as stopwatch
     from specc import driver, report, runtime, sample
     from specc.artifact import is_artifact
+    from specc.backends.tvm import roofline
     from specc.calibration import drawn_samples, read_samples
     from specc.ir.graph import specialize
     from specc.ir.text import parse_graph
     from specc.peers import check_peers, peers
+    from specc.targets import TARGETS
 
     names = [name.strip() for name in against.split(",") if name.strip()]
     if is_artifact(spec):
@@ -119,7 +129,10 @@ def bench(
     contenders += peers(names, graph, values, inputs, artifact.threads, precision, typical)
     given = {spec.name: array for spec, array in zip(size.inputs, inputs)}
     expected = driver.reference(graph, values, given) if same else None
-    timings = stopwatch.bench(contenders, seconds, expected)
+    cores = (
+        roofline.Cores(TARGETS[artifact.manifest.machine.target], artifact.threads) if artifact.threads > 1 else None
+    )
+    timings = stopwatch.bench(contenders, seconds, expected, cores, patience)
     ours = timings[0]
     if as_json:
         found = [timing.to_json(ours) for timing in timings]
@@ -140,6 +153,7 @@ def bench(
             "p10": f"{timing.spread[0]:.2f}",
             "p90": f"{timing.spread[1]:.2f}",
             "ratio": f"{timing.ratio(ours):.2f}",
+            **({"own cores": f"{timing.own_ratio(ours):.2f}"} if any(timing.own) else {}),
             "error": "-" if timing.error is None else f"{timing.error:.1e}",
             "calls": str(len(timing.milliseconds)),
             "memory": "-" if timing.memory is None else f"{timing.memory / 1e6:.1f} MB",
@@ -147,4 +161,8 @@ def bench(
         }
         for timing in timings
     ]
-    click.echo(report.table(rows, right=("median", "p10", "p90", "ratio", "error", "calls", "memory")))
+    click.echo(report.table(rows, right=("median", "p10", "p90", "ratio", "own cores", "error", "calls", "memory")))
+    if ours.own:
+        click.echo(
+            f"in {sum(ours.own)} of {len(ours.own)} turns, each of the {artifact.threads} threads had a core of its own"
+        )
