@@ -28,8 +28,8 @@ def write(results: dict[str, Any]) -> list[str]:
     """The section of the page."""
     return [
         "The same networks with `--precision bf16`, and OpenVINO with its hint for it. This processor has no products",
-        "of bfloat16: specc keeps weights and tensors in it, and multiplies and adds in float32; OpenVINO says below in",
-        "what it computes. What the products give where a processor has them (`vdpbf16ps`) is not measured here.",
+        "of bfloat16: specc keeps weights and tensors in it, and multiplies and adds in float32; OpenVINO says below",
+        "in what it computes. What a processor with such products (`vdpbf16ps`) gives is not measured here.",
         "`specc bench examples/SPEC --precision bf16 --against openvino` makes a row again.",
         "",
         *latency.tables(results),
