@@ -27,7 +27,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -36,6 +36,7 @@ import numpy as np
 
 from specc.diagnostics import SpeccError, error
 from specc.ir.dtypes import STORED
+from specc.manifest import Manifest, dtype_of, natural, shape_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAGIC = b"\x89specc\r\n"  # no text file begins so, and a transfer that changes line ends breaks it
@@ -45,102 +46,6 @@ MEMBERS = ("library", "weights", "sample")
 KEY_BYTES, SIGNATURE_BYTES, DIGEST_BYTES = 32, 64, 32
 SEAL_BYTES = KEY_BYTES + SIGNATURE_BYTES + DIGEST_BYTES
 _HEADER = struct.Struct("<8sIIQQ32s")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """An input or an output: what a caller gives or gets.
-
-    `pattern` is there where the tensor has open dimensions: their names, or arithmetic on them, beside fixed extents;
-    `shape` is that of the sample then. `domain` is the least and the greatest element that makes sense in an input
-    (None: no limit on that side): an index lies inside its table.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    domain: tuple[float | None, float | None] | None = None
-    pattern: tuple[int | str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.pattern or self.shape))}]"
-
-    def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array has this shape, or one that open dimensions may give it."""
-        if not self.pattern:
-            return shape == self.shape
-        return len(shape) == len(self.pattern) and all(
-            isinstance(dim, str) or extent == dim for extent, dim in zip(shape, self.pattern)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where the library runs: the target's name, the processor's family, the features that it must have."""
-
-    target: str
-    architecture: str
-    requires: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """The network at one size: `dimensions` are the extents, by name, of the dimensions that the spec gives no number.
-
-    Those in `open` are given by who runs it, and have these extents in the sample alone. `facts` are what is to be said
-    of this size alone: what each pass did, the kernels, the memory.
-    """
-
-    dimensions: tuple[tuple[str, int], ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    open: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return ",".join(f"{name}={'any' if name in self.open else extent}" for name, extent in self.dimensions)
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What an artifact says of itself.
-
-    Inputs and outputs have the same names and element types at all sizes; no two sizes take the same shapes.
-    `library` says what its library is: "shared", to be loaded; "static", to be linked with; or "source", C to compile.
-    `facts` are for people and programs to read,
-    nothing is decided by them: digests of the spec and the checkpoint, tuning records.
-    """
-
-    network: str
-    sizes: tuple[Size, ...]
-    machine: Machine
-    specc: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    library: str = "shared"
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs at the first size."""
-        return self.sizes[0].inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs at the first size."""
-        return self.sizes[0].outputs
-
-    def find(self, dimensions: Mapping[str, int] | None = None) -> int:
-        """The number of the first size whose dimensions have these extents (None: the first); raises S1006."""
-        wanted = (dimensions or {}).items()
-        for number, size in enumerate(self.sizes):
-            if wanted <= dict(size.dimensions).items():
-                return number
-        asked = ",".join(f"{name}={extent}" for name, extent in wanted)
-        sizes = " and ".join(str(size) for size in self.sizes if size.dimensions) or "one size"
-        raise error("S1006", f"`{self.network}` is compiled for {sizes}, not for {asked}")
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +228,7 @@ class _Reader:
             members = value.pop("members")
             if sorted(members) != sorted(MEMBERS):
                 raise ValueError(f"its members are {', '.join(sorted(members))}")
-            spans, manifest = self._spans(members, end), _manifest(value)
+            spans, manifest = self._spans(members, end), Manifest.from_json(value)
             library = bytes(self._member("library", members, spans))
             weights = list(self._tensors(members, spans, "weights"))
             sampled = list(self._tensors(members, spans, "sample"))
@@ -350,7 +255,7 @@ class _Reader:
             start = _aligned(end)
             if any(self.bytes[end:start]):
                 self.damaged(f"the gap before its {name} is not empty")
-            end = start + _natural(members[name]["length"])
+            end = start + natural(members[name]["length"])
             spans[name] = start, end
         if end != self.length - self.seal_length:
             self.damaged(f"its members end at byte {end} of {self.length - self.seal_length}")
@@ -367,7 +272,7 @@ class _Reader:
         member = self._member(name, members, spans)
         position = 0
         for entry in members[name]["tensors"]:
-            shape, dtype, offset = _shape(entry["shape"]), _dtype(entry["dtype"]), _natural(entry["offset"])
+            shape, dtype, offset = shape_of(entry["shape"]), dtype_of(entry["dtype"]), natural(entry["offset"])
             if offset != _aligned(position):
                 raise ValueError(f"a tensor lies at byte {offset} of its {name}")
             position = offset + math.prod(shape) * STORED[dtype]
@@ -386,104 +291,3 @@ class _Reader:
             inputs = list(islice(rest, len(size.inputs)))
             samples.append(Sample(inputs, list(islice(rest, len(size.outputs)))))
         return samples
-
-
-def _manifest(value: Mapping[str, Any]) -> Manifest:
-    """The manifest from JSON; raises `ValueError`, `TypeError` or `KeyError` for anything else."""
-    machine = value["machine"]
-    sizes = tuple(map(_one_size, value["sizes"]))
-    if len({tuple((spec.name, spec.dtype) for spec in (*size.inputs, *size.outputs)) for size in sizes}) != 1:
-        raise ValueError("its sizes have different interfaces, or there is none")
-    if len({tuple(spec.pattern or spec.shape for spec in size.inputs) for size in sizes}) != len(sizes):
-        raise ValueError("two of its sizes take the same shapes")
-    return Manifest(
-        network=_text(value["network"]),
-        sizes=sizes,
-        machine=Machine(
-            _text(machine["target"]), _text(machine["architecture"]), tuple(map(_text, machine["requires"]))
-        ),
-        specc=_text(value["specc"]),
-        facts=_facts(value["facts"]),
-        library=_library(value["library"]),
-    )
-
-
-def _one_size(value: Mapping[str, Any]) -> Size:
-    inputs, outputs = (tuple(map(_spec, value[key])) for key in ("inputs", "outputs"))
-    for specs in (inputs, outputs):
-        if len({spec.name for spec in specs}) != len(specs):
-            raise ValueError("a name stands twice in its interface")
-    dimensions = tuple((_file_name(name), _natural(extent)) for name, extent in value["dimensions"])
-    opened = tuple(map(_text, value["open"]))
-    if not set(opened) <= dict(dimensions).keys():
-        raise ValueError("what is open is no dimension")
-    return Size(dimensions, inputs, outputs, _facts(value["facts"]), opened)
-
-
-def _facts(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("its facts are no object")
-    return value
-
-
-def _library(value: Any) -> str:
-    if value not in ("shared", "static", "source"):
-        raise ValueError(f"{value!r} is no kind of library")
-    return str(value)
-
-
-def _spec(value: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(
-        _file_name(value["name"]),
-        _shape(value["shape"]),
-        _dtype(value["dtype"]),
-        _domain(value["domain"]),
-        _pattern(value),
-    )
-
-
-def _pattern(value: Mapping[str, Any]) -> tuple[int | str, ...]:
-    found = tuple(_text(dim) if isinstance(dim, str) else _natural(dim) for dim in value["pattern"])
-    if found and len(found) != len(value["shape"]):
-        raise ValueError(f"{found} is no shape")
-    return found
-
-
-def _domain(value: Any) -> tuple[float | None, float | None] | None:
-    if value is None:
-        return None
-    least, greatest = value
-    if any(type(limit) not in (int, float, type(None)) for limit in value):
-        raise ValueError(f"{value!r} is no interval")
-    return least, greatest
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable():
-        raise ValueError(f"{value!r} is no name")
-    return value
-
-
-def _file_name(value: Any) -> str:
-    """A name that `specc unpack` makes a part of a file's name."""
-    if "/" in _text(value):
-        raise ValueError(f"{value!r} is no name")
-    return str(value)
-
-
-def _natural(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no length")
-    return value
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"{value!r} is no shape")
-    return tuple(map(_natural, value))
-
-
-def _dtype(value: Any) -> str:
-    if value not in STORED:
-        raise ValueError(f"{value!r} is no element type")
-    return str(value)

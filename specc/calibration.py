@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from specc import arrays, sample
-from specc.artifact import Array, TensorSpec
+from specc.artifact import Array
 from specc.compare import finite
 from specc.diagnostics import did_you_mean, error
 from specc.gate import Accuracy, Decision, Inputs, Trial
 from specc.ir.graph import Graph, Value
 from specc.ir.text import print_graph
+from specc.manifest import TensorSpec
 from specc.passes import halve
 from specc.passes.quantize import QUANTIZING, Interval, quantize
 from specc.passes.registry import Pass

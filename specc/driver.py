@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specc import __version__, records, sample, targets
-from specc.artifact import Array, Contents, Machine, Manifest, Sample, Size, TensorSpec
+from specc.artifact import Array, Contents, Sample
 from specc.compare import difference
 from specc.diagnostics import Label, Span, error
 from specc.ir.congruence import NOTHING, named
@@ -33,6 +33,7 @@ from specc.ir.domains import domains
 from specc.ir.graph import Graph, Node, Value, specialize
 from specc.ir.text import print_graph
 from specc.ir.types import TensorType
+from specc.manifest import Machine, Manifest, Size, TensorSpec
 from specc.optimize import Step, run_passes
 from specc.passes.registry import Pass
 from specc.runtime import Artifact

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from specc import sample
-from specc.artifact import Size
 from specc.diagnostics import error
+from specc.manifest import Size
 from specc.runtime import Artifact
 from specc.targets import TARGETS
 

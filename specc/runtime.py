@@ -24,11 +24,12 @@ import numpy as np
 
 from specc import artifact as container
 from specc import signature
-from specc.artifact import ALIGNMENT, Array, Contents, Manifest, TensorSpec
+from specc.artifact import ALIGNMENT, Array, Contents
 from specc.compare import TOLERANCE, difference
 from specc.diagnostics import did_you_mean, error
 from specc.dlpack import DeviceTensor, look, on_gpu
 from specc.gpus import check_gpu, is_gpu
+from specc.manifest import Manifest, TensorSpec
 from specc.targets import missing_features
 
 Given = Array | DeviceTensor

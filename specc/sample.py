@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from specc.artifact import Array, TensorSpec
+from specc.artifact import Array
+from specc.manifest import TensorSpec
 
 SEED = 0
 

@@ -25,9 +25,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from specc.artifact import Contents, Size
+from specc.artifact import Contents
 from specc.diagnostics import error
 from specc.disassembly import Instruction, Loop, disassemble, tool
+from specc.manifest import Size
 from specc.targets import TARGETS, Target
 
 ITERATIONS = 200

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from specc.artifact import ALIGNMENT, Array, Contents, Manifest
+from specc.artifact import ALIGNMENT, Array, Contents
 from specc.files import filling
+from specc.manifest import Manifest
 
 HEADER = Path(__file__).parent / "backends" / "tvm" / "c" / "specc.h"
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from specc import artifact, runtime, targets
-from specc.artifact import ALIGNMENT, Contents, Machine, Manifest, Sample, Seal, Size, TensorSpec
+from specc.artifact import ALIGNMENT, Contents, Sample, Seal
 from specc.diagnostics import SpeccError
+from specc.manifest import Machine, Manifest, Size, TensorSpec
 
 rng = np.random.default_rng(3)
 

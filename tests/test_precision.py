@@ -13,13 +13,13 @@ from sklearn.datasets import load_digits
 
 import specc
 from specc import grammar, targets, verify
-from specc.artifact import TensorSpec
 from specc.calibration import Calibrated, prepare, read_samples
 from specc.cli import execute
 from specc.diagnostics import SpeccError
 from specc.gate import Glimpse, Seen, accuracy
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
+from specc.manifest import TensorSpec
 from specc.passes.quantize import Grid
 from specc.passes.rewrite import Journal
 from specc.weights import random_weights

@@ -17,9 +17,9 @@ from specc.targets import ROUNDING
 from specc.terminal import say
 
 if TYPE_CHECKING:
-    from specc.artifact import Manifest, Size
     from specc.driver import Observer, Progress
     from specc.ir.graph import Graph
+    from specc.manifest import Manifest, Size
     from specc.passes.registry import Pass
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -13,7 +13,7 @@ from specc.gpus import is_gpu
 from specc.terminal import say
 
 if TYPE_CHECKING:
-    from specc.artifact import Manifest
+    from specc.manifest import Manifest
 
 
 @click.command()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from specc.artifact import Contents, Size
+from specc.artifact import Contents
 from specc.cli.options import print_json
+from specc.manifest import Size
 
 _RIGHT = ("kcycles", "part", "calls", "insts", "cycles", "MACs/cycle", "of peak")
 

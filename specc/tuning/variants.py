@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specc import driver, sample
-from specc.artifact import Array, TensorSpec
+from specc.artifact import Array
 from specc.ir.graph import Graph, specialize
 from specc.ir.placement import aligned
+from specc.manifest import TensorSpec
 from specc.optimize import run_passes
 from specc.records import Configuration
 from specc.targets import Target

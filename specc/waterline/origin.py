@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from specc.artifact import Size
+from specc.manifest import Size
 from specc.profile import Profile
 from specc.runtime import Artifact
 from specc.waterline.axes import amount

@@ -23,6 +23,7 @@ import specc
 from specc import artifact as container
 from specc import grammar, targets
 from specc.backends.tvm.cuda import nvrtc
+from specc.manifest import Machine
 from specc.passes.registry import parse
 from specc.unpack import unpack
 
@@ -68,7 +69,7 @@ def count(folder: Path, name: str) -> int:
 @pytest.mark.parametrize("gpu", GPUS)
 def test_it_holds_machine_code_of_its_architecture_and_no_source(gpu: str) -> None:
     artifact = specc.compile(specc.load(EXAMPLES / "digits.specc"), target=f"cuda:{gpu}")
-    assert artifact.manifest.machine == container.Machine(f"cuda:{gpu}", "x86_64", (gpu,))
+    assert artifact.manifest.machine == Machine(f"cuda:{gpu}", "x86_64", (gpu,))
     library = artifact.contents.library
     files = [match.start() for match in re.finditer(b"\x7fELF", library)]
     images = [start for start in files if library[start + 18 : start + 20] == b"\xbe\0"]

@@ -17,6 +17,7 @@ import tiny
 
 from specc import artifact as container
 from specc import signature
+from specc.manifest import Machine
 from specc.weights import random_weights
 
 Maker = Callable[[Path], object]
@@ -97,7 +98,7 @@ def written(change: Callable[[container.Contents], container.Contents]) -> Maker
 
 
 def foreign(contents: container.Contents) -> container.Contents:
-    machine = container.Machine("cortex-z1", "aarch128", ())
+    machine = Machine("cortex-z1", "aarch128", ())
     return replace(contents, manifest=replace(contents.manifest, machine=machine))
 
 

@@ -34,8 +34,9 @@ from typing import Any
 import numpy as np
 
 from specc import runtime
-from specc.artifact import Array, TensorSpec
+from specc.artifact import Array
 from specc.diagnostics import SpeccError
+from specc.manifest import TensorSpec
 
 
 class Refused(Exception):
