@@ -33,7 +33,8 @@ import numpy as np
 from specc.artifact import Array
 from specc.compare import finite, relative_error
 from specc.memory import Growth
-from specc.runtime import Artifact, aligned_empty
+from specc.model import aligned_empty
+from specc.runtime import Artifact
 
 OURS = "specc"
 BLOCK, WARM_UP, PAUSE = 3, 2, 0.05

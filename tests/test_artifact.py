@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specc import artifact, runtime, targets
+from specc import artifact, model, runtime, targets
 from specc.artifact import ALIGNMENT, Contents, Sample, Seal
 from specc.diagnostics import SpeccError
 from specc.manifest import Machine, Manifest, Size, TensorSpec
@@ -71,7 +71,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: object) -> None:
         raise AssertionError("the library of a refused artifact was loaded")
 
-    monkeypatch.setattr(runtime, "_load_library", run)
+    monkeypatch.setattr(model, "_load_library", run)
 
 
 def refused(path: Path, *codes: str) -> str:

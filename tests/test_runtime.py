@@ -236,6 +236,7 @@ def test_importing_it_brings_little_along() -> None:
         "ir",
         "ir.dtypes",
         "manifest",
+        "model",
         "runtime",
         "signature",
         "targets",

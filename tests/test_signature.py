@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from test_artifact import contents
 
-from specc import artifact, runtime, signature
+from specc import artifact, model, runtime, signature
 from specc.artifact import Seal
 from specc.cli import execute
 from specc.diagnostics import SpeccError
@@ -26,7 +26,7 @@ from specc.diagnostics import SpeccError
 
 @pytest.fixture(autouse=True)
 def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_load_library", lambda _: pytest.fail("the library of an artifact was loaded"))
+    monkeypatch.setattr(model, "_load_library", lambda _: pytest.fail("the library of an artifact was loaded"))
 
 
 @pytest.fixture

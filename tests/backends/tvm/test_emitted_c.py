@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from specc.compare import difference
 from specc.diagnostics import SpeccError
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
+from specc.model import Model, _together
 from specc.runtime import Artifact
 from specc.testing.growth import grow
 from specc.unpack import unpack
@@ -37,7 +39,7 @@ def run(artifact: Artifact, folder: Path, *flags: str) -> list[float]:
     command = ["gcc", *STRICT, *flags, "-fPIC", "-shared", "-o", "network.so", "network.c", "-lm"]
     subprocess.run(command, cwd=folder / "net", check=True)
     contents = artifact.contents
-    model = runtime.Model((folder / "net" / "network.so").read_bytes(), contents.weights)
+    model = Model((folder / "net" / "network.so").read_bytes(), contents.weights)
     return [
         difference(a, b)
         for a, b in zip(model.run(contents.samples[0].inputs), contents.samples[0].outputs, strict=True)
@@ -78,10 +80,10 @@ def test_it_works_without_an_allocator(tmp_path: Path) -> None:
     assert not {"malloc", "posix_memalign", "free"} & {line.split()[-1].split("@")[0] for line in lines}
     library = (tmp_path / "net" / "network.so").read_bytes()
     weights = artifact.contents.weights
-    first = runtime.Model(library, weights)
-    handle = runtime.ctypes.c_void_p()
-    address, size, held = runtime._together(weights)
-    assert first._library.specc_open(address, size, runtime.ctypes.byref(handle)) == 1
+    first = Model(library, weights)
+    handle = ctypes.c_void_p()
+    address, size, held = _together(weights)
+    assert first._library.specc_open(address, size, ctypes.byref(handle)) == 1
     assert held
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from kernel_programs import NATIVE, TARGETS, check, execute, program, tensor, weight
 
-from specc import driver, runtime, targets
+from specc import driver, targets
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group, Input
@@ -20,6 +20,7 @@ from specc.ir.bits import of_bits, to_bits
 from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
+from specc.model import Model
 from specc.unpack import unpack
 
 ALL_BITS = np.arange(1 << 16, dtype=np.uint16)
@@ -93,7 +94,7 @@ def test_c_rounds_as_torch_does(dtype: str, tmp_path: Path) -> None:
     unpack(contents, tmp_path / "net")
     flags = ("-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-o", "network.so")
     subprocess.run(["gcc", *flags, "network.c", "-lm"], cwd=tmp_path / "net", check=True)
-    model = runtime.Model((tmp_path / "net" / "network.so").read_bytes(), contents.weights)
+    model = Model((tmp_path / "net" / "network.so").read_bytes(), contents.weights)
     assert same(model.run([numbers])[0], torch.tensor(numbers).to(getattr(torch, dtype)).to(torch.float32).numpy())
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from kernel_programs import NATIVE
 
-from specc import runtime
 from specc.backends.torch import evaluate, freeze
 from specc.backends.tvm import build, lower
 from specc.backends.tvm.driver import SOURCES
@@ -21,6 +20,7 @@ from specc.diagnostics import SpeccError
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.ir.verify import verify
+from specc.model import Model
 from specc.optimize import run_passes
 from specc.passes.registry import pipeline
 
@@ -60,7 +60,7 @@ def test_equals_torch(level: int, cache: Path) -> None:
     image = np.random.default_rng(2).standard_normal((1, 3, 12, 12)).astype("float32")
     optimized, _ = run_passes(graph, pipeline(level, NATIVE))
     lowered = lower(optimized, NATIVE, freeze(optimized, values))
-    found = runtime.Model(build(lowered, NATIVE), lowered.weights).run([image])
+    found = Model(build(lowered, NATIVE), lowered.weights).run([image])
     for a, b in zip(found, evaluate(graph, values, {"an image": image}), strict=True):
         assert a.shape == b.shape
         assert np.abs(a - b).max() <= 2e-6 * np.abs(b).max()
@@ -160,7 +160,7 @@ def test_a_group_of_several_results(tmp_path: Path) -> None:
     lowered = lower(graph, NATIVE, {})
     assert len(lowered.kernels) == 1
     array = np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4)
-    found = runtime.Model(build(lowered, NATIVE), lowered.weights).run([array])
+    found = Model(build(lowered, NATIVE), lowered.weights).run([array])
     for a, b in zip(found, evaluate(graph, {}, {"x": array}), strict=True):
         assert np.abs(a - b).max() < 1e-6
 

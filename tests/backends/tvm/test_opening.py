@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kernel_programs import NATIVE
 
-from specc import driver, ops, runtime
+from specc import driver, ops
 from specc.backends.torch import evaluate, freeze
 from specc.backends.tvm import build, join, lower
 from specc.backends.tvm.opening import MOST_ELEMENTS, Opening, _most, written
@@ -19,6 +19,7 @@ from specc.grammar import loads
 from specc.ir.dims import Dim, floordiv, substitute, symbol
 from specc.ir.graph import Graph, specialize
 from specc.ir.types import TensorType
+from specc.model import Model
 from specc.targets import find
 from specc.weights import random_inputs, random_weights
 
@@ -58,12 +59,12 @@ def example(name: str, rng: random.Random) -> tuple[Graph, int] | None:
     return graph, extent
 
 
-def compiled(graph: Graph, weights: Mapping[str, Any], at: Mapping[str, int]) -> runtime.Model:
+def compiled(graph: Graph, weights: Mapping[str, Any], at: Mapping[str, int]) -> Model:
     lowered = join([lower(graph, NATIVE, freeze(graph, weights), at=at)])
-    return runtime.Model(build(lowered, NATIVE), lowered.weights)
+    return Model(build(lowered, NATIVE), lowered.weights)
 
 
-def agree(model: runtime.Model, graph: Graph, weights: Mapping[str, Any], values: Mapping[str, int]) -> None:
+def agree(model: Model, graph: Graph, weights: Mapping[str, Any], values: Mapping[str, int]) -> None:
     here = specialize(graph, values)
     inputs = random_inputs(here)
     if graph.name == "batch_norm":  # no variance is negative

@@ -19,7 +19,7 @@ import tvm
 from kernel_programs import check, execute, program, weight
 
 import specc
-from specc import runtime, targets
+from specc import targets
 from specc.backends.tvm import roofline
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
@@ -29,6 +29,7 @@ from specc.backends.tvm.library import compile_kernel
 from specc.diagnostics import SpeccError
 from specc.disassembly import disassemble
 from specc.ir.types import TensorType
+from specc.model import Model
 from specc.static_profile import hot_loops
 
 TARGET = targets.TARGETS["x86-64-v4-bf16"]
@@ -154,7 +155,7 @@ def test_a_network_is_refused_or_computed(emulated: None, tmp_path: Path) -> Non
         with pytest.raises(SpeccError, match=r"lacks .*avx512_bf16"):
             specc.open(tmp_path / "real.artifact")
         with pytest.raises(SpeccError, match="extension"):
-            runtime.Model(real.contents.library, real.contents.weights)
+            Model(real.contents.library, real.contents.weights)
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("llvm-objdump", "llvm-objdump-19"))), reason="needs llvm-objdump")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from kernel_programs import TARGETS
 
-from specc import runtime
 from specc.backends.torch import evaluate, freeze
 from specc.backends.tvm import build, lower
 from specc.ir.types import TensorType
+from specc.model import Model
 from specc.optimize import run_passes
 from specc.passes.registry import pipeline
 from specc.testing.growth import grow
@@ -35,7 +35,7 @@ def test_equals_torch(seed: int, level: int, tmp_path: Path, monkeypatch: pytest
     inputs = {n.attrs["name"]: numbers.standard_normal(n.types[0].concrete).astype(n.types[0].dtype) for n in nodes}
     optimized, _ = run_passes(graph, pipeline(level, target))
     lowered = lower(optimized, target, freeze(optimized, weights))
-    found = runtime.Model(build(lowered, target), lowered.weights).run(list(inputs.values()))
+    found = Model(build(lowered, target), lowered.weights).run(list(inputs.values()))
     expected = evaluate(graph, weights, inputs)
     for result, b in zip(found, expected, strict=True):
         assert result.shape == b.shape

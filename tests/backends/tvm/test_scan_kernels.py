@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from kernel_programs import TARGETS, Input, check, program
 
-from specc import grammar, ops, runtime
+from specc import grammar, ops
 from specc.backends.torch import evaluate, freeze
 from specc.backends.tvm import build, lower
 from specc.ir.graph import specialize
+from specc.model import Model
 from specc.optimize import run_passes
 from specc.passes.registry import pipeline
 from specc.weights import random_inputs, random_weights
@@ -83,7 +84,7 @@ def test_networks(name: str, level: int, tmp_path: Path, monkeypatch: pytest.Mon
     weights, inputs = random_weights(graph, 1), random_inputs(graph, 1)
     optimized, _ = run_passes(graph, pipeline(level, TARGETS[-1]))
     lowered = lower(optimized, TARGETS[-1], freeze(optimized, weights))
-    found = runtime.Model(build(lowered, TARGETS[-1]), lowered.weights).run(list(inputs.values()))
+    found = Model(build(lowered, TARGETS[-1]), lowered.weights).run(list(inputs.values()))
     for a, b in zip(found, evaluate(graph, weights, inputs), strict=True):
         assert a.shape == b.shape and np.abs(a - b).max() <= 1e-5 * max(1, np.abs(b).max())
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from specc import runtime, targets
+from specc import targets
 from specc.backends.torch import evaluate, freeze
 from specc.backends.tvm import build, lower
 from specc.backends.tvm.lowering import Lowered
@@ -19,6 +19,7 @@ from specc.backends.tvm.sharing import share, without
 from specc.ir.graph import Graph, Value
 from specc.ir.placement import ALIGNMENT, begin, joined, size
 from specc.ir.types import TensorType
+from specc.model import Model
 from specc.optimize import run_passes
 from specc.passes.registry import pipeline
 from specc.testing import graphs
@@ -41,7 +42,7 @@ def check(graph: Graph, left: Sequence[str] = ()) -> Lowered:
     found = lowered(graph)
     assert moves(found) == list(left)
     inputs = random_inputs(graph)
-    results = runtime.Model(build(found, NATIVE), found.weights).run([a.astype("float32") for a in inputs.values()])
+    results = Model(build(found, NATIVE), found.weights).run([a.astype("float32") for a in inputs.values()])
     for result, expected in zip(results, evaluate(graph, random_weights(graph), inputs), strict=True):
         assert np.abs(result - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
     return found
