@@ -27,16 +27,13 @@ from specc import __version__, records, sample, targets
 from specc.artifact import Array, Contents, Sample
 from specc.compare import difference
 from specc.diagnostics import Label, Span, error
-from specc.ir.congruence import NOTHING, named
-from specc.ir.dims import symbols
-from specc.ir.domains import domains
-from specc.ir.graph import Graph, Node, Value, specialize
+from specc.ir.graph import Graph, specialize
 from specc.ir.text import print_graph
-from specc.ir.types import TensorType
-from specc.manifest import Machine, Manifest, Size, TensorSpec
+from specc.manifest import Machine, Manifest, Size
 from specc.optimize import Step, run_passes
 from specc.passes.registry import Pass
 from specc.runtime import Artifact
+from specc.sizes import Shapes, interface, specialize_all
 from specc.targets import Target
 
 if TYPE_CHECKING:
@@ -44,10 +41,6 @@ if TYPE_CHECKING:
     from specc.calibration import Calibrated
 
 Weights = str | Path | Mapping[str, Any]
-Extents = Mapping[str, int | None]
-Shapes = Extents | Sequence[Extents]
-"""The extents of the dimensions to which a spec gives no number, by name: None for one that stays open, and is known
-when the network is run. Several of them for several sizes."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +55,10 @@ class Progress:
     size: str = ""
 
 
+Observer = Callable[[Progress], None]
+
 STRIPS = (1, 2, 3, 4, 6, 8, 12, 16)
 """The numbers of strips that `compile` tries where it is given a limit of memory."""
-
-Observer = Callable[[Progress], None]
 
 
 def load(path: str | Path, network: str | None = None, variant: str | None = None) -> Graph:
@@ -128,7 +121,6 @@ def compile(
     tuning    a file of tuning records, or "none"; None: where `specc tune` puts them (see `records.place`)
     """
     from specc.backends import tvm as backend
-    from specc.backends.torch import evaluate
 
     told = progress or (lambda _: None)
     machine = targets.find(target)
@@ -172,15 +164,9 @@ def compile(
     apart = 0.0
     for size, (_, spec) in zip(sizes, specs):
         told(Progress("sample", size=str(size) if len(specs) > 1 else ""))
-        given = [quantizing.samples[0][i.name] for i in size.inputs] if quantizing else sample.draw(size.inputs)
-        by_name = {i.name: array for i, array in zip(size.inputs, given)}
-        exact = reference(spec, values, by_name)
-        expected = exact if judged[str(size)] is spec else reference(judged[str(size)], values, by_name)
-        rounded = expected
-        if quantizing and quantizing.half_lanes:  # sums of float16 come nearer to these, or farther
-            rounded = evaluate(judged[str(size)], values, by_name, half_lanes=quantizing.half_lanes)
-        apart = max(apart, *(difference(a, b) for a, b in zip(rounded, exact)))
-        tests.append(Sample(given, [a.astype(o.dtype, copy=False) for o, a in zip(size.outputs, expected)]))
+        test, off = _judge(size, spec, judged[str(size)], values, quantizing)
+        tests.append(test)
+        apart = max(apart, off)
     manifest = Manifest(
         network=graph.name,
         sizes=tuple(sizes),
@@ -204,6 +190,26 @@ def compile(
         },
     )
     return Artifact(Contents(manifest, library, joined.weights, tests))
+
+
+def _judge(
+    size: Size, spec: Graph, rounding: Graph, values: Mapping[str, Array], precision: Calibrated | None
+) -> tuple[Sample, float]:
+    """Inputs at a size with what `rounding` gives for them, and how far that is from what `spec` gives, norm-wise.
+
+    Both are computed in float64; `rounding` is the graph behind the pass that is not exact, or `spec` itself.
+    """
+    from specc.backends.torch import evaluate
+
+    given = [precision.samples[0][i.name] for i in size.inputs] if precision else sample.draw(size.inputs)
+    by_name = {i.name: array for i, array in zip(size.inputs, given)}
+    exact = reference(spec, values, by_name)
+    expected = exact if rounding is spec else reference(rounding, values, by_name)
+    rounded = expected
+    if precision and precision.half_lanes:  # sums of float16 come nearer to these, or farther
+        rounded = evaluate(rounding, values, by_name, half_lanes=precision.half_lanes)
+    apart = max(difference(a, b) for a, b in zip(rounded, exact))
+    return Sample(given, [a.astype(o.dtype, copy=False) for o, a in zip(size.outputs, expected)]), apart
 
 
 def calibrated(
@@ -230,51 +236,6 @@ def calibrated(
 
     inputs, _ = interface(specs[0])
     return prepare(precision, inputs, weights, samples, bound, calibrating, machine)
-
-
-def specialize_all(graph: Graph, shapes: Shapes | None) -> list[tuple[Size, Graph]]:
-    """The sizes in `shapes` (without facts), each with the graph at the extents that it has, or has in its sample.
-
-    Raises what `specialize` raises, and S0703 where two sizes are the same.
-    """
-    wanted = [shapes] if shapes is None or isinstance(shapes, Mapping) else shapes
-    types = [graph.type(Value(identity)) for identity in graph.inputs]
-    names = list(dict.fromkeys(name for type in types for dim in type.shape for name in sorted(symbols(dim))))
-    found: dict[str, tuple[Size, Graph]] = {}
-    for each in wanted:
-        sampled = {name: _sampled(graph, name) for name, extent in (each or {}).items() if extent is None}
-        opened = tuple(name for name in names if name in sampled)
-        rest = {name: extent for name, extent in (each or {}).items() if extent is not None}
-        chosen = {**rest, **sampled}
-        spec = specialize(graph, chosen)
-        extents = {**graph.defaults, **chosen}
-        inputs, outputs = interface(spec)
-        if opened:
-            general = specialize(graph, rest, opened)
-            inputs = tuple(map(_patterned, inputs, [general.type(Value(i)) for i in general.inputs]))
-            outputs = tuple(map(_patterned, outputs, map(general.type, general.outputs)))
-        size = Size(tuple((name, int(extents[name])) for name in names), inputs, outputs, open=opened)
-        if str(size) in found:
-            said = str(size).replace(",", ", ").replace("=", " = ") or "that without open dimensions"
-            raise error("S0703", f"two sizes of `{graph.name}` are the same: {said}")
-        found[str(size)] = size, spec
-    if not found:
-        raise error("S0703", f"there is no size to compile `{graph.name}` for")
-    return list(found.values())
-
-
-def _sampled(graph: Graph, name: str) -> int:
-    """The extent of an open dimension in the sample: its default where that is above 1, else the least that may be."""
-    dims = [dim for identity in graph.inputs for dim in graph.type(Value(identity)).shape if name in symbols(dim)]
-    known = next((found[1] for dim in dims if (found := named(dim))), NOTHING)
-    default, least = graph.defaults.get(name, 1), known.remainder + known.modulus
-    return default if default > 1 else least if least > 1 else least + known.modulus
-
-
-def _patterned(spec: TensorSpec, type: TensorType) -> TensorSpec:
-    """What a caller gives or gets, with its open dimensions."""
-    pattern = tuple(dim if isinstance(dim, int) else str(dim) for dim in type.shape)
-    return replace(spec, pattern=pattern) if type.symbols() else spec
 
 
 @dataclass(frozen=True)
@@ -377,20 +338,6 @@ def reference(graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, A
     raise AssertionError("an output is no number, and no node's result is")
 
 
-def interface(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """What a caller gives and gets."""
-    asked = domains(graph)
-    inputs = tuple(_input(graph.node(identity), asked.get(Value(identity))) for identity in graph.inputs)
-    types = [graph.type(value) for value in graph.outputs]
-    named = zip(graph.output_names, types)
-    return inputs, tuple(TensorSpec(name, type.concrete, type.dtype) for name, type in named)
-
-
-def _input(node: Node, domain: tuple[float, float] | None) -> TensorSpec:
-    limits = None if domain is None else tuple(limit if math.isfinite(limit) else None for limit in domain)
-    return TensorSpec(node.attrs["name"], node.types[0].concrete, node.types[0].dtype, limits)  # type: ignore[arg-type]
-
-
 def find_weights(graph: Graph, weights: Weights | None) -> tuple[dict[str, Array], dict[str, Any]]:
     """The values of the graph's parameters, and where they come from for the manifest; see `compile`."""
     from specc.weights import in_memory, match, random_weights, read_checkpoint
@@ -435,8 +382,4 @@ def _places(graph: Graph) -> Callable[[Span], str]:
 
 def digests(sources: Mapping[str, str]) -> dict[str, str]:
     """The digest of each text, by name."""
-    return {name: _text_digest(text) for name, text in sorted(sources.items())}
-
-
-def _text_digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+    return {name: hashlib.blake2b(text.encode(), digest_size=32).hexdigest() for name, text in sorted(sources.items())}

@@ -10,9 +10,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from specc import sample
 from specc.artifact import Array
 from specc.diagnostics import Label, error
 from specc.ir.graph import Graph
+from specc.sizes import interface
 
 OPSET = 18
 
@@ -28,9 +30,6 @@ def merged(graph: Graph, weights: Mapping[str, Array]) -> Any:
 
 def to_onnx(graph: Graph, weights: Mapping[str, Array]) -> bytes:
     """The ONNX file of the merged form of `graph` (specialized); raises S0805 for an operator that ONNX lacks."""
-    from specc import sample
-    from specc.driver import interface
-
     for node in map(graph.node, graph.order()):
         if "body" in node.record.traits:  # the exporter would write every step of the loop
             message = f"`{graph.name}` cannot be written as ONNX: `{node.op}` is a loop"

@@ -28,13 +28,11 @@ from specc.diagnostics import Diagnostic, Label, SpeccError
 from specc.driver import (
     Observer,
     Progress,
-    Shapes,
     Weights,
     calibrated,
     compile,
     find_weights,
     reference,
-    specialize_all,
 )
 from specc.files import replacing
 from specc.ir.graph import Graph
@@ -42,6 +40,7 @@ from specc.ir.text import print_graph
 from specc.ir.verify import verify as check_invariants
 from specc.passes.registry import Pass, pipeline
 from specc.reduce import reduce
+from specc.sizes import Shapes, specialize_all
 from specc.targets import Target
 
 PASS_TOLERANCE = 1e-8

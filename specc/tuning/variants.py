@@ -19,6 +19,7 @@ from specc.ir.placement import aligned
 from specc.manifest import TensorSpec
 from specc.optimize import run_passes
 from specc.records import Configuration
+from specc.sizes import interface
 from specc.targets import Target
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Network:
         spec = specialize(graph, shapes)
         values, _ = driver.find_weights(spec, weights)
         self.name, self.machine = graph.name, machine
-        self.inputs, self.outputs = driver.interface(spec)
+        self.inputs, self.outputs = interface(spec)
         self._graph, _ = run_passes(spec, pipeline(level, machine, 1))
         self._frozen = freeze(self._graph, values)
         self._made = Made()
