@@ -6,12 +6,14 @@ use parts.mixer: Mixer      parts/mixer.specc beside the file that says so
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from specc.diagnostics import Diagnostic, Label, Span, did_you_mean, error
+from specc.diagnostics import Diagnostic, Label, Span, SpeccError, did_you_mean, error
+from specc.files import check_regular
 from specc.grammar import syntax as s
-from specc.grammar.parse import parse
+from specc.grammar.parse import LONGEST, parse
 from specc.grammar.values import Block
 
 STANDARD = Path(__file__).with_name("std")
@@ -49,8 +51,13 @@ class Program:
 def read(path: Path) -> str:
     """The text of a file; raises S0001."""
     try:
+        check_regular(path)
+        if (length := path.stat().st_size) > 4 * LONGEST:  # not even read: no text of so many bytes is short enough
+            raise error("S0106", f"{path} has {length:,} bytes; the limit is {LONGEST:,} characters")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
+        if path.is_symlink():
+            raise error("S0001", f"{path} is a link to {os.readlink(path)}, and there is nothing") from None
         siblings = [p.name for p in path.parent.glob("*.specc")] if path.parent.is_dir() else []
         raise error("S0001", f"there is no file {path}", notes=did_you_mean(path.name, siblings)) from None
     except IsADirectoryError:
@@ -100,11 +107,12 @@ class _Loader:
         name = "/".join(use.module) + ".specc" if standard else str(file)
         if name in self.modules:
             return name
-        if not file.is_file():
+        if not os.path.isfile(file):
             asked = ".".join(use.module)
             folder = STANDARD if standard else file.parent
             prefix = "std" if standard else ".".join(use.module[:-1])
-            stems = [p.stem for p in sorted(folder.glob("*.specc")) if p.resolve() != path.resolve()]
+            files = [p for p in sorted(folder.glob("*.specc")) if os.path.isfile(p)]
+            stems = [p.stem for p in files if os.path.realpath(p) != os.path.realpath(path)]
             known = [f"{prefix}.{stem}" if prefix else stem for stem in stems]
             there_are = (f"there are {', '.join(known)}",) if known else ()
             message = f"there is no module `{asked}`" + ("" if standard else f": the file {file} does not exist")
@@ -112,7 +120,12 @@ class _Loader:
             return None
         if len(self.modules) >= MOST_FILES:
             raise error("S0406", f"more than {MOST_FILES} files are used", Label(use.module_span))
-        self.load(name, file)
+        try:
+            text = read(file)
+        except SpeccError as problem:
+            (found,) = problem.diagnostics
+            raise SpeccError(replace(found, labels=(Label(use.module_span, "used here"),))) from None
+        self.load(name, file, text)
         return name
 
     def resolve(self, module: Module) -> None:

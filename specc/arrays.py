@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ from specc.artifact import Array
 from specc.compare import difference
 from specc.diagnostics import did_you_mean, error
 from specc.files import replacing
+from specc.npz import Archive, Unreadable
 
 
 def read(path: str, names: Sequence[str] | None = None) -> dict[str, Array]:
@@ -21,16 +20,13 @@ def read(path: str, names: Sequence[str] | None = None) -> dict[str, Array]:
     Raises S1002 for another file, S1003 for other names. Pickled objects are refused.
     """
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise error("S1002", f"{path} is one array, and not an .npz file of arrays by name")
-        with file:
-            found = {name: file[name] for name in file.files}
+        archive = Archive(path)
+        found = {name: archive[name] for name in archive.names}
     except OSError as problem:
         raise error("S1002", f"{path} cannot be read: {problem.strerror or problem}") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as problem:
+    except Unreadable as problem:
         hint = "numpy.savez(path, name=array) writes one"
-        raise error("S1002", f"{path} is no .npz file of arrays: {_reason(path, problem)}", notes=(hint,)) from None
+        raise error("S1002", f"{path} is no .npz file of arrays: {problem}", notes=(hint,)) from None
     if names is not None:
         for name in found:
             if name not in names:
@@ -39,13 +35,6 @@ def read(path: str, names: Sequence[str] | None = None) -> dict[str, Array]:
         if not found:
             raise error("S1003", f"{path} is empty, and there are {', '.join(names)}")
     return found
-
-
-def _reason(path: str, problem: Exception) -> str:
-    """Why numpy could not read the file, in words that do not ask for trust in it."""
-    if not zipfile.is_zipfile(path):
-        return "it is of another kind, or cut"
-    return "it holds objects of Python" if "Object arrays" in str(problem) else str(problem)
 
 
 def write(path: str, arrays: Mapping[str, Array]) -> None:

@@ -150,21 +150,28 @@ def render(diagnostic: Diagnostic, sources: Mapping[str, str] | None = None) -> 
     return "\n".join(map(_printable, lines))
 
 
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Categories of characters that a terminal does not show, or that end a line of it."""
+
+
 def _printable(text: str) -> str:
     """The text without characters that would steer a terminal or turn the order of letters round."""
     return "".join(
-        letter if letter == "\n" or unicodedata.category(letter)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+        letter if letter == "\n" or unicodedata.category(letter) not in _UNSEEN else "\N{REPLACEMENT CHARACTER}"
         for letter in text
     )
 
 
 def _text_of(file: str, sources: Mapping[str, str]) -> list[str]:
     if file in sources:
-        return sources[file].splitlines()
-    try:
-        return Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
+        text = sources[file]
+    else:
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return []
+    lines = text.removesuffix("\n").split("\n")  # as the parser counts: a form feed ends no line
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _excerpt(labels: list[Label], text: list[str], width: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -13,26 +14,43 @@ from typing import BinaryIO
 from specc.diagnostics import error
 
 
+def check_regular(path: str | Path) -> None:
+    """Raises OSError where a device or a pipe stands at `path`: one may have no end, the other no writer."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file")
+
+
 def check_writable(path: str | Path, *sources: str | Path | None) -> Path:
     """The file that writing to `path` would make or replace; raises S0002 where it is plain that it cannot be written.
 
     To be asked before long work whose result goes there. It may be none of the `sources`, from which the result comes.
     """
     goal = Path(os.path.realpath(path))  # through links: they stay, what they point at is replaced
-    problem = None
-    if not os.fspath(path):
-        problem = "its name is empty"
-    elif any(source is not None and os.path.realpath(source) == str(goal) for source in sources):
+    problem = _obstacle(path, goal)
+    if problem is None and any(source is not None and os.path.realpath(source) == str(goal) for source in sources):
         problem = "what this command reads stands there"
-    elif goal.exists() and not goal.is_file():
+    elif problem is None and goal.exists() and not goal.is_file():
         problem = f"it is {'a directory' if goal.is_dir() else 'a device'}, not a file"
-    elif not goal.parent.is_dir():
-        problem = f"there is no folder {goal.parent}"
-    elif not os.access(goal.parent, os.W_OK):
-        problem = f"the folder {goal.parent} may not be written to"
     if problem:
         raise error("S0002", f"{path} cannot be written: {problem}")
     return goal
+
+
+def _obstacle(path: str | Path, goal: Path) -> str | None:
+    """Why neither a file nor a folder can be made at `goal`, which `path` leads to; None where nothing is known."""
+    if not os.fspath(path):
+        return "its name is empty"
+    try:
+        goal.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as reason:  # a name that is too long, for one
+        return reason.strerror or str(reason)
+    if goal.is_symlink():
+        return "it is a link that leads back to itself"
+    if not goal.parent.is_dir():
+        return f"there is no folder {goal.parent}"
+    return None if os.access(goal.parent, os.W_OK) else f"the folder {goal.parent} may not be written to"
 
 
 @contextmanager
@@ -42,7 +60,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     Raises S0002 where `path` cannot be written. A device or a pipe is refused: renaming would replace it.
     """
     goal = check_writable(path)
-    temporary = goal.with_name(f".{goal.name[:100]}.{secrets.token_hex(6)}")
+    temporary = goal.with_name(f".{goal.name[:40]}.{secrets.token_hex(6)}")
     try:
         try:
             with open(temporary, "xb") as file:
@@ -64,7 +82,7 @@ def filling(path: str | Path) -> Iterator[Path]:
     Raises S0002 where `path` cannot be made, or is there already and is anything but an empty folder.
     """
     goal = check_fillable(path)
-    temporary = goal.with_name(f".{goal.name[:100]}.{secrets.token_hex(6)}")
+    temporary = goal.with_name(f".{goal.name[:40]}.{secrets.token_hex(6)}")
     try:
         try:
             temporary.mkdir()
@@ -82,15 +100,9 @@ def check_fillable(path: str | Path) -> Path:
     To be asked before long work whose result goes there.
     """
     goal = Path(os.path.realpath(path))
-    problem = None
-    if not os.fspath(path):
-        problem = "its name is empty"
-    elif goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
+    problem = _obstacle(path, goal)
+    if problem is None and goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
         problem = "something stands there already"
-    elif not goal.parent.is_dir():
-        problem = f"there is no folder {goal.parent}"
-    elif not os.access(goal.parent, os.W_OK):
-        problem = f"the folder {goal.parent} may not be written to"
     if problem:
         raise error("S0002", f"{path} cannot be written: {problem}")
     return goal

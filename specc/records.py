@@ -21,6 +21,7 @@ from typing import Any
 
 from specc import cache
 from specc.diagnostics import SpeccError, error
+from specc.files import check_regular
 
 VERSION = 1
 NONE = "none"
@@ -103,6 +104,7 @@ def read(path: Path) -> Records:
     What stands behind the last end of a line was being written when its writer was stopped, and is no record.
     """
     try:
+        check_regular(path)
         text = path.read_bytes()
     except OSError as problem:
         raise error("S1201", f"{path} cannot be read: {problem.strerror or problem}") from None

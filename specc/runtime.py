@@ -39,7 +39,7 @@ class Artifact:
 
     def __init__(self, contents: Contents, threads: int | None = None) -> None:
         self.contents = contents
-        self._threads = _threads(threads)
+        self._threads = check_threads(threads)
         self._lock = threading.Lock()
         self._model: Model | None = None
 
@@ -246,7 +246,8 @@ def _check_machine(manifest: Manifest) -> None:
         check_gpu(manifest.network, architecture)
 
 
-def _threads(threads: int | None) -> int:
+def check_threads(threads: int | None) -> int:
+    """The threads of a call, all cores without a number; raises S0909 for a number that this machine does not have."""
     most = len(os.sched_getaffinity(0))
     if threads is not None and not 1 <= threads <= most:
         raise error("S0909", f"{threads} threads: there can be 1 to {most} here")

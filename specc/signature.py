@@ -16,6 +16,7 @@ from typing import Any
 from specc import artifact
 from specc.artifact import Check, Seal, Sign
 from specc.diagnostics import error
+from specc.files import check_regular
 
 _PURPOSE = b"specc artifact\0"
 
@@ -77,6 +78,7 @@ def fingerprint(key: bytes) -> str:
 
 def _key(path: str | Path, kind: str, load: Any, expected: type) -> Any:
     try:
+        check_regular(path)
         text = Path(path).read_bytes()
     except OSError as problem:
         raise error("S0001", f"{path} cannot be read: {problem.strerror or problem}") from None

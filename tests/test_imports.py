@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = ("specc.cache", "specc.codes", "specc.diagnostics", "specc.files", "specc.ir", "specc.ops", "specc.targets")
+GROUND = (
+    "specc.cache",
+    "specc.codes",
+    "specc.diagnostics",
+    "specc.files",
+    "specc.ir",
+    "specc.npz",
+    "specc.ops",
+    "specc.targets",
+)
 MIDDLE = ("specc.grammar", "specc.passes", "specc.backends.torch", "specc.backends.tvm")
 FOLDERS = {"grammar": "specc.grammar", "passes": "specc.passes", "backends": "specc.backends"}
 

@@ -86,6 +86,8 @@ def compile(
         raise click.UsageError(f"there are no static libraries for {target}")
     elif emit == "onnx" and (target != "native" or passes or dump or strips != 1 or peak is not None):
         raise click.UsageError("--emit onnx is for any machine, with the passes that make fewer operators")
+    if dump == "":
+        raise click.UsageError("--dump names a folder")
     check_precision(precision, calibrate, weights)
     if emit == "onnx" and precision != "float32":
         raise click.UsageError("--emit onnx writes the network in float32")
@@ -94,7 +96,7 @@ def compile(
         raise click.UsageError("--emit onnx writes one size: give --shapes once, with numbers")
     path, _ = split_spec(spec)
     if emit in ("artifact", "onnx"):
-        check_writable(output, path, weights)
+        check_writable(output, path, weights, calibrate, tuning)
     else:
         check_fillable(output)
     chosen = parse_passes(passes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def fmt(files: Sequence[str], only_check: bool) -> int:
 
 def _specs(files: Sequence[str]) -> Iterator[str]:
     for name in files:
-        if not Path(name).is_dir():
+        if not os.path.isdir(name):
             yield name
             continue
         found = sorted(Path(name).rglob("*.specc"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
 
 def _shape(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[tuple[int, ...]]:
     """`1x3x224x224` --> (1, 3, 224, 224)."""
+    from specc.ir.graph import MAX_ELEMENTS
+
     shapes = []
     for value in values:
-        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", value):
+        if not re.fullmatch(r"[1-9]\d{0,11}(x[1-9]\d{0,11})*", value, re.ASCII):
             raise click.BadParameter(f"`{value}` is no shape, as in --input 1x3x224x224")
         shapes.append(tuple(int(extent) for extent in value.split("x")))
+        if math.prod(shapes[-1]) > MAX_ELEMENTS:
+            raise click.BadParameter(f"`{value}` has more than {MAX_ELEMENTS:,} elements")
     return shapes
 
 

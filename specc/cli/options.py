@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -32,6 +32,8 @@ def _shapes(_: click.Context, __: click.Parameter, value: str | None) -> dict[st
 
 
 ANY = "any"
+MOST_DIGITS = 18
+"""Of an extent: what has more does not fit into 64 bits."""
 
 
 def _pairs(value: str, *words: str) -> list[tuple[str, str]]:
@@ -41,6 +43,8 @@ def _pairs(value: str, *words: str) -> list[tuple[str, str]]:
         name, equals, extent = (text.strip() for text in part.partition("="))
         if not equals or not name.isidentifier() or not (extent.isdecimal() or extent in words):
             raise click.BadParameter(f"`{part}` is not `name=number`, as in --shapes n=1,h=224,w=224")
+        if len(extent) > MOST_DIGITS:
+            raise click.BadParameter(f"no dimension is as large as `{name}` in {extent[:MOST_DIGITS]}...")
         if name in pairs:
             raise click.BadParameter(f"`{name}` stands twice")
         pairs[name] = extent
@@ -170,11 +174,11 @@ def split_spec(spec: str) -> tuple[str, str | None]:
     """`FILE:VARIANT` in two, and `zoo:NAME/VARIANT`; a file whose own name has a colon is taken as it is."""
     from specc import zoo
 
-    if spec.startswith(zoo.PREFIX) and not Path(spec).exists():
+    if spec.startswith(zoo.PREFIX) and not os.path.exists(spec):
         found, variant = zoo.find(spec)
         return str(found), variant
     path, colon, variant = spec.rpartition(":")
-    if not colon or Path(spec).exists():
+    if not colon or os.path.exists(spec):
         return spec, None
     return path, variant
 

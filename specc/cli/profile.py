@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specc.cli.options import artifact_argument, choose_size, json_option, print_json, size_option, threads_option
+from specc.cli.options import (
+    Finite,
+    artifact_argument,
+    choose_size,
+    json_option,
+    print_json,
+    size_option,
+    threads_option,
+)
 from specc.diagnostics import error
 from specc.gpus import is_gpu
 from specc.terminal import say
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 @click.command()
 @artifact_argument
 @click.option("--by-call", is_flag=True, help="A row for each call, in order; without it, for each kernel.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="How long to measure.")
+@click.option("--seconds", type=Finite(), default=3.0, show_default=True, help="How long to measure.")
 @click.option("--html", metavar="OUT", type=click.Path(), help="Write a page with charts and tables, too.")
 @click.option("--scaling", is_flag=True, help="Measure with one thread as well, and compare.")
 @click.option("--static", is_flag=True, help="Run nothing: count the cycles of inner loops with llvm-mca.")

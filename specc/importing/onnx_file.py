@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from specc.diagnostics import error
+from specc.files import check_regular
 from specc.grammar.writer import sayable
 from specc.importing.builder import Array, Builder, Imported, Unsupported, settle, unsupported
 from specc.importing.onnx_operators import TABLE
@@ -53,6 +54,7 @@ def _read(path: Path) -> Any:
     except ImportError:
         raise error("S1005", "reading ONNX files takes the package `onnx`: pip install onnx") from None
     try:
+        check_regular(path)
         data = path.read_bytes()
     except OSError as problem:
         raise error("S0001", f"{path} cannot be read: {problem.strerror or problem}") from None

@@ -24,6 +24,7 @@ from specc import driver, records, targets
 from specc.diagnostics import error
 from specc.ir.graph import Graph
 from specc.records import Log, Records
+from specc.runtime import check_threads
 from specc.targets import Target
 from specc.tuning.tuner import Observer, Outcome, Standing, Tuner
 from specc.tuning.variants import Network, Variants
@@ -64,6 +65,10 @@ def tune(
     if (tracker is None) != (key is None):
         raise error("S1001", "--tracker and --key stand together: a tracker lends machines by their key")
     _check_runs(machine, tracker is not None)
+    if tracker is None:
+        check_threads(threads)
+    elif threads is not None and threads < 1:
+        raise error("S0909", f"{threads} threads: there is one at least")
     known = records.read(path) if path.exists() else Records()
     from specc.backends.tvm.measure import Boards, Here
 

@@ -21,7 +21,12 @@ from typing import Any
 import numpy as np
 
 from specc.diagnostics import SpeccError, did_you_mean, error
+from specc.files import check_regular
+from specc.npz import Archive, Unreadable
 from specc.weights.tensors import Array, damaged, map_safetensors, widen_bfloat16
+
+_GIT_LFS = b"version https:/"
+"""How the file begins that Git leaves in the place of a large one."""
 
 
 class Checkpoint(Mapping[str, Array]):
@@ -51,8 +56,7 @@ def read_checkpoint(path: str | Path, under: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for a writer
-            raise error("S0601", f"`{path}` cannot be read: it is a device or a pipe, not a file")
+        check_regular(path)
         with path.open("rb") as file:
             head = file.read(32)
         format = _format(path, head)
@@ -86,13 +90,15 @@ def _format(path: Path, head: bytes) -> str | None:
         if any(name.endswith("data.pkl") for name in names):
             return "pickle"
         return "npz" if all(name.endswith(".npy") for name in names) else None
+    if head.startswith(_GIT_LFS):
+        return None
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "pickle"
     return "safetensors" if head[8:9] == b"{" or path.suffix == ".safetensors" else None
 
 
 def _hint(path: Path, head: bytes) -> list[str]:
-    if head.startswith(b"version https:/"):
+    if head.startswith(_GIT_LFS):
         return ["it is a pointer of Git LFS: fetch the file itself with `git lfs pull`"]
     if path.name.endswith(".index.json"):
         return ["it is the index of a checkpoint in several files: give the one that holds the tensors"]
@@ -103,18 +109,17 @@ def _read_npz(path: Path) -> dict[str, Callable[[], Array]]:
     def reader(key: str) -> Callable[[], Array]:
         def read() -> Array:
             try:
-                array: Array = archive[key]
-                return array
-            except (ValueError, zipfile.BadZipFile) as problem:  # a pickled object, a damaged member
-                raise damaged(path, f"`{key}` is no array ({problem})") from None
+                return archive[key]
+            except Unreadable as problem:
+                raise damaged(path, problem) from None
 
         return read
 
     try:
-        archive = np.load(path, allow_pickle=False)
-    except (ValueError, zipfile.BadZipFile) as problem:
+        archive = Archive(path)
+    except Unreadable as problem:
         raise damaged(path, problem) from None
-    return {key: reader(key) for key in archive.files}
+    return {key: reader(key) for key in archive.names}
 
 
 def _read_pickle(path: Path, under: str | None) -> Checkpoint:

@@ -6,6 +6,7 @@ A case that needs another file gives it a name here; `made.FILES[name](path)` wr
 from __future__ import annotations
 
 import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -148,6 +149,53 @@ def npz(**arrays: Any) -> Maker:
 
 IMAGE = tiny.image()
 
+
+def npy(shape: str, dtype: str = "<f4", data: bytes = b"") -> bytes:
+    """One array's file, whose header says what it likes."""
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+def zipped(members: dict[str, bytes], flags: int = 0) -> Maker:
+    """A zip file; `flags` of each member say more than is true."""
+
+    def maker(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as file:
+            for name, data in members.items():
+                file.writestr(name, data)
+        data = bytearray(path.read_bytes())
+        for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            data[data.find(mark) + place] |= flags
+        path.write_bytes(data)
+
+    return maker
+
+
+def with_manifest(change: Callable[[bytes], bytes], digest: bool) -> Maker:
+    """The artifact with its manifest edited by hand, by someone who knows of the digest or not."""
+
+    def maker(path: Path) -> None:
+        data = artifact()
+        *start, length, _, found = container._HEADER.unpack(data[: container._HEADER.size])
+        end = container._HEADER.size + length
+        text = change(data[container._HEADER.size : end])
+        head = container._HEADER.pack(*start, len(text), len(data) - length + len(text), b"")[:32]
+        path.write_bytes(head + (container._digest([head, text]) if digest else found) + text + data[end:])
+
+    return maker
+
+
+def _around(path: Path) -> None:
+    """The block B, which uses the file that uses it."""
+    path.write_text("specc 1\nuse around_a: A\n\nblock B(x: [n, c]) -> [n, c]:\n    y = A(x)\n    return y\n")
+
+
+def using(module: str) -> Maker:
+    text = f"specc 1\nuse {module}: B\n\nblock A(x: [n, c]) -> [n, c]:\n    y = B(x)\n    return y\n\n"
+    network = "network N(x: [n = 1, 3]):\n    y = A(x)\n    return y\n"
+    return lambda path: path.write_text(text + network)
+
+
 NET = '''"""Modules that `specc import` is asked for."""
 
 import torch
@@ -229,6 +277,32 @@ FILES: dict[str, Maker] = {
     "outputs.npz": npz(output=np.ones((1, 5), "float32")),
     "outputs_of_others.npz": npz(output=np.zeros((5, 1), "float32")),
     "tokens.npz": npz(tokens=np.array([[0, 1, 50]])),
+    "members.npz": zipped({"image": b"abc"}),
+    "endless.npz": zipped({"image.npy": npy("(1000000000000000,)")}),
+    "overflowing.npz": zipped({"image.npy": npy("(4611686018427387904, 4611686018427387904)")}),
+    "short.npz": zipped({"image.npy": npy("(1, 3, 8, 8)", data=b"abc")}),
+    "encrypted.npz": zipped({"image.npy": npy("(1,)", data=bytes(4))}, flags=1),
+    "header.npz": zipped({"image.npy": npy("print()")}),
+    "letters.npz": npz(image=np.array(["a", "b"])),
+    "letters_out.npz": npz(output=np.array([["a"] * 5])),
+    "scalar.npz": npz(image=np.float32(3)),
+    "pointer.safetensors": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    "empty.safetensors": lambda path: path.write_bytes(b""),
+    "transposed.safetensors": safetensors(lambda: weights(head__weight=np.ones((4, 5), "float32"))),
+    "integers.safetensors": safetensors(lambda: weights(head__bias=np.ones(5, "int32"))),
+    "empty.specc": lambda path: path.write_bytes(b""),
+    "utf16.specc": lambda path: path.write_bytes("specc 1\n".encode("utf-16")),
+    "dangling.specc": lambda path: path.symlink_to("nowhere.specc"),
+    "circle.specc": lambda path: path.symlink_to("circle.specc"),
+    "uses_latin1.specc": lambda path: (using("latin1")(path), write(path.with_name("latin1.specc"))),
+    "uses_folder.specc": lambda path: (using("folder")(path), path.with_name("folder.specc").mkdir()),
+    "uses_long.specc": using("a" * 300),
+    "around_a.specc": lambda path: (using("around_b")(path), _around(path.with_name("around_b.specc"))),
+    "unterminated.specc": lambda path: path.write_text("specc 1\r\n\r\nnetwork N(x: [n, 3]):\r\n    return relu(x"),
+    "empty.artifact": lambda path: path.write_bytes(b""),
+    "edited.artifact": with_manifest(lambda text: text.replace(b"Tiny", b"Tinz"), digest=False),
+    "pretty.artifact": with_manifest(lambda text: text.replace(b",", b", "), digest=True),
+    "grown.artifact": changed(lambda data: data.extend(bytes(64))),
     "records.jsonl": lambda path: path.write_text('{"specc_tuning": 1}\n\n{"specc_tuning": 2}\nx\n{"a": 1}\n'),
     "one.npy": lambda path: np.save(path, IMAGE),
     "nets_of_a_test.py": lambda path: path.write_text(NET),
