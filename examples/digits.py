@@ -2,8 +2,9 @@
 
     python examples/digits.py FOLDER
 
-writes `digits.safetensors`, the checkpoint, and `samples.json`: for each of the ten digits one image that the training
-has not seen, as 64 numbers from 0 to 1, row by row.
+writes `digits.safetensors`, the checkpoint; `samples.npz`, 64 images of the training, to calibrate integers by; and
+`samples.json`: for each of the ten digits one image that the training has not seen, as 64 numbers from 0 to 1, row by
+row.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
@@ -78,6 +80,7 @@ def main() -> None:
     with torch.inference_mode():
         right = model(digits.held_out_images).argmax(1) == digits.held_out_labels
     save_file(model.state_dict(), folder / "digits.safetensors")
+    np.savez(folder / "samples.npz", image=digits.images[:64].numpy())
     labels = digits.held_out_labels.tolist()
     samples = [digits.held_out_images[labels.index(digit)].flatten().tolist() for digit in range(10)]
     (folder / "samples.json").write_text(json.dumps(samples), encoding="utf-8")
