@@ -294,7 +294,10 @@ def test_bench_measures_torch_compiled(capsys: pytest.CaptureFixture[str], artif
 def test_bench_measures_an_artifact(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
     ran = Ran(capsys, "bench", artifact, "--against", "torch", "--seconds", "0")
     assert ran.code == terminal.FINE
-    assert [line.split()[0] for line in ran.out.splitlines()[2:]] == ["specc", "torch"]
+    assert [line.split()[0] for line in ran.out.splitlines()[2:4]] == [
+        "specc",
+        "torch",
+    ]  # a line on shared cores may follow
 
 
 def test_bench_of_a_quick_network_is_quick(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
