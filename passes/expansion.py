@@ -28,11 +28,7 @@ _BLOCKS = 4
 
 def matches(graph: Graph, anchor: str, identity: int) -> bool:
     """Whether a node is a depthwise convolution, behind a group that begins with an `anchor`."""
-    node = graph.node(identity)
-    if node.op != "conv2d" or anchor != "conv2d":
-        return False
-    channels = graph.type(graph.operands(identity)[0]).shape[1]
-    return bool(node.attrs["groups"] == channels != 1)
+    return anchor == "conv2d" and is_depthwise(graph, identity)
 
 
 def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> str | None:
@@ -45,7 +41,7 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
     wide, *weights = graph.operands(identity)
     source, *others = graph.operands(first)
     types = [graph.type(value) for value in (source, Value(first), wide, Value(identity))]
-    if not _is_pointwise(graph, first):
+    if not is_pointwise(graph, first):
         return "the convolution in front of it has a window, strides, padding or groups"
     if any(type.symbols() for type in types):
         return "its extents are not known"
@@ -68,8 +64,20 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
     return None
 
 
-def _is_pointwise(graph: Graph, identity: int) -> bool:
-    """Whether a convolution is one of 1x1, and nothing else."""
-    attrs, kernel = graph.node(identity).attrs, graph.type(graph.operands(identity)[1]).shape[2:]
+def is_depthwise(graph: Graph, identity: int) -> bool:
+    """Whether a node is a convolution of each channel by itself."""
+    node = graph.node(identity)
+    if node.op != "conv2d":
+        return False
+    channels = graph.type(graph.operands(identity)[0]).shape[1]
+    return bool(node.attrs["groups"] == channels != 1)
+
+
+def is_pointwise(graph: Graph, identity: int) -> bool:
+    """Whether a node is a convolution of 1x1, and nothing else."""
+    node = graph.node(identity)
+    if node.op != "conv2d":
+        return False
+    attrs, kernel = node.attrs, graph.type(graph.operands(identity)[1]).shape[2:]
     plain = attrs["groups"] == 1 and tuple(attrs["stride"]) == (1, 1) and not any(attrs["padding"])
     return plain and tuple(kernel) == (1, 1)

@@ -18,7 +18,7 @@ What turns integers of 8 bits into numbers makes four times the bytes that it re
 the group of its one user, rather than behind what made the integers.
 
 A depthwise convolution joins the 1x1 convolution in front of it where the tensor between them would leave the cache
-(`expansion`).
+(`expansion`). For a GPU, a 1x1 convolution joins the depthwise one in front of it (`separable`).
 
 Views (reshape) cost nothing and stand in no group. Attention is a group of its own (`attention`).
 
@@ -39,7 +39,7 @@ from specc.ir.cost import macs_of, nominal
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
-from specc.passes import expansion
+from specc.passes import expansion, separable
 from specc.passes.attention import attentions, rounds
 from specc.passes.rewrite import Event, Journal
 
@@ -110,6 +110,13 @@ class Joint:
     """The nodes that the group has behind its first one."""
     cache: int
     """The bytes of the second-level cache; 0 where kernels do not go by them."""
+    blocks: bool
+    """Whether blocks of threads have memory that they share."""
+
+    @property
+    def members(self) -> list[int]:
+        """The nodes of the group."""
+        return [i for i in self.graph.live() if self.graph.node(i).group == self.host.group]
 
     @property
     def host(self) -> Node:
@@ -167,8 +174,18 @@ def _same_shape(joint: Joint) -> str | None:
 
 def _unlike(joint: Joint) -> str | None:
     """Why a depthwise convolution does not join the 1x1 convolution that it reads."""
-    members = [i for i in joint.graph.live() if joint.graph.node(i).group == joint.host.group]
-    return _sole(joint) or expansion.refusal(joint.graph, members, joint.node, joint.cache)
+    return _sole(joint) or expansion.refusal(joint.graph, joint.members, joint.node, joint.cache)
+
+
+def _is_separable(joint: Joint) -> bool:
+    """Whether a node is a 1x1 convolution of what a depthwise convolution makes."""
+    data, *_ = joint.graph.operands(joint.node)
+    return data == joint.operand and separable.matches(joint.graph, joint.members, joint.node)
+
+
+def _inseparable(joint: Joint) -> str | None:
+    """Why a 1x1 convolution does not join the depthwise convolution that it reads."""
+    return _sole(joint) or separable.refusal(joint.graph, joint.members, joint.node)
 
 
 KINDS = (
@@ -178,16 +195,24 @@ KINDS = (
         lambda joint: bool(joint.cache) and expansion.matches(joint.graph, joint.anchor, joint.node),
         _unlike,
     ),
+    Kind(
+        "depthwise-separable convolution",
+        lambda joint: joint.blocks and joint.anchor == "conv2d" and _is_separable(joint),
+        _inseparable,
+    ),
     Kind("conversion of layout", lambda joint: joint.user.op == "convert_layout", _same_shape),
     Kind("epilogue", lambda joint: joint.user.record.elementwise, _same_shape),
 )
 """The first kind that matches decides."""
 
 
-def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, cache: int = 0) -> Graph:
+def fuse(
+    graph: Graph, epilogues: bool = True, journal: Journal | None = None, cache: int = 0, blocks: bool = False
+) -> Graph:
     """`graph` with `group` set on every live node that computes; without `epilogues`, each in a group of its own.
 
     cache   bytes of the second-level cache: what is larger between two convolutions may make them one kernel
+    blocks  kernels run in blocks of threads with memory that they share, as on a GPU: it may hold what is between two
     """
     graph = graph.copy()
     journal = journal if journal is not None else Journal()
@@ -213,7 +238,7 @@ def fuse(graph: Graph, epilogues: bool = True, journal: Journal | None = None, c
                 continue
             elementwise = graph.node(identity).record.elementwise
             length = lengths[operand.node] * lengths[identity] if elementwise else 1
-            candidate = Joint(graph, identity, operand, anchors[host], length, sizes[host], cache)
+            candidate = Joint(graph, identity, operand, anchors[host], length, sizes[host], cache, blocks)
             kind = next((kind for kind in KINDS if kind.matches(candidate)), None)
             reason = kind.refusal(candidate) if kind else None
             if kind and reason is None:

@@ -135,11 +135,12 @@ class Fusion(Pass):
 
     epilogues: bool = True
     cache: int = 0
+    blocks: bool = False
     name = "fusion"
     summary = "groups of nodes that become one kernel"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
-        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues, journal, self.cache))
+        return labelled(graph, lambda each: fusion.fuse(each, self.epilogues, journal, self.cache, self.blocks))
 
 
 @cache
@@ -197,7 +198,7 @@ def _level(level: int, target: Target) -> tuple[Pass, ...]:
     if level == 1:
         return (Canonicalize(), Reparam(), Canonicalize(), Fusion(epilogues=False))
     if target.gpu:  # a warp reads neighbours of a plain row as well as lanes of a block
-        return (Canonicalize(), Reparam(), Canonicalize(), Fusion())
+        return (Canonicalize(), Reparam(), Canonicalize(), Fusion(blocks=True))
     return (Canonicalize(), Reparam(), Canonicalize(), Layout(target.lanes), Fusion(cache=target.l2_bytes))
 
 

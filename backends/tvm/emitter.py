@@ -18,7 +18,7 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choice, Value
 from specc.backends.tvm.expression import Form, Math, Scalar, narrowed, widened, writing, writing_c
-from specc.backends.tvm.group import Group, Step
+from specc.backends.tvm.group import Group, Part, Step
 from specc.backends.tvm.halves import stored
 from specc.backends.tvm.packing import Packing, of_type
 from specc.ir.dims import Dim, Symbolic
@@ -287,6 +287,15 @@ class Emitter:
         buffer = T.arg(f"temporary{len(self.temporaries)}", T.buffer(type.physical, stored(type.dtype)))
         self.temporaries.append(type)
         return Tensor(buffer, type, self.simplify)
+
+    def part(self, part: Part, packings: Mapping[int, Packing], made: Mapping[int, Any], result: Any) -> Emitter:
+        """What writes a part of the group into the same function, its result to the buffer `result`; values of the
+        group that are no inputs of it lie in the buffers `made`."""
+        inner = Emitter(part.group, packings)
+        inner.buffers = [made[v] if v in made else self.buffers[v] for v in part.values]
+        inner.outputs = [result]
+        inner.temporaries = self.temporaries
+        return inner
 
     @staticmethod
     def store(buffer: Any, value: Any, position: Sequence[Any]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -183,6 +183,44 @@ class Group:
         """The operators, in order, for a name or a message."""
         names = [step.op for step in self.steps if step.op not in ("constant", "convert_layout")]
         return "_".join(names) or "convert_layout"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some steps of a group as a group of their own; input number i of it is the value `values[i]` of the whole."""
+
+    group: Group
+    values: tuple[int, ...]
+
+
+def cut(group: Group, value: int) -> tuple[Part, Part]:
+    """What computes `value`, and the rest of the steps, which reads it; constants are in both where both need them."""
+    front, rest = {value}, [value]
+    while rest:
+        number = rest.pop()
+        if number >= len(group.inputs):
+            rest += (new := set(group.step(number).operands) - front)
+            front |= new
+    steps = [group.number(i) for i in range(len(group.steps))]
+    behind = [number for number in steps if number not in front]
+    read = {operand for number in behind for operand in group.step(number).operands}
+    again = {n for n in read & front if n >= len(group.inputs) and group.step(n).op == "constant"}
+    members = [number for number in steps if number in front], sorted({*behind, *again})
+    one, other = (_part(group, each) for each in members)
+    return one, other
+
+
+def _part(group: Group, members: Sequence[int]) -> Part:
+    """The steps that make the values `members`; the last one is the result."""
+    read = {operand for number in members for operand in group.step(number).operands} - set(members)
+    values = tuple(sorted(read))
+    numbers = {value: number for number, value in enumerate((*values, *members))}
+    inputs = (group.inputs[v] if v < len(group.inputs) else Input(group.type(v)) for v in values)
+    steps = (
+        replace(group.step(number), operands=tuple(numbers[operand] for operand in group.step(number).operands))
+        for number in members
+    )
+    return Part(Group(tuple(inputs), tuple(steps), (len(numbers) - 1,)), values)
 
 
 def extract(graph: Graph, members: Sequence[int], frozen: frozenset[int]) -> tuple[Group, list[Value], list[Value]]:

@@ -155,6 +155,32 @@ def test_blocks_of_networks_are_few_launches(digits: Path) -> None:
     assert len(launches) == 17
 
 
+_SEPARABLE = """specc 1
+
+network Separable(image: [n = 2, 3, 36, 44]) -> [n, 10]:
+    stem = conv2d(image, 24, k=3, s=2, p=1)
+    first = relu(stem)
+    deep = conv2d(first, 24, k=5, p=2, groups=24)
+    wide = conv2d(relu(deep), 24)
+    head = linear(global_avg_pool(relu(wide + first)), 10)
+    return head
+"""
+
+
+@pytest.mark.parametrize("precision", ["float32", "fp16", "bf16"])
+def test_a_depthwise_and_a_1x1_convolution_are_one_kernel(precision: str, digits: Path) -> None:
+    place = digits / f"separable-{precision}.artifact"
+    library = compile_artifact(grammar.loads(_SEPARABLE), place, precision=precision)
+    kernels = container.read(place).manifest.sizes[0].facts["kernels"]
+    (found,) = (kernel for kernel in kernels if kernel["template"] == "separable")
+    words = (sys.executable, "-m", "specc", "run", place.name, "--self-test")
+    done = emulate(digits, *words, EMULATED_KERNELS=str(library))
+    assert done.returncode == 0, done.stderr
+    assert found["configuration"]["fused"] is (precision != "float32")
+    launches = [line.split()[1] for line in log(digits) if line.startswith("cuLaunchKernel")]
+    assert sum(found["kernel"] in name for name in launches) == (2 if precision == "float32" else 1), launches
+
+
 _TRANSFORMER = """specc 1
 use std.vit: TransformerBlock
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import specc
@@ -282,3 +284,51 @@ def test_why_a_depthwise_convolution_stays_alone(act: str, x: str, cache: int, r
     assert [group.count("conv2d") for group in groups(graph) if "conv2d" in group] == [1, 1]
     (event,) = [event for event in journal.events if event.rule.startswith("expansion of")]
     assert event.reason and reason in event.reason
+
+
+def separable(act: str = "relu(%0)", outputs: int = 24, last: str = "") -> Graph:
+    """A depthwise convolution, `act`, and a 1x1 convolution with sigmoid behind it."""
+    return parse_graph(
+        f"""
+        graph Net
+        input x: float32[1, 8, 6, 6]
+        param v: float32[8, 1, 3, 3] kaiming
+        param w: float32[{outputs}, 8, 1, 1] kaiming
+        %0: float32[1, 8, 6, 6] = conv2d(x, @v) {{groups=8; padding=(1, 1, 1, 1)}}
+        %1: float32[1, 8, 6, 6] = {act}
+        %2: float32[1, {outputs}, 6, 6] = conv2d(%1, @w)
+        %3: float32[1, {outputs}, 6, 6] = sigmoid(%2)
+        {last or "return %3"}
+        """
+    )
+
+
+def test_a_1x1_convolution_joins_its_depthwise_one_where_blocks_share_memory() -> None:
+    graph = separable()
+    check_pass(lambda each: fuse(each, blocks=True), graph)
+    assert groups(fuse(graph, blocks=True)) == [["conv2d", "relu", "conv2d", "sigmoid"]]
+    assert groups(fuse(graph)) == [["conv2d", "relu"], ["conv2d", "sigmoid"]]
+
+
+def test_a_second_1x1_convolution_stays_alone() -> None:
+    last = "param u: float32[8, 24, 1, 1] kaiming\n%4: float32[1, 8, 6, 6] = conv2d(%3, @u)\nreturn %4"
+    graph, journal = separable(last=last), Journal()
+    assert groups(fuse(graph, journal=journal, blocks=True)) == [["conv2d", "relu", "conv2d", "sigmoid"], ["conv2d"]]
+    reasons = [e.reason for e in journal.events if e.rule.startswith("depthwise-separable")]
+    assert reasons == [None]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (
+            {"outputs": 257},
+            "it has 257 outputs: with more than 256, the depthwise part would be computed several times",
+        ),
+        ({"last": "return %3, %1"}, "what `relu` makes is used 2 times, and a kernel keeps what it goes on with"),
+    ],
+)
+def test_why_a_1x1_convolution_stays_alone(given: dict[str, Any], reason: str) -> None:
+    journal = Journal()
+    assert len(groups(fuse(separable(**given), journal=journal, blocks=True))) == 2
+    assert [e.reason for e in journal.events if e.rule.startswith("depthwise-separable")] == [reason]

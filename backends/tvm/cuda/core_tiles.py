@@ -32,10 +32,13 @@ SHARED_RATE = 128
 COPY_RATE = 40
 """Bytes of the second-level cache in a cycle, when all multiprocessors read."""
 
+MEMORY_RATE = 12
+"""Bytes of memory in a cycle, likewise."""
+
 LATENCY = 700
 """Cycles that a copy from memory takes."""
 
-_START = 1500
+START = 1500
 """Cycles of a block before its first product and behind the last, without its results."""
 
 _LAUNCH = 4000
@@ -119,7 +122,7 @@ def cycles(tile: Tile, splits: int, sizes: tuple[int, int, int, int], target: Ta
     while left > 0:
         waves = max(1, left // most)
         resident = -(-min(left, most) // target.processors)
-        taken += waves * (steps * max(resident * step, LATENCY / (STAGES - 1)) + resident * results + _START)
+        taken += waves * (steps * max(resident * step, LATENCY / (STAGES - 1)) + resident * results + START)
         left -= waves * most
     if splits > 1:
         taken += _LAUNCH + batch * rows * columns * (splits + 1) * 4 / (COPY_RATE * target.processors)

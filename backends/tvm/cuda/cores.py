@@ -15,6 +15,7 @@ How both sides lie in shared memory, and come to fragments, `sides` says. (Paral
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -75,7 +76,14 @@ class _Cores:
             place = (b, row * tile.rows, column * tile.columns)
             memory = shared((tile.shared // 4,), "float32")
             sums = self._multiply((left, right), memory, place, split, thread)
-            self._finish(sums, memory, place, split, thread)
+
+            def take(row: Any, column: Any, total: Callable[[Any], Scalar]) -> None:
+                m, n = emitter.simplify(place[1] + row), emitter.simplify(place[2] + column)
+                whole = p.rows % tile.rows == 0, p.columns % tile.columns == 0
+                with only_if(emitter.math.all(whole[0] or m < p.rows, whole[1] or n < p.columns)):
+                    self.results.put_run((b, m, n), split, total)
+
+            finish(emitter, tile, sums, memory, self.results.run, thread, take)
         self.results.add_up()
 
     def _multiply(
@@ -115,52 +123,67 @@ class _Cores:
             with only_if(ahead < steps if steps >= STAGES else False):
                 fetch(ahead)
             copies_end()
-            self._multiply_part(sides, memory, sums, step % STAGES, thread)
+            multiply_part(emitter, self.dtype, tile, sides, memory, sums, step % STAGES, thread)
         return sums
 
-    def _multiply_part(self, sides: tuple[Side, Side], memory: Any, sums: Any, stage: Any, thread: Any) -> None:
-        """Adds the products of the terms in one part of shared memory."""
-        emitter, tile = self.emitter, self.tile
-        warp, lane = emitter.divmod(thread, WARP)
-        row, column = emitter.divmod(warp, tile.columns // tile.across)
-        left, right = (local(extent // 16 * FRAGMENT, "uint32") for extent in (tile.down, tile.across))
-        with unrolled(emitter, STEP // 16) as k:
-            with unrolled(emitter, tile.down // 16) as i:
-                first = emitter.simplify(row * tile.down + i * 16)
-                sides[0].load(emitter, memory, left, i, (first, k), stage, lane, second="own")
-            with unrolled(emitter, tile.across // 16) as j:
-                first = emitter.simplify(column * tile.across + j * 16)
-                sides[1].load(emitter, memory, right, j, (first, k), stage, lane, second="k")
-            with unrolled(emitter, tile.down // 16) as i, unrolled(emitter, tile.across // 8) as j:
-                at = (i * (tile.across // 8) + j) * FRAGMENT
-                multiply(
-                    self.dtype, address(sums, at), address(left, i * FRAGMENT), address(right, j * (FRAGMENT // 2))
-                )
 
-    def _finish(self, sums: Any, memory: Any, place: tuple[Any, Any, Any], split: Any, thread: Any) -> None:
-        """Finishes a warp's sums, 16 rows after the other: from fragments to shared memory, and from there in rows."""
-        emitter, tile, p = self.emitter, self.tile, self.product
-        warp, lane = emitter.divmod(thread, WARP)
-        row, column = emitter.divmod(warp, tile.columns // tile.across)
-        group, pair = emitter.divmod(lane, 4)
-        own, run = warp * tile.staged, self.results.run
-        whole = p.rows % tile.rows == 0, p.columns % tile.columns == 0
+def multiply_part(
+    emitter: Emitter,
+    dtype: str,
+    tile: Tile,
+    sides: tuple[Side, Side],
+    memory: Any,
+    sums: Any,
+    stage: Any,
+    thread: Any,
+    terms: int = STEP,
+) -> None:
+    """Adds the products of so many terms in one part of shared memory to the sums of a thread."""
+    warp, lane = emitter.divmod(thread, WARP)
+    row, column = emitter.divmod(warp, tile.columns // tile.across)
+    left, right = (local(extent // 16 * FRAGMENT, "uint32") for extent in (tile.down, tile.across))
+    with unrolled(emitter, terms // 16) as k:
+        with unrolled(emitter, tile.down // 16) as i:
+            first = emitter.simplify(row * tile.down + i * 16)
+            sides[0].load(emitter, memory, left, i, (first, k), stage, lane, second="own")
+        with unrolled(emitter, tile.across // 16) as j:
+            first = emitter.simplify(column * tile.across + j * 16)
+            sides[1].load(emitter, memory, right, j, (first, k), stage, lane, second="k")
+        with unrolled(emitter, tile.down // 16) as i, unrolled(emitter, tile.across // 8) as j:
+            at = (i * (tile.across // 8) + j) * FRAGMENT
+            multiply(dtype, address(sums, at), address(left, i * FRAGMENT), address(right, j * (FRAGMENT // 2)))
 
-        def read(first: Any, number: Any) -> Scalar:
-            return Scalar(memory[emitter.simplify(first + number)])
 
-        barrier()
-        for i in range(tile.down // 16):
-            with unrolled(emitter, tile.across // 8) as j, unrolled(emitter, FRAGMENT) as e:
-                below, beside = emitter.divmod(e, 2)
-                at = own + (group + 8 * below) * tile.pitch + j * 8 + pair * 2 + beside
-                emitter.store(memory, sums[(i * (tile.across // 8) + j) * FRAGMENT + e], [emitter.simplify(at)])
-            warp_barrier()
-            with emitter.serial(-(-16 * tile.across // (WARP * run))) as number:
-                r, c = emitter.divmod(number * WARP + lane, tile.across // run)
-                m = emitter.simplify(place[1] + row * tile.down + i * 16 + r)
-                n = emitter.simplify(place[2] + column * tile.across + c * run)
-                at = emitter.simplify(own + r * tile.pitch + c * run)
-                with only_if(emitter.math.all(whole[0] or m < p.rows, whole[1] or n < p.columns)):
-                    self.results.put_run((place[0], m, n), split, partial(read, at))
-            warp_barrier()
+def finish(
+    emitter: Emitter,
+    tile: Tile,
+    sums: Any,
+    memory: Any,
+    run: int,
+    thread: Any,
+    take: Callable[[Any, Any, Callable[[Any], Scalar]], None],
+) -> None:
+    """Gives a warp's sums away, 16 rows after the other: from fragments to shared memory, and from there in runs.
+
+    `take` has the row and the column in the tile that a run begins with, and what gives the sum of a number.
+    """
+    warp, lane = emitter.divmod(thread, WARP)
+    row, column = emitter.divmod(warp, tile.columns // tile.across)
+    group, pair = emitter.divmod(lane, 4)
+    own = warp * tile.staged
+
+    def read(first: Any, number: Any) -> Scalar:
+        return Scalar(memory[emitter.simplify(first + number)])
+
+    barrier()
+    for i in range(tile.down // 16):
+        with unrolled(emitter, tile.across // 8) as j, unrolled(emitter, FRAGMENT) as e:
+            below, beside = emitter.divmod(e, 2)
+            at = own + (group + 8 * below) * tile.pitch + j * 8 + pair * 2 + beside
+            emitter.store(memory, sums[(i * (tile.across // 8) + j) * FRAGMENT + e], [emitter.simplify(at)])
+        warp_barrier()
+        with emitter.serial(-(-16 * tile.across // (WARP * run))) as number:
+            r, c = emitter.divmod(number * WARP + lane, tile.across // run)
+            at = emitter.simplify(own + r * tile.pitch + c * run)
+            take(row * tile.down + i * 16 + r, column * tile.across + c * run, partial(read, at))
+        warp_barrier()

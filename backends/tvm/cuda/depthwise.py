@@ -21,14 +21,15 @@ from tvm import tirx
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda import occupancy
+from specc.backends.tvm.cuda.core_tiles import COPY_RATE
 from specc.backends.tvm.cuda.threads import WARP, barrier, grid, local, only_if, shared, unravel, unrolled
 from specc.backends.tvm.emitter import Emitter, Index, Template
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group, Step
-from specc.ir.dtypes import HALVES
+from specc.ir.dtypes import DTYPES, HALVES
 from specc.targets import Target
 
-_WRITTEN_OUT = 256
+WRITTEN_OUT = 256
 """Multiplications of a thread up to which all are written out; beyond, a loop goes over one side of the kernel."""
 
 
@@ -41,6 +42,8 @@ class Window:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
+    element: int = 4
+    """Bytes of an element of the picture."""
 
     def needed(self, results: int, axis: int) -> int:
         """The extent of the input that so many results beside each other need."""
@@ -99,18 +102,41 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     per_group, shape = group.type(step.operands[1]).concrete[1], step.type.concrete
     if per_group != 1 or group.result.shape != step.type.shape or not prod(shape):
         return None
-    tile = choose(_window(group, step), target, choices)
+    tile = choose(window_of(group, step), target, choices)
     if tile is None:
         return None
     return Template(lambda emitter: _Tiles(emitter, anchor, tile).emit())
 
 
-def _window(group: Group, step: Step) -> Window:
+def window_of(group: Group, step: Step) -> Window:
+    """The extents of a step that is a depthwise convolution."""
     n, c, *places = step.type.concrete
     kernel = group.type(step.operands[1]).concrete[2:]
     attrs = step.attrs
     height, width = places
-    return Window(n * c, (height, width), (kernel[0], kernel[1]), tuple(attrs["stride"]), tuple(attrs["dilation"]))
+    size, window = DTYPES[group.type(step.operands[0]).dtype], (kernel[0], kernel[1])
+    return Window(n * c, (height, width), window, tuple(attrs["stride"]), tuple(attrs["dilation"]), size)
+
+
+def _held(window: Window, tile: Tile) -> int:
+    """Blocks that share a multiprocessor."""
+    registers = tile.results + len(window.offsets(tile.results, tile.axis)) + 32
+    return occupancy.resident(
+        tile.threads, registers, 4 * tile.planes * (prod(tile.inputs(window)) + prod(window.kernel))
+    )
+
+
+def cycles(window: Window, tile: Tile, target: Target) -> float:
+    """What a convolution takes, in cycles of a multiprocessor: halos come from the second-level cache."""
+    blocks = -(-window.planes // tile.planes) * prod(-(-p // e) for p, e in zip(window.places, tile.extents))
+    taps, other = prod(window.kernel), window.kernel[1 - tile.axis]
+    # In a cycle, a multiprocessor multiplies with four warps, and one reads from shared memory.
+    reads = other * len(window.offsets(tile.results, tile.axis)) + taps
+    inputs = tile.planes * prod(tile.inputs(window))
+    own = tile.threads / WARP * (tile.results * taps / 4 + reads) + inputs / WARP * 6
+    resident = min(_held(window, tile), -(-blocks // target.processors))
+    busy = max(resident * own, resident * inputs * window.element / COPY_RATE, 4 * own / (tile.threads / WARP))
+    return occupancy.waves(blocks, resident, target) * (busy + 1200)
 
 
 def choose(window: Window, target: Target, choices: Choices) -> Tile | None:
@@ -119,26 +145,6 @@ def choose(window: Window, target: Target, choices: Choices) -> Tile | None:
 
     def even(extent: int, most: int) -> int:
         return -(-extent // -(-extent // most))
-
-    def bytes_of(tile: Tile) -> int:
-        return 4 * tile.planes * (prod(tile.inputs(window)) + prod(window.kernel))
-
-    def registers(tile: Tile) -> int:
-        return tile.results + len(window.offsets(tile.results, tile.axis)) + 32
-
-    def held(tile: Tile) -> int:
-        return occupancy.resident(tile.threads, registers(tile), bytes_of(tile))
-
-    def cost(tile: Tile) -> float:
-        blocks = -(-window.planes // tile.planes) * prod(-(-p // e) for p, e in zip(window.places, tile.extents))
-        taps, other = prod(window.kernel), window.kernel[1 - tile.axis]
-        # In a cycle, a multiprocessor multiplies with four warps, and one reads from shared memory.
-        reads = other * len(window.offsets(tile.results, tile.axis)) + taps
-        inputs = tile.planes * prod(tile.inputs(window))
-        own = tile.threads / WARP * (tile.results * taps / 4 + reads) + inputs / WARP * 6
-        resident = min(held(tile), -(-blocks // target.processors))
-        busy = max(resident * own, resident * inputs * 4 / 12, 4 * own / (tile.threads / WARP))
-        return occupancy.waves(blocks, resident, target) * (busy + 1200)
 
     columns = {even(width, most) for most in (16, 32, 64)}
     options = [
@@ -149,8 +155,8 @@ def choose(window: Window, target: Target, choices: Choices) -> Tile | None:
         for rows in {even(height, most) for most in (4, 8, 16, 32, 64)}
         for planes in (1, 2, 4, 8, 16)
     ]
-    fitting = [tile for tile in options if 32 <= tile.threads <= 512 and held(tile) and tile.planes <= window.planes]
-    found = {tile.name: tile for tile in sorted(fitting, key=cost)}
+    fitting = [t for t in options if 32 <= t.threads <= 512 and _held(window, t) and t.planes <= window.planes]
+    found = {tile.name: tile for tile in sorted(fitting, key=lambda tile: cycles(window, tile, target))}
     return found[choices.take("tile", list(found)[:32], next(iter(found)))] if found else None
 
 
@@ -160,7 +166,7 @@ class _Tiles:
     def __init__(self, emitter: Emitter, anchor: int, tile: Tile) -> None:
         self.emitter, self.anchor, self.tile = emitter, anchor, tile
         self.step = emitter.group.step(anchor)
-        self.window = _window(emitter.group, self.step)
+        self.window = window_of(emitter.group, self.step)
         self.channels = self.step.type.concrete[1]
         self.inputs = tile.inputs(self.window)
 
@@ -240,7 +246,7 @@ class _Tiles:
     @contextmanager
     def _over(self, extent: int) -> Iterator[Any]:
         """A loop over the other side of the kernel."""
-        small = self.tile.results * prod(self.window.kernel) <= _WRITTEN_OUT
+        small = self.tile.results * prod(self.window.kernel) <= WRITTEN_OUT
         with (unrolled if small else Emitter.serial)(self.emitter, extent) as number:
             yield number
 

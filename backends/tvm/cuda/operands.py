@@ -27,22 +27,28 @@ from specc.ir.types import TensorType
 
 
 @dataclass(frozen=True)
-class Product:
-    """What is multiplied. `left` and `right` read an element; `*_runs` says along which index they lie in memory."""
+class Destination:
+    """Where the sums [b, m, n] of a product are in the result."""
 
     batch: int
     rows: int
     columns: int
+    place: Callable[[Any, Any, Any], Index]
+    """The index in the result of [b, m, n]."""
+    neighbours: int
+    """So many n from a multiple of it on are neighbours in the result."""
+    bias: Callable[[Index], Scalar] | None
+
+
+@dataclass(frozen=True)
+class Product(Destination):
+    """What is multiplied. `left` and `right` read an element; `*_runs` says along which index they lie in memory."""
+
     terms: int
     left: Callable[[Any, Any, Any], Scalar]
     right: Callable[[Any, Any, Any], Scalar]
     left_runs: str
     right_runs: str
-    place: Callable[[Any, Any, Any], Index]
-    """The index in the result of [b, m, n]."""
-    neighbours: int
-    """So many n from a multiple of it on are neighbours in the result."""
-    bias: Callable[[Index], Scalar] | None = None
 
 
 def sizes_of(group: Group, step: Step) -> tuple[int, int, int, int] | None:
@@ -120,7 +126,8 @@ def _convolution(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int])
 
     frozen = emitter.packings[weight].kind == "terms"
     shift = (lambda index: emitter.input(bias[0])(index[1])) if bias else None
-    return Product(*sizes, left, right, "m" if frozen else "k", "n", place, prod(places), shift)
+    batch, _, columns, terms = sizes
+    return Product(batch, rows, columns, place, prod(places), shift, terms, left, right, "m" if frozen else "k", "n")
 
 
 def _linear(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> Product:
@@ -138,7 +145,8 @@ def _linear(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> P
         return (*unravel(emitter, m, lead), n)
 
     shift = (lambda index: emitter.input(bias[0])(index[-1])) if bias else None
-    return Product(*sizes, left, right, "k", "n" if frozen else "k", place, sizes[2], shift)
+    batch, rows, columns, terms = sizes
+    return Product(batch, rows, columns, place, columns, shift, terms, left, right, "k", "n" if frozen else "k")
 
 
 def _matmul(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> Product:
@@ -157,7 +165,9 @@ def _matmul(emitter: Emitter, step: Step, sizes: tuple[int, int, int, int]) -> P
     def place(b: Any, m: Any, n: Any) -> Index:
         return (*unravel(emitter, b, lead), m, n)
 
-    return Product(*sizes, operand(step.operands[0]), operand(step.operands[1]), "k", "n", place, sizes[2])
+    batch, rows, columns, terms = sizes
+    left, right = map(operand, step.operands)
+    return Product(batch, rows, columns, place, columns, None, terms, left, right, "k", "n")
 
 
 class Results:
@@ -166,7 +176,7 @@ class Results:
     `run` neighbours of n, from a multiple of it on, can be written at once: 16 bytes or less.
     """
 
-    def __init__(self, emitter: Emitter, anchor: int, product: Product, splits: int) -> None:
+    def __init__(self, emitter: Emitter, anchor: int, product: Destination, splits: int = 1) -> None:
         self.emitter, self.anchor, self.product, self.splits = emitter, anchor, product, splits
         shape = (splits, product.batch, product.rows, product.columns)
         self.parts = emitter.temporary(TensorType(shape)).buffer if splits > 1 else None

@@ -33,7 +33,7 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.packing import Packing
 from specc.targets import Target
 
-_STEP = 16
+STEP = 16
 """Terms of k that lie in shared memory at a time."""
 
 _LEAST = 8
@@ -81,7 +81,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     anchor, sizes = found
     step = group.step(anchor)
     _, rows, columns, terms = sizes
-    if min(rows, columns, terms) < _LEAST or rows * columns * terms < 32 * 32 * _STEP:
+    if min(rows, columns, terms) < _LEAST or rows * columns * terms < 32 * 32 * STEP:
         return None
     weight = step.operands[1]
     packings = {}
@@ -89,6 +89,23 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         packings[weight] = Packing("terms")
     tile, splits = choose(sizes, target, choices)
     return Template(lambda emitter: _Tiles(emitter, anchor, tile, splits).emit(), packings)
+
+
+def cycles(tile: Tile, splits: int, sizes: tuple[int, int, int, int], target: Target) -> float:
+    """What a product takes, in cycles of a multiprocessor."""
+    batch, rows, columns, terms = sizes
+    waves = -(-batch * -(-rows // tile.rows) * -(-columns // tile.columns) * splits // target.processors)
+    busy = sqrt(min(1.0, waves * tile.threads / BLOCK))
+    taken = waves * tile.rows * tile.columns * -(-terms // splits) / (128 * rate(tile) * busy)
+    added = (_LAUNCH / 128 + splits * batch * rows * columns * 8 / 1500) if splits > 1 else 0
+    return taken + added
+
+
+def rate(tile: Tile) -> float:
+    """The part of a multiprocessor's instructions that multiply: with more results to a thread, fewer values come from
+    shared memory for each of them."""
+    held = tile.down * tile.across
+    return held / (held + 2 * (tile.down + tile.across) / 4 + 4)
 
 
 def choose(sizes: tuple[int, int, int, int], target: Target, choices: Choices) -> tuple[Tile, int]:
@@ -99,19 +116,11 @@ def choose(sizes: tuple[int, int, int, int], target: Target, choices: Choices) -
         return batch * -(-rows // tile.rows) * -(-columns // tile.columns)
 
     def cost(choice: tuple[Tile, int]) -> float:
-        tile, splits = choice
-        waves = -(-blocks(tile) * splits // target.processors)
-        held = tile.down * tile.across
-        # With more results to a thread, fewer values come from shared memory for each of them.
-        rate = held / (held + 2 * (tile.down + tile.across) / 4 + 4)
-        busy = sqrt(min(1.0, waves * tile.threads / BLOCK))
-        taken = waves * tile.rows * tile.columns * -(-terms // splits) / (128 * rate * busy)
-        added = (_LAUNCH / 128 + splits * batch * rows * columns * 8 / 1500) if splits > 1 else 0
-        return taken + added
+        return cycles(*choice, sizes, target)
 
     def parts(tile: Tile) -> list[int]:
         few = blocks(tile) < target.processors
-        return [splits for splits in _SPLITS if splits == 1 or (few and terms >= splits * 4 * _STEP)]
+        return [splits for splits in _SPLITS if splits == 1 or (few and terms >= splits * 4 * STEP)]
 
     best = min(((tile, splits) for tile in TILES for splits in parts(tile)), key=cost)
     name = choices.take("tile", (tile.name for tile in TILES), best[0].name)
@@ -121,7 +130,7 @@ def choose(sizes: tuple[int, int, int, int], target: Target, choices: Choices) -
 
 
 @dataclass
-class _Side:
+class Side:
     """One side of the product on its way: from the tensor by registers to shared memory, [2, 16, extent]."""
 
     extent: int
@@ -134,10 +143,10 @@ class _Side:
     memory: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.count = self.extent * _STEP // self.threads
+        self.count = self.extent * STEP // self.threads
         self.registers = local(self.count, "float32")
         # Threads that write a column of 16 terms: a row that is 4 longer spreads them over the banks.
-        self.memory = shared((2, _STEP, self.extent + (0 if self.runs else 4)), "float32")
+        self.memory = shared((2, STEP, self.extent + (0 if self.runs else 4)), "float32")
 
     def _at(self, emitter: Emitter, thread: Any, j: Any) -> tuple[Any, Any]:
         """The index, and the term within 16, of the element number j of a thread."""
@@ -145,7 +154,7 @@ class _Side:
         if self.runs:
             term, index = emitter.divmod(number, self.extent)
         else:
-            index, term = emitter.divmod(number, _STEP)
+            index, term = emitter.divmod(number, STEP)
         return index, term
 
     def fetch(self, emitter: Emitter, thread: Any, first: Any) -> None:
@@ -179,7 +188,7 @@ class _Tiles:
             place = (b, row * tile.rows, column * tile.columns)
             accumulators = self._multiply(place, split, thread)
             with unrolled(emitter, tile.down) as i, unrolled(emitter, tile.across) as j:
-                m, n = self._own(thread, i, j)
+                m, n = own(emitter, tile, thread, i, j)
                 m, n = emitter.simplify(place[1] + m), emitter.simplify(place[2] + n)
                 whole = p.rows % tile.rows == 0, p.columns % tile.columns == 0
                 inside = emitter.math.all(whole[0] or m < p.rows, whole[1] or n < p.columns)
@@ -187,30 +196,14 @@ class _Tiles:
                     self.results.put((b, m, n), split, Scalar(accumulators[i * tile.across + j]))
         self.results.add_up()
 
-    def _own(self, thread: Any, i: Any, j: Any) -> tuple[Any, Any]:
-        """Where the results of a thread lie in the tile: runs of four, 32 such runs of a warp beside each other."""
-        tile = self.tile
-        ty, tx = self.emitter.divmod(thread, tile.columns // tile.across)
-
-        def spread(number: Any, own: Any, others: int, count: int) -> Any:
-            if count <= 4:
-                return own * count + number
-            run, within = self.emitter.divmod(number, 4)
-            return run * (others * 4) + own * 4 + within
-
-        return (
-            spread(i, ty, tile.rows // tile.down, tile.down),
-            spread(j, tx, tile.columns // tile.across, tile.across),
-        )
-
     def _multiply(self, place: tuple[Any, Any, Any], split: Any, thread: Any) -> Any:
         """The sums of a thread's results over the terms of one part, in registers."""
         emitter, tile, p = self.emitter, self.tile, self.product
         b, row, column = place
-        steps = -(-p.terms // _STEP)
+        steps = -(-p.terms // STEP)
         steps = -(-steps // self.splits)
-        start = split * (steps * _STEP)
-        whole = p.terms == steps * _STEP * self.splits
+        start = split * (steps * STEP)
+        whole = p.terms == steps * STEP * self.splits
 
         def read(side: Callable[..., Scalar], most: int, first: Any, left: bool, index: Any, k: Any) -> Scalar:
             at = emitter.simplify(first + index)
@@ -220,8 +213,8 @@ class _Tiles:
             return value if whole else emitter.math.select(k < p.terms, value, emitter.math.const(0.0, "float32"))
 
         sides = [
-            _Side(tile.rows, p.left_runs == "m", tile.threads, partial(read, p.left, p.rows, row, True)),
-            _Side(tile.columns, p.right_runs == "n", tile.threads, partial(read, p.right, p.columns, column, False)),
+            Side(tile.rows, p.left_runs == "m", tile.threads, partial(read, p.left, p.rows, row, True)),
+            Side(tile.columns, p.right_runs == "n", tile.threads, partial(read, p.right, p.columns, column, False)),
         ]
         accumulators = local(tile.down * tile.across, "float32")
         with unrolled(emitter, tile.down * tile.across) as number:
@@ -231,28 +224,56 @@ class _Tiles:
             side.put(emitter, thread, 0)
         barrier()
         if steps == 1:
-            self._multiply_part(sides, accumulators, thread, 0)
+            self._multiply_half(sides, accumulators, thread, 0)
             return accumulators
         with emitter.serial(steps) as step:
             with only_if(step + 1 < steps):
                 for side in sides:
-                    side.fetch(emitter, thread, emitter.simplify(start + (step + 1) * _STEP))
-            self._multiply_part(sides, accumulators, thread, step % 2)
+                    side.fetch(emitter, thread, emitter.simplify(start + (step + 1) * STEP))
+            self._multiply_half(sides, accumulators, thread, step % 2)
             with only_if(step + 1 < steps):
                 for side in sides:
                     side.put(emitter, thread, (step + 1) % 2)
                 barrier()
         return accumulators
 
-    def _multiply_part(self, sides: list[_Side], accumulators: Any, thread: Any, half: Any) -> None:
-        """Adds the products of 16 terms that lie in one half of the shared memory."""
-        emitter, tile = self.emitter, self.tile
-        left, right = local(tile.down, "float32"), local(tile.across, "float32")
-        with unrolled(emitter, _STEP) as k:
-            with unrolled(emitter, tile.down) as i:
-                emitter.store(left, sides[0].memory[half, k, self._own(thread, i, 0)[0]], [i])
-            with unrolled(emitter, tile.across) as j:
-                emitter.store(right, sides[1].memory[half, k, self._own(thread, 0, j)[1]], [j])
-            with unrolled(emitter, tile.down) as i, unrolled(emitter, tile.across) as j:
-                at = i * tile.across + j
-                emitter.store(accumulators, accumulators[at] + left[i] * right[j], [at])
+    def _multiply_half(self, sides: list[Side], accumulators: Any, thread: Any, half: Any) -> None:
+        """Adds the products of the terms that lie in one half of the shared memory."""
+        left, right = (lambda k, index, side=side: side.memory[half, k, index] for side in sides)
+        multiply_part(self.emitter, self.tile, left, right, accumulators, thread)
+
+
+def own(emitter: Emitter, tile: Tile, thread: Any, i: Any, j: Any) -> tuple[Any, Any]:
+    """Where the results of a thread lie in the tile: runs of four, 32 such runs of a warp beside each other."""
+    ty, tx = emitter.divmod(thread, tile.columns // tile.across)
+
+    def spread(number: Any, own: Any, others: int, count: int) -> Any:
+        if count <= 4:
+            return own * count + number
+        run, within = emitter.divmod(number, 4)
+        return run * (others * 4) + own * 4 + within
+
+    return (
+        spread(i, ty, tile.rows // tile.down, tile.down),
+        spread(j, tx, tile.columns // tile.across, tile.across),
+    )
+
+
+def multiply_part(
+    emitter: Emitter,
+    tile: Tile,
+    left: Callable[[Any, Any], Any],
+    right: Callable[[Any, Any], Any],
+    accumulators: Any,
+    thread: Any,
+) -> None:
+    """Adds the products of 16 terms in shared memory, of which each side reads the element at a term and an index."""
+    down, across = local(tile.down, "float32"), local(tile.across, "float32")
+    with unrolled(emitter, STEP) as k:
+        with unrolled(emitter, tile.down) as i:
+            emitter.store(down, left(k, own(emitter, tile, thread, i, 0)[0]), [i])
+        with unrolled(emitter, tile.across) as j:
+            emitter.store(across, right(k, own(emitter, tile, thread, 0, j)[1]), [j])
+        with unrolled(emitter, tile.down) as i, unrolled(emitter, tile.across) as j:
+            at = i * tile.across + j
+            emitter.store(accumulators, accumulators[at] + down[i] * across[j], [at])

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from specc.backends.tvm.choices import NOTHING, Choices, Configuration
-from specc.backends.tvm.cuda import attention, core_attention, cores, depthwise, elements, products, rows, scan, squeeze
+from specc.backends.tvm.cuda import (
+    attention,
+    core_attention,
+    cores,
+    depthwise,
+    elements,
+    products,
+    rows,
+    scan,
+    separable,
+    squeeze,
+)
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
 from specc.diagnostics import error
@@ -15,6 +26,7 @@ TEMPLATES = (
     cores.lower,
     products.lower,
     depthwise.lower,
+    separable.lower,
     core_attention.lower,
     attention.lower,
     rows.lower,

@@ -2,7 +2,7 @@
 
     Runs (memory)  --fetch-->  a part of shared memory, lines of runs  --load-->  fragments of a warp, by ldmatrix
 
-In shared memory, runs of 8 numbers lie in another order than in the matrix (`_slot`): the eight rows that ldmatrix
+In shared memory, runs of 8 numbers lie in another order than in the matrix (`slot`): the eight rows that ldmatrix
 reads at a time, and the runs that eight threads write, are in eight different groups of banks. Where a line has 1, 2, 4
 or more of such runs, they change places within it, without gaps between lines; any other line is as long as an odd
 number of runs. A side whose runs lie along its own index, not along k, is transposed on the way to registers.
@@ -48,7 +48,7 @@ class Side:
         self.runs, self.bounded, self.first, self.part, self.threads = runs, bounded, first, part, threads
         self.lines, self.across = (extent, terms // RUN) if runs.along == "k" else (terms, extent // RUN)
 
-    def _slot(self, emitter: Emitter, stage: Any, line: Any, run: Any) -> Any:
+    def slot(self, emitter: Emitter, stage: Any, line: Any, run: Any) -> Any:
         """The word of shared memory at which run `run` of a line begins: neighbouring lines have theirs elsewhere."""
         place = line * pitch(self.across)
         if _swapped(self.across):
@@ -68,7 +68,7 @@ class Side:
                     run, line = emitter.divmod(number, self.lines)
                 else:
                     line, run = emitter.divmod(number, self.across)
-                to = self._slot(emitter, stage, line, run)
+                to = self.slot(emitter, stage, line, run)
                 own, k = (line, run * RUN) if runs.along == "k" else (run * RUN, line)
                 own, k = emitter.simplify(index + own), emitter.simplify(term + k)
 
@@ -113,7 +113,7 @@ class Side:
             line, run = index + beside * 8 + row, k * 2 + deeper
         else:
             line, run = k * 16 + deeper * 8 + row, emitter.divmod(index, RUN)[0] + beside
-        at = self._slot(emitter, stage, emitter.simplify(line), emitter.simplify(run))
+        at = self.slot(emitter, stage, emitter.simplify(line), emitter.simplify(run))
         load_fragment(fragments, number * FRAGMENT, address(memory, at), self.runs.along == "own")
 
 
