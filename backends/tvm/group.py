@@ -163,6 +163,10 @@ class Group:
                     rest += self.step(number).operands
         return found
 
+    def sources(self, value: int) -> set[int]:
+        """The anchors and the inputs that pointwise steps compute `value` from; `value` itself where it is one."""
+        return {n for n in self.reached(value) if n < len(self.inputs) or not self.step(n).pointwise}
+
     def beside(self, number: int) -> bool:
         """Whether the only result is of the type of an input that pointwise steps alone read, each at the index that
         it computes."""

@@ -57,20 +57,19 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if source >= len(group.inputs) or group.inputs[source].type.layout != target.blocked_layout:
         return None
     packings: dict[int, Packing] = {}
-    reached = anchors[0]
+    product = anchors[0]
     for number in anchors[1:]:
         step = group.step(number)
         data, weight, *bias = step.operands
         frozen = all(v < len(group.inputs) and group.inputs[v].frozen for v in (weight, *bias))
-        if not _is_product(group, step) or not frozen or _sources(group, data) - {reached}:
+        if not _is_product(group, step) or not frozen or group.sources(data) - {product}:
             return None
         packings[weight] = Packing("convolution", lanes, lanes)
         packings |= {value: Packing("padded", lanes) for value in bias}
-        reached = number
-    last = group.last
+        product = number
     scalars = (i for i, operand in enumerate(group.inputs) if operand.frozen and operand.type.elements == 1)
     numbers = {i for i in scalars if group.type(i).dtype == "float32"}
-    if _sources(group, last) - {reached} - numbers:
+    if group.sources(group.last) - {product} - numbers:
         return None
     pixels = prod(group.type(source).concrete[2:])
     fitting = [n for n in (4, 7, 5, 6, 3, 2, 1, 8) if pixels % n == 0]
@@ -103,16 +102,6 @@ def _is_product(group: Group, step: Step) -> bool:
     if step.op != "conv2d" or step.attrs["groups"] != 1 or any(step.attrs["padding"]):
         return False
     return group.type(step.operands[1]).concrete[2:] == (1, 1) and step.type.concrete[2:] == (1, 1)
-
-
-def _sources(group: Group, value: int) -> set[int]:
-    """The anchors and the inputs of the whole group that a value is computed from by pointwise steps."""
-    if value < len(group.inputs):
-        return {value}
-    step = group.step(value)
-    if not step.pointwise:
-        return {value}
-    return set[int]().union(*(_sources(group, operand) for operand in step.operands))
 
 
 class _Squeeze:
