@@ -23,7 +23,7 @@ from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
-from specc.backends.tvm.kernels.epilogue import HEAVY
+from specc.backends.tvm.kernels.epilogue import is_heavy
 from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_soon
 from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported, take
 from specc.backends.tvm.kernels.rows import share, take_order, take_strips
@@ -155,7 +155,7 @@ class Linear:
         self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
         self.value, self.dtype = emitter.group.last, step.type.dtype
-        self.heavy = any(step.op in HEAVY for step in emitter.group.steps)
+        self.heavy = is_heavy(emitter.group, self.value)
 
     def emit(self) -> None:
         """The tiles, in the better one of two orders."""
