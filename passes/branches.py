@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from specc.ir.graph import Value
 from specc.passes.regions import Region
@@ -25,13 +26,13 @@ from specc.passes.rewrite import Match, Op, Refused, Rule, Var
 from specc.passes.weight_space import add_bias, channel_axis, is_per_channel, per_channel, sole_use
 
 
-def terms_of(match: Match, root: Value) -> list[Value]:
+def _terms_of(match: Match, root: Value) -> list[Value]:
     """The summands of the tree of additions under `root`, from left to right."""
     found: list[Value] = []
     for operand in match.graph.operands(root.node):
         inner = match.graph.op(operand) == "add" and match.graph.uses(operand) == 1
         same = match.type(operand) == match.type(root)  # a broadcast summand is a term, not a part of the tree
-        found += terms_of(match, operand) if inner and same and not match.is_frozen(operand) else [operand]
+        found += _terms_of(match, operand) if inner and same and not match.is_frozen(operand) else [operand]
     return found
 
 
@@ -62,13 +63,13 @@ def _scaled(match: Match, term: Value) -> tuple[Value, Value | None]:
 Merge = Callable[[Match, Value, Value], Value | None]
 
 
-def shift_shift(match: Match, a: Value, b: Value) -> Value | None:
-    """T + v, both frozen."""
+def _shift_shift(match: Match, a: Value, b: Value) -> Value | None:
+    """The sum t + v, both frozen."""
     return match.apply("add", a, b) if match.is_frozen(a) and match.is_frozen(b) else None
 
 
 def _with_bias(op: str) -> Merge:
-    """conv(x, a) + t or linear(x, a) + t."""
+    """The sum conv(x, a) + t or linear(x, a) + t."""
 
     def merge(match: Match, a: Value, b: Value) -> Value | None:
         if not _weighted(match, a, op) or not match.is_frozen(b):
@@ -88,8 +89,8 @@ def _with_bias(op: str) -> Merge:
     return merge
 
 
-def identity_identity(match: Match, a: Value, b: Value) -> Value | None:
-    """X * s + x * t, where either product may be missing."""
+def _identity_identity(match: Match, a: Value, b: Value) -> Value | None:
+    """The sum x * s + x * t, where either product may be missing."""
     (x, s), (y, t) = _scaled(match, a), _scaled(match, b)
     if x != y or match.is_frozen(x):
         return None
@@ -98,7 +99,7 @@ def identity_identity(match: Match, a: Value, b: Value) -> Value | None:
     return match.apply("mul", x, match.apply("add", *factors))
 
 
-def is_outermost(match: Match) -> bool:
+def _is_outermost(match: Match) -> bool:
     """Whether no addition takes the sum in: rules look at whole sums, from their last addition."""
     root = Value(match.root)
     users = match.graph.users(root)
@@ -108,7 +109,7 @@ def is_outermost(match: Match) -> bool:
     return user.op != "add" or user.types[0] != match.type(root)
 
 
-def replaced(match: Match, terms: list[Value], merged: Value, *gone: int) -> Value | None:
+def _replaced(match: Match, terms: list[Value], merged: Value, *gone: int) -> Value | None:
     """The sum with `merged` in the place of the terms at the positions `gone`; None where that changes its type."""
     root = Value(match.root)
     others = [term for position, term in enumerate(terms) if position not in gone]
@@ -122,28 +123,32 @@ def replaced(match: Match, terms: list[Value], merged: Value, *gone: int) -> Val
     return merged if match.type(merged) == match.type(root) else None
 
 
+def with_pair(match: Match, merge: Callable[[Value, Value], Value | None]) -> Value | None:
+    """The sum with one term for the first two, in either order, that `merge` makes one of; None where it takes none.
+
+    Raises the first `Refused` where every pair that it might take is refused.
+    """
+    if not _is_outermost(match):
+        return None
+    terms = _terms_of(match, Value(match.root))
+    refusal = None
+    for i, j in itertools.permutations(range(len(terms)), 2):
+        try:
+            merged = merge(terms[i], terms[j])
+        except Refused as refused:
+            refusal = refusal or refused
+            continue
+        total = None if merged is None else _replaced(match, terms, merged, i, j)
+        if total is not None:
+            return total
+    if refusal:
+        raise refusal
+    return None
+
+
 def _pair_rule(equation: str, merge: Merge) -> Rule:
     """The rule that takes the first two terms of a sum that `merge` makes one of."""
-
-    def rewrite(match: Match) -> Value | None:
-        if not is_outermost(match):
-            return None
-        terms = terms_of(match, Value(match.root))
-        refusal = None
-        for i, j in itertools.permutations(range(len(terms)), 2):
-            try:
-                merged = merge(match, terms[i], terms[j])
-            except Refused as refused:
-                refusal = refusal or refused
-                continue
-            total = None if merged is None else replaced(match, terms, merged, i, j)
-            if total is not None:
-                return total
-        if refusal:
-            raise refusal
-        return None
-
-    return Rule(equation, Op("add", Var("a"), Var("b")), rewrite)
+    return Rule(equation, Op("add", Var("a"), Var("b")), lambda match: with_pair(match, partial(merge, match)))
 
 
 def _choices(region: Region, terms: list[Value]) -> Iterator[tuple[Value, tuple[int, ...]]]:
@@ -166,9 +171,9 @@ def _branches(op: str, name: str) -> Rule:
     """The rule for branches of one kind, which also says why a term of that kind finds no partner."""
 
     def rewrite(match: Match) -> Value | None:
-        if not is_outermost(match):
+        if not _is_outermost(match):
             return None
-        terms = terms_of(match, Value(match.root))
+        terms = _terms_of(match, Value(match.root))
         region, refusal = Region(match, op), None
         for tables in (False, True):
             for source, positions in _choices(region, terms):
@@ -177,7 +182,7 @@ def _branches(op: str, name: str) -> Rule:
                 except Refused as refused:
                     refusal = refusal or refused
                     continue
-                total = None if merged is None else replaced(match, terms, merged, *positions)
+                total = None if merged is None else _replaced(match, terms, merged, *positions)
                 if total is not None:
                     return total
         refusal = refusal or _without_partner(match, terms, op)
@@ -205,6 +210,6 @@ RULES = (
     _pair_rule("conv(x, a) + t => conv(x, a, bias + t)", _with_bias("conv2d")),
     _branches("linear", "linear"),
     _pair_rule("linear(x, a) + t => linear(x, a, bias + t)", _with_bias("linear")),
-    _pair_rule("x * s + x * t => x * (s + t)", identity_identity),
-    _pair_rule("x + t + v => x + (t + v)", shift_shift),
+    _pair_rule("x * s + x * t => x * (s + t)", _identity_identity),
+    _pair_rule("x + t + v => x + (t + v)", _shift_shift),
 )

@@ -10,14 +10,13 @@ locality injection of RepMLP (arXiv:2112.11081, section 3.4); the convolution ma
 
 from __future__ import annotations
 
-import itertools
-from functools import cache
+from functools import cache, partial
 
 from specc.ir.cost import fixed
 from specc.ir.dims import product
 from specc.ir.graph import Value
 from specc.passes import convolutions
-from specc.passes.branches import is_outermost, replaced, terms_of
+from specc.passes.branches import with_pair
 from specc.passes.convolutions import POINT, Convolution
 from specc.passes.regions import Region
 from specc.passes.rewrite import Match, Op, Refused, Rule, Var
@@ -83,7 +82,7 @@ def _merged(match: Match, region: Region, term: Value, branch: Value) -> Value |
         types = match.type(source), match.type(branch), match.type(matrix.source)
         if _under_reshapes(match, source) != _under_reshapes(match, matrix.source) or types[0].rank != 4:
             continue
-        if any(isinstance(extent, int) is False for type in types[:2] for extent in type.shape[1:]):
+        if any(not isinstance(extent, int) for type in types[:2] for extent in type.shape[1:]):
             continue
         if not types[0].shape[0] == types[1].shape[0] == types[2].shape[0]:
             continue
@@ -108,22 +107,7 @@ def _merged(match: Match, region: Region, term: Value, branch: Value) -> Value |
 
 
 def _sum(match: Match) -> Value | None:
-    if not is_outermost(match):
-        return None
-    terms, region = terms_of(match, Value(match.root)), Region(match, "conv2d")
-    refusal = None
-    for i, j in itertools.permutations(range(len(terms)), 2):
-        try:
-            merged = _merged(match, region, terms[i], terms[j])
-        except Refused as refused:
-            refusal = refusal or refused
-            continue
-        total = None if merged is None else replaced(match, terms, merged, i, j)
-        if total is not None:
-            return total
-    if refusal:
-        raise refusal
-    return None
+    return with_pair(match, partial(_merged, match, Region(match, "conv2d")))
 
 
 RULES = (
