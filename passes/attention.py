@@ -9,8 +9,8 @@ kernel they are index arithmetic. A permute of v stays outside where it would le
 
 from __future__ import annotations
 
-from specc.ir.cost import nominal
-from specc.ir.dtypes import DTYPES, HALVES
+from specc.ir.cost import nominal_bytes
+from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
 from specc.passes.rewrite import Event, Journal, Refused
 
@@ -39,8 +39,8 @@ def attentions(graph: Graph, journal: Journal | None = None) -> list[list[int]]:
 
 def _moved(graph: Graph, members: set[int]) -> int:
     """The bytes that nobody writes and reads any more: those of all values but the last one."""
-    types = [graph.type(Value(m)) for m in members if any(user in members for user, _ in graph.users(Value(m)))]
-    return 2 * sum(DTYPES[type.dtype] * nominal(type.elements, graph.defaults) for type in types)
+    read = [Value(m) for m in members if any(user in members for user, _ in graph.users(Value(m)))]
+    return 2 * sum(nominal_bytes(graph, value) for value in read)
 
 
 def _attention(graph: Graph, mixed: int, frozen: frozenset[int]) -> set[int] | None:

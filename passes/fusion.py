@@ -35,7 +35,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from specc.ir.cost import macs_of, nominal
+from specc.ir.cost import macs_of, nominal_bytes
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
@@ -129,7 +129,7 @@ class Joint:
     @property
     def bytes(self) -> int:
         """What need not be moved if both are one kernel: the operand, written and read."""
-        return 2 * _bytes(self.graph, self.operand)
+        return 2 * nominal_bytes(self.graph, self.operand)
 
 
 @dataclass(frozen=True)
@@ -278,17 +278,12 @@ def _stands_in_front(graph: Graph, identity: int) -> bool:
 def _note_front(journal: Journal, graph: Graph, identity: int) -> None:
     (user, _), node = graph.users(Value(identity))[0], graph.node(identity)
     rule = f"prologue of {graph.node(user).op}"
-    journal.events.append(Event(rule, node.op, node.path, node.span, bytes=2 * _bytes(graph, Value(identity))))
+    journal.events.append(Event(rule, node.op, node.path, node.span, bytes=2 * nominal_bytes(graph, Value(identity))))
 
 
 def _note(journal: Journal, joint: Joint, kind: Kind, reason: str | None) -> None:
     node = joint.user
     journal.events.append(Event(f"{kind.name} of {joint.host.op}", node.op, node.path, node.span, reason, joint.bytes))
-
-
-def _bytes(graph: Graph, value: Value) -> int:
-    type = graph.type(value)
-    return DTYPES[type.dtype] * nominal(type.elements, graph.defaults)
 
 
 def written_in_place(graph: Graph, identity: int) -> bool:

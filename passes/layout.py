@@ -22,8 +22,7 @@ from __future__ import annotations
 import networkx as nx
 
 from specc import ops
-from specc.ir.cost import nominal
-from specc.ir.dtypes import DTYPES
+from specc.ir.cost import nominal, nominal_bytes
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.types import TensorType
 from specc.ops.record import Illegal
@@ -109,9 +108,9 @@ def choose(graph: Graph, block: int) -> set[int]:
         if works != BLOCKED:
             flow.add_edge(identity, PLAIN)  # without a capacity: never cut
         elif graph.node(identity).op in PREFERS_BLOCKS:
-            _add(flow, BLOCKED, identity, SLOWDOWN * _bytes(graph, graph.operands(identity)[0]))
+            _add(flow, BLOCKED, identity, SLOWDOWN * nominal_bytes(graph, graph.operands(identity)[0]))
         elif graph.node(identity).op in PREFERS_ROWS:
-            _add(flow, identity, PLAIN, _bytes(graph, graph.operands(identity)[0]))
+            _add(flow, identity, PLAIN, nominal_bytes(graph, graph.operands(identity)[0]))
         for position, operand in enumerate(graph.operands(identity)):
             reading = _reading(graph, operand, identity, position, block)
             if reading in ("plainly", "as the node works"):
@@ -136,7 +135,7 @@ def choose(graph: Graph, block: int) -> set[int]:
 def conversion_cost(graph: Graph, value: Value, block: int) -> int:
     """The bytes of a tensor that is converted; 0 where its maker writes it in any layout, and for weights."""
     free = graph.is_frozen(value.node) or reads_plainly(graph, value.node, block)
-    return 0 if free else _bytes(graph, value)
+    return 0 if free else nominal_bytes(graph, value)
 
 
 def reads_plainly(graph: Graph, identity: int, block: int) -> bool:
@@ -192,11 +191,6 @@ def _reading(graph: Graph, operand: Value, user: int, position: int, block: int)
         return "by channel"
     works = how_it_works(graph, user, block)
     return "either" if works == "either" else "as the node works"
-
-
-def _bytes(graph: Graph, value: Value) -> int:
-    t = graph.type(value)
-    return DTYPES[t.dtype] * nominal(t.elements, graph.defaults)
 
 
 def _add(flow: nx.DiGraph, source: object, target: object, cost: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from specc.ir.dims import Dim, estimate, symbols
-from specc.ir.graph import Graph
+from specc.ir.dtypes import DTYPES
+from specc.ir.graph import Graph, Value
 
 
 def params_of(graph: Graph, identity: int) -> Dim:
@@ -46,3 +47,9 @@ NOMINAL = 8
 def nominal(dim: Dim, defaults: Mapping[str, int]) -> int:
     """The dimension as a number, for comparing costs: symbols at their defaults, and others at `NOMINAL`."""
     return estimate(dim, {name: defaults.get(name, NOMINAL) for name in symbols(dim)})
+
+
+def nominal_bytes(graph: Graph, value: Value) -> int:
+    """The bytes of a value's elements, for comparing costs: see `nominal`."""
+    type = graph.type(value)
+    return DTYPES[type.dtype] * nominal(type.elements, graph.defaults)
