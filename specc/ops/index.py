@@ -11,12 +11,7 @@ from typing import Any
 
 from specc.ir.types import TensorType
 from specc.ops.record import Argument, Attributes, Illegal, Interval, Operator, Spelling, Types, Weight
-from specc.ops.reduce import normal_axes
-
-
-def _axis(types: Types, attrs: Attributes) -> int:
-    return normal_axes((attrs["axis"],), types[0].rank, "axis")[0]
-
+from specc.ops.reduce import normal_axis
 
 # ---- embedding
 
@@ -55,7 +50,7 @@ def _embedding_example(rng: random.Random) -> tuple[list[TensorType], dict[str, 
 
 def _take_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     x, places = types
-    axis = _axis(types, attrs)
+    axis = normal_axis(attrs["axis"], types[0].rank)
     return (TensorType((*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]), x.dtype),)
 
 
@@ -78,7 +73,7 @@ def _take_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]]
 
 def _gather_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     x, places = types
-    axis = _axis(types, attrs)
+    axis = normal_axis(attrs["axis"], types[0].rank)
     if places.rank != x.rank or any(a != b for d, (a, b) in enumerate(zip(x.shape, places.shape)) if d != axis):
         raise Illegal(f"{x} and {places} differ beside dimension {axis}", operand=1)
     return (replace(x, shape=places.shape),)
@@ -101,7 +96,7 @@ def _gather_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any
 
 
 def _table(types: Types, attrs: Attributes) -> dict[int, Interval]:
-    return {1: (0, types[0].shape[_axis(types, attrs)] - 1)}
+    return {1: (0, types[0].shape[normal_axis(attrs["axis"], types[0].rank)] - 1)}
 
 
 def _scatter_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
@@ -140,7 +135,7 @@ def _scatter_example(rng: random.Random) -> tuple[list[TensorType], dict[str, An
 
 
 def _argmax_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    axis, shape = _axis(types, attrs), types[0].shape
+    axis, shape = normal_axis(attrs["axis"], types[0].rank), types[0].shape
     kept = (1,) if attrs["keep"] else ()
     return (TensorType((*shape[:axis], *kept, *shape[axis + 1 :]), "int64"),)
 
@@ -177,7 +172,7 @@ def _argmax_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any
 
 
 def _order_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    axis, shape, count = _axis(types, attrs), types[0].shape, attrs["k"]
+    axis, shape, count = normal_axis(attrs["axis"], types[0].rank), types[0].shape, attrs["k"]
     if count < 1 or (isinstance(shape[axis], int) and count > shape[axis]):
         raise Illegal(f"there are no {count} of {shape[axis]} elements", argument="k")
     return (TensorType((*shape[:axis], count, *shape[axis + 1 :]), "int64"),)
@@ -226,7 +221,7 @@ def _order_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any]
 
 
 def _cumsum_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    _axis(types, attrs)
+    normal_axis(attrs["axis"], types[0].rank)
     return (types[0],)
 
 

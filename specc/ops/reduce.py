@@ -21,6 +21,11 @@ def normal_axes(axes: tuple[int, ...], rank: int, name: str = "axes") -> tuple[i
     return tuple(result)
 
 
+def normal_axis(axis: int, rank: int, name: str = "axis") -> int:
+    """`axis` counted from the front; raises `Illegal` for one out of range."""
+    return normal_axes((axis,), rank, name)[0]
+
+
 def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     (x,) = types
     axes = normal_axes(attrs["axes"], x.rank)
@@ -119,7 +124,7 @@ def _pool_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
 
 def _softmax_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     (x,) = types
-    normal_axes((attrs["axis"],), x.rank, "axis")
+    normal_axis(attrs["axis"], x.rank)
     return (x,)
 
 

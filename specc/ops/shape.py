@@ -9,7 +9,7 @@ from specc.ir.dims import Dim, estimate, floordiv, product, symbols
 from specc.ir.dtypes import HALVES, SMALL
 from specc.ir.types import TensorType, block_of, concrete
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
-from specc.ops.reduce import normal_axes
+from specc.ops.reduce import normal_axis
 from specc.ops.source import check_element
 
 
@@ -82,7 +82,7 @@ def _reshape_compute(k: Any, types: Types, x: Any, *, shape: tuple[Dim, ...]) ->
 
 def _flatten_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     x = _plain(types, "flatten")
-    (first,), (last,) = normal_axes((attrs["start"],), x.rank, "start"), normal_axes((attrs["end"],), x.rank, "end")
+    first, last = (normal_axis(attrs[name], x.rank, name) for name in ("start", "end"))
     if first > last:
         raise Illegal(f"the dimensions {first} to {last} are none", argument="end")
     return (TensorType((*x.shape[:first], product(x.shape[first : last + 1]), *x.shape[last + 1 :]), x.dtype),)
@@ -108,7 +108,7 @@ def _whole_blocks(layout: str, *channels: Dim) -> bool:
 
 def _concat_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     x = types[0]
-    (axis,) = normal_axes((attrs["axis"],), x.rank, "axis")
+    axis = normal_axis(attrs["axis"], x.rank)
     if len({t.layout for t in types}) > 1:
         raise Illegal("the operands lie in different layouts")
     if axis == 1 and not _whole_blocks(x.layout, *(t.shape[1] for t in types[:-1] if t.rank > 1)):
@@ -160,7 +160,7 @@ def _expand_compute(k: Any, types: Types, x: Any, *, shape: tuple[Dim, ...]) -> 
 
 def _slice_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     (x,) = types
-    (axis,) = normal_axes((attrs["axis"],), x.rank, "axis")
+    axis = normal_axis(attrs["axis"], x.rank)
     start, stop, step = attrs["start"], attrs["stop"], attrs["step"]
     extent = x.shape[axis]
     if axis == 1 and x.layout and (step != 1 or not _whole_blocks(x.layout, start)):

@@ -15,7 +15,7 @@ from typing import Any
 
 from specc.ir.types import TensorType
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
-from specc.ops.reduce import normal_axes, reciprocal
+from specc.ops.reduce import normal_axis, reciprocal
 
 
 def _check(types: Types, attrs: Attributes, name: str, axis: int) -> TensorType:
@@ -29,10 +29,6 @@ def _check(types: Types, attrs: Attributes, name: str, axis: int) -> TensorType:
     if attrs["eps"] <= 0:
         raise Illegal(f"`eps` is above 0, not {attrs['eps']}", argument="eps")
     return x
-
-
-def _axis(types: Types, attrs: Attributes) -> int:
-    return normal_axes((attrs["axis"],), types[0].rank, "axis")[0]
 
 
 def _weights(types: Types, a: dict[str, Any], name: str, axis: int) -> tuple[Weight, ...]:
@@ -50,16 +46,16 @@ def _weights(types: Types, a: dict[str, Any], name: str, axis: int) -> tuple[Wei
 
 
 def _layer_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    return (_check(types, attrs, "layer_norm", _axis(types, attrs)),)
+    return (_check(types, attrs, "layer_norm", normal_axis(attrs["axis"], types[0].rank)),)
 
 
 def _rms_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
-    return (_check(types, attrs, "rms_norm", _axis(types, attrs)),)
+    return (_check(types, attrs, "rms_norm", normal_axis(attrs["axis"], types[0].rank)),)
 
 
 def _row_spell(name: str) -> Any:
     def spell(types: Types, a: dict[str, Any]) -> Spelling:
-        weights = _weights(types, a, name, _axis(types, a))
+        weights = _weights(types, a, name, normal_axis(a["axis"], types[0].rank))
         return Spelling({"axis": a["axis"], "eps": a["eps"]}, weights)
 
     return spell
