@@ -14,9 +14,10 @@ from specc.grammar import writer
 from specc.grammar.literals import literal
 from specc.importing.blocks import ABSENT, Block, Shared, is_activation
 from specc.importing.loops import RULES, form, rule, unroll
-from specc.importing.parameters import DIMENSIONS, Callee, Emitted, Parameter, Parameters, same, written
+from specc.importing.parameters import DIMENSIONS, Callee, Emitted, Parameter, Parameters, written
 from specc.importing.scopes import Ref, Step
 from specc.ir.graph import Graph
+from specc.ops.calls import same
 from specc.ops.record import REQUIRED
 
 _LONGEST = 3

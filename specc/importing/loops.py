@@ -12,8 +12,9 @@ from typing import Any
 from specc.grammar import syntax as s
 from specc.grammar.literals import literal
 from specc.importing.blocks import Block, Shared
-from specc.importing.parameters import Parameter, same
+from specc.importing.parameters import Parameter
 from specc.importing.scopes import Ref, Step
+from specc.ops.calls import same
 
 RULES: dict[str, Callable[[int], bool]] = {
     "even": lambda i: i % 2 == 0,

@@ -21,6 +21,7 @@ from specc.importing.scopes import Ref
 from specc.ir.dims import Dim, symbol
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
+from specc.ops.calls import same
 from specc.ops.record import REQUIRED
 
 DIMENSIONS = {5: "ncdhw", 4: "nchw", 3: "nlc", 2: "nc", 1: "n", 0: ""}
@@ -301,11 +302,6 @@ def _word(name: str) -> str:
     tail = name.rpartition(".")[2]
     match = re.match(r"[A-Z]?[a-z0-9]+", tail)
     return match[0].lower() if match and not tail.isdigit() else ""
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal and of one type: 1 is not 1.0, and no bool."""
-    return type(a) is type(b) and bool(a == b)
 
 
 def _fits(known: Sequence[Any], values: Sequence[Any]) -> bool:

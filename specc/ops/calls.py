@@ -52,7 +52,7 @@ def _search(
     for argument, default in optional.items():
         if goal.met(best | {argument: default}):
             best = best | {argument: default}
-    return tuple((a, value) for a, value in best.items() if a in required or not _same(value, optional[a]))
+    return tuple((a, value) for a, value in best.items() if a in required or not same(value, optional[a]))
 
 
 class _Goal:
@@ -79,7 +79,7 @@ class _Goal:
                 normal = ops.normal_form(argument, value)
             except Illegal:
                 continue
-            if not any(_same(normal, other) for other in values):
+            if not any(same(normal, other) for other in values):
                 values.append(normal)
         return iter(values)
 
@@ -96,7 +96,7 @@ class _Goal:
         spelling = self.spelled(guess)
         if spelling is None:
             return -(2**31)
-        right = sum(_same(self.attrs[name], value) for name, value in spelling.attrs.items())
+        right = sum(same(self.attrs[name], value) for name, value in spelling.attrs.items())
         for weight, goal in zip(spelling.weights, self.weights):
             right += sum(a == b for a, b in zip(weight.type.shape, goal.shape))
         return right - 4 * abs(len(spelling.weights) - len(self.weights))
@@ -105,11 +105,11 @@ class _Goal:
         spelling = self.spelled(guess)
         return (
             spelling is not None
-            and all(_same(self.attrs[name], value) for name, value in spelling.attrs.items())
+            and all(same(self.attrs[name], value) for name, value in spelling.attrs.items())
             and [weight.type for weight in spelling.weights] == list(self.weights)
         )
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Equality that tells 1 from true."""
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are equal and of one type: 1 is not 1.0, and no bool."""
     return type(a) is type(b) and bool(a == b)
