@@ -6,8 +6,9 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,47 +54,6 @@ def _obstacle(path: str | Path, goal: Path) -> str | None:
     return None if os.access(goal.parent, os.W_OK) else f"the folder {goal.parent} may not be written to"
 
 
-@contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write that becomes `path` when the block ends well, and vanishes when it does not (Ctrl-C included).
-
-    Raises S0002 where `path` cannot be written. A device or a pipe is refused: renaming would replace it.
-    """
-    goal = check_writable(path)
-    temporary = goal.with_name(f".{goal.name[:40]}.{secrets.token_hex(6)}")
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, goal)
-        except OSError as problem:
-            raise error("S0002", f"{path} cannot be written: {problem.strerror or problem}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-@contextmanager
-def filling(path: str | Path) -> Iterator[Path]:
-    """A folder to fill that becomes the new folder `path` when the block ends well, and vanishes when it does not.
-
-    Raises S0002 where `path` cannot be made, or is there already and is anything but an empty folder.
-    """
-    goal = check_fillable(path)
-    temporary = goal.with_name(f".{goal.name[:40]}.{secrets.token_hex(6)}")
-    try:
-        try:
-            temporary.mkdir()
-            yield temporary
-            os.replace(temporary, goal)
-        except OSError as reason:
-            raise error("S0002", f"{path} cannot be written: {reason.strerror or reason}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def check_fillable(path: str | Path) -> Path:
     """The folder that filling `path` would make; raises S0002 where it is plain that it cannot be made.
 
@@ -106,3 +66,43 @@ def check_fillable(path: str | Path) -> Path:
     if problem:
         raise error("S0002", f"{path} cannot be written: {problem}")
     return goal
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write that becomes `path` when the block ends well, and vanishes when it does not (Ctrl-C included).
+
+    Raises S0002 where `path` cannot be written. A device or a pipe is refused: renaming would replace it.
+    """
+    with _renamed(path, check_writable(path), Path.unlink) as temporary, open(temporary, "xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def filling(path: str | Path) -> Iterator[Path]:
+    """A folder to fill that becomes the new folder `path` when the block ends well, and vanishes when it does not.
+
+    Raises S0002 where `path` cannot be made, or is there already and is anything but an empty folder.
+    """
+    with _renamed(path, check_fillable(path), partial(shutil.rmtree, ignore_errors=True)) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+@contextmanager
+def _renamed(path: str | Path, goal: Path, remove: Callable[[Path], object]) -> Iterator[Path]:
+    """A name beside `goal`; what the block makes there is renamed to it, or removed where the block does not end well.
+
+    Raises S0002 for `path`.
+    """
+    temporary = goal.with_name(f".{goal.name[:40]}.{secrets.token_hex(6)}")
+    try:
+        yield temporary
+        os.replace(temporary, goal)
+    except OSError as problem:
+        raise error("S0002", f"{path} cannot be written: {problem.strerror or problem}") from None
+    finally:
+        with suppress(OSError):
+            remove(temporary)
