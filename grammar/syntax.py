@@ -1,7 +1,7 @@
 """The syntax tree: one frozen dataclass a construct, with an example of its text.
 
 Every node has a `span`, its place in the text, which takes no part in comparisons: two trees are equal when they say
-the same, wherever it stands. `parse.py` makes these from text, `printer.py` text from these.
+the same, wherever it stands. `build.py` makes these from text, `printer.py` text from these.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import tomllib
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_the_documents_are_up_to_date(generate: dict[str, Any]) -> None:
     assert (ROOT / "docs" / "errors.md").read_text() == generate["errors"](), "make docs"
     assert (ROOT / "docs" / "std.md").read_text() == generate["standard_library"](), "make docs"
     assert (ROOT / "docs" / "operators.md").read_text() == generate["operators"](), "make docs"
+
+
+def test_the_map_of_the_house_names_what_is_there_and_leaves_nothing_out() -> None:
+    named = set(re.findall(r"`([\w./]+)`", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")))
+    paths = {name for name in named if re.search(r"/|\.(py|c|h|lark)$", name)}
+    places = [ROOT, *(ROOT / place for place in ("specc", "grammar", "passes", "backends/tvm"))]
+    assert not [path for path in paths if not any((place / path).exists() for place in places)]
+    inside = [each for each in (ROOT / "specc").iterdir() if each.suffix == ".py" or (each / "__init__.py").exists()]
+    parts = {path.removeprefix("specc/").partition("/")[0] for path in paths}
+    assert not {each.name for each in inside if not each.name.startswith("__")} - parts
 
 
 @pytest.mark.parametrize(
