@@ -31,7 +31,6 @@ class Entry:
     lines: int
     small: Mapping[str, Any]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    catalogue: int | None = None
 
     @property
     def path(self) -> Path:
