@@ -39,12 +39,10 @@ def evaluate(
     return [values[value] for value in graph.outputs]
 
 
-def intermediates(
-    graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Array], dtype: str = "float64"
-) -> dict[Value, Array]:
-    """The value of every result of every node, in the order of the graph."""
+def intermediates(graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Array]) -> dict[Value, Array]:
+    """The value of every result of every node, in the order of the graph, computed in float64."""
     wanted = {Value(identity, result) for identity in graph for result in range(len(graph.node(identity).types))}
-    return {value: as_array(tensor) for value, tensor in run(graph, weights, inputs, dtype, wanted)}
+    return {value: as_array(tensor) for value, tensor in run(graph, weights, inputs, "float64", wanted)}
 
 
 def freeze(graph: Graph, weights: Mapping[str, Array], values: Sequence[Value] | None = None) -> dict[Value, Array]:
