@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import pytest
+from attention_programs import joint, plain, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
@@ -24,12 +25,6 @@ def tolerance(depth: int) -> float:
     return 2e-6 * math.sqrt(depth)
 
 
-def plain(lead: tuple[int, ...], queries: int, keys: int, depth: int, width: int) -> Group:
-    """softmax(q @ k) @ v with keys as [.., d, j]."""
-    operands = [tensor(*lead, queries, depth), tensor(*lead, depth, keys), tensor(*lead, keys, width)]
-    return program(operands, ("matmul", (0, 1), {}), ("softmax", (3,), {"axis": -1}), ("matmul", (4, 2), {}))
-
-
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 @pytest.mark.parametrize("shape", [((1, 3), 197, 197, 64, 64), ((), 5, 70, 8, 40), ((2,), 64, 1, 17, 1)])
 def test_equals_torch(target: Target, shape: Any) -> None:
@@ -45,24 +40,7 @@ def test_any_extents(lead: tuple[int, ...], queries: int, keys: int, depth: int,
 @settings(max_examples=8, deadline=None)
 @given(st.sampled_from((1, 2)), st.sampled_from((1, 7, 19, 40)), st.sampled_from((1, 3)), st.sampled_from((8, 20, 32)))
 def test_a_joint_projection_is_read_where_it_lies(n: int, length: int, heads: int, depth: int) -> None:
-    """[n, l, 3 * heads * d] --> slices, reshapes, permutes, attention, permute, reshape --> [n, l, heads * d]."""
-    width = heads * depth
-    steps: list[Any] = []
-    for part in range(3):
-        steps.append(("slice", (0,), {"axis": 2, "start": part * width, "stop": (part + 1) * width}))
-        steps.append(("reshape", (len(steps),), {"shape": (n, length, heads, depth)}))
-        steps.append(("permute", (len(steps),), {"order": (0, 2, 3, 1) if part == 1 else (0, 2, 1, 3)}))
-    q, k, v = 3, 6, 9
-    steps += [
-        ("matmul", (q, k), {}),
-        ("constant", (), {"value": 0.3, "shape": ()}),
-        ("mul", (10, 11), {}),
-        ("softmax", (12,), {"axis": -1}),
-        ("matmul", (13, v), {}),
-        ("permute", (14,), {"order": (0, 2, 1, 3)}),
-        ("reshape", (15,), {"shape": (n, length, width)}),
-    ]
-    check(program([tensor(n, length, 3 * width)], *steps), attention.lower, NATIVE, tolerance(depth))
+    check(joint(n, length, heads, depth), attention.lower, NATIVE, tolerance(depth))
 
 
 def biased(bias: Any) -> Group:
@@ -83,20 +61,7 @@ def test_biases_and_masks(bias: tuple[int, ...], operand: Any) -> None:
 
 
 def test_windows_with_masks_of_their_own() -> None:
-    """[windows, h, l, l] scores are seen as [n, windows / n, h, l, l] while the masks are added, as in shifted windows
-    (arXiv:2103.14030)."""
-    operands = [tensor(6, 2, 9, 4), tensor(6, 2, 4, 9), tensor(6, 2, 9, 4), weight(2, 9, 9), weight(3, 1, 9, 9)]
-    group = program(
-        operands,
-        ("matmul", (0, 1), {}),
-        ("add", (5, 3), {}),
-        ("reshape", (6,), {"shape": (2, 3, 2, 9, 9)}),
-        ("add", (7, 4), {}),
-        ("reshape", (8,), {"shape": (6, 2, 9, 9)}),
-        ("softmax", (9,), {"axis": -1}),
-        ("matmul", (10, 2), {}),
-    )
-    check(group, attention.lower)
+    check(windows(9), attention.lower)
 
 
 @pytest.mark.parametrize(

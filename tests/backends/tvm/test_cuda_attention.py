@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
+from attention_programs import check_masks, joint, plain, windows
 from cuda_programs import TARGET, Kernels, machine_code
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_programs import draw, program, tensor, weight
+from kernel_programs import program, tensor
 
 from specc import targets
 from specc.backends.tvm.choices import Choices, Value
@@ -25,53 +25,11 @@ def lower(group: Group, target: Target, **chosen: Value) -> Template | None:
     return attention.lower(group, target, Choices(chosen))
 
 
-def plain(lead: tuple[int, ...], queries: int, keys: int, depth: int, width: int) -> Group:
-    """softmax(q @ k) @ v with keys as [.., d, j]."""
-    operands = [tensor(*lead, queries, depth), tensor(*lead, depth, keys), tensor(*lead, keys, width)]
-    return program(operands, ("matmul", (0, 1), {}), ("softmax", (3,), {"axis": -1}), ("matmul", (4, 2), {}))
-
-
-def joint(n: int, length: int, heads: int, depth: int) -> Group:
-    """[n, l, 3 * heads * d] --> slices, reshapes, permutes, attention, permute, reshape --> [n, l, heads * d]."""
-    width = heads * depth
-    steps: list[Any] = []
-    for part in range(3):
-        steps.append(("slice", (0,), {"axis": 2, "start": part * width, "stop": (part + 1) * width}))
-        steps.append(("reshape", (len(steps),), {"shape": (n, length, heads, depth)}))
-        steps.append(("permute", (len(steps),), {"order": (0, 2, 3, 1) if part == 1 else (0, 2, 1, 3)}))
-    q, k, v = 3, 6, 9
-    steps += [
-        ("matmul", (q, k), {}),
-        ("constant", (), {"value": 0.3, "shape": ()}),
-        ("mul", (10, 11), {}),
-        ("softmax", (12,), {"axis": -1}),
-        ("matmul", (13, v), {}),
-        ("permute", (14,), {"order": (0, 2, 1, 3)}),
-        ("reshape", (15,), {"shape": (n, length, width)}),
-    ]
-    return program([tensor(n, length, 3 * width)], *steps)
-
-
 def biased(bias: Any) -> Group:
     """With a bias or a mask on the scores."""
     operands = [tensor(2, 3, 21, 8), tensor(2, 3, 8, 35), tensor(2, 3, 35, 16), bias]
     steps: Any = [("matmul", (0, 1), {}), ("add", (4, 3), {}), ("softmax", (5,), {"axis": 3}), ("matmul", (6, 2), {})]
     return program(operands, *steps)
-
-
-def windows() -> Group:
-    """A bias of each head, then a mask of each window, as in Swin (arXiv:2103.14030)."""
-    operands = [tensor(6, 2, 49, 4), tensor(6, 2, 4, 49), tensor(6, 2, 49, 4), weight(2, 49, 49), weight(3, 1, 49, 49)]
-    return program(
-        operands,
-        ("matmul", (0, 1), {}),
-        ("add", (5, 3), {}),
-        ("reshape", (6,), {"shape": (2, 3, 2, 49, 49)}),
-        ("add", (7, 4), {}),
-        ("reshape", (8,), {"shape": (6, 2, 49, 49)}),
-        ("softmax", (9,), {"axis": -1}),
-        ("matmul", (10, 2), {}),
-    )
 
 
 def halves() -> Group:
@@ -96,7 +54,7 @@ GROUPS = {
     "wide": plain((2,), 40, 50, 160, 192),
     "joint": joint(2, 19, 3, 20),
     "joint_of_a_head": joint(1, 40, 1, 32),
-    "windows": windows(),
+    "windows": windows(49),
     "in_16_bits": halves(),
 }
 BIASES = {
@@ -139,20 +97,7 @@ def test_tiles(tiles: Kernels) -> None:
 
 
 def test_masks_hide_keys(kernels: Kernels) -> None:
-    """Keys whose scores are minus infinity weigh nothing: the first ones, all but one, and every later one."""
-    queries, keys = 21, 35
-    name = "bias_2_1_21_35"
-    arrays = draw(kernels.groups[name])
-    mask = np.zeros((2, 1, queries, keys), np.float32)
-    mask[0, 0] = np.where(np.arange(keys) > np.arange(queries)[:, None] + 3, -np.inf, 0)
-    mask[1, 0, :, :33] = -np.inf
-    mask[1, 0, 5, 34] = -np.inf
-    arrays[3] = mask
-    (found,) = kernels.execute(name, arrays, 0)
-    q, k, v = (array.astype(np.float64) for array in arrays[:3])
-    scores = q @ k + mask
-    powers = np.exp(scores - scores.max(-1, keepdims=True))
-    assert np.abs(found - powers / powers.sum(-1, keepdims=True) @ v).max() < 1e-5
+    check_masks(kernels, "bias_2_1_21_35", tolerance=1e-5)
 
 
 EXTENTS = st.sampled_from((1, 2, 3, 7, 16, 17, 31, 33, 49))

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
+from attention_programs import check_masks, parted
 from cuda_programs import TARGET, Kernels, kernels_for
 from emulation.machine_code import instructions, usage
-from kernel_programs import draw, program, tensor, weight
+from kernel_programs import program, tensor, weight
 
 from specc import targets
 from specc.backends.tvm.choices import Choices, Value
@@ -65,17 +65,13 @@ def plain(lead: tuple[int, ...], queries: int, keys: int, depth: int, width: int
 
 def joint(n: int, length: int, heads: int, depth: int, dtype: str = "float16") -> Group:
     """[n, l, 3 * heads * d] --> slices, reshapes, permutes, attention, permute, reshape --> [n, l, heads * d]."""
-    width, steps = heads * depth, []
-    for part in range(3):
-        steps.append(("slice", (0,), {"axis": 2, "start": part * width, "stop": (part + 1) * width}))
-        steps.append(("reshape", (len(steps),), {"shape": (n, length, heads, depth)}))
-        steps.append(("permute", (len(steps),), {"order": (0, 2, 3, 1) if part == 1 else (0, 2, 1, 3)}))
+    inputs = [half(n, length, 3 * heads * depth, dtype=dtype)]
     behind = [
         ("permute", {"order": (0, 2, 1, 3)}),
-        ("reshape", {"shape": (n, length, width)}),
+        ("reshape", {"shape": (n, length, heads * depth)}),
         ("cast", {"dtype": dtype}),
     ]
-    return attention([half(n, length, 3 * width, dtype=dtype)], steps, (3, 6, 9), behind, dtype)
+    return attention(inputs, parted(n, length, heads, depth), (3, 6, 9), behind, dtype)
 
 
 def biased(*bias: int) -> Group:
@@ -159,19 +155,7 @@ def test_what_lies_in_runs_is_copied_on_its_way(kernels: Kernels) -> None:
 
 
 def test_masks_hide_keys(kernels: Kernels) -> None:
-    """Keys whose scores are minus infinity weigh nothing: the later ones, all but one."""
-    queries, keys, name = 21, 35, "bias_2_1_21_35"
-    arrays = draw(kernels.groups[name])
-    mask = np.zeros((2, 1, queries, keys), np.float32)
-    mask[0, 0] = np.where(np.arange(keys) > np.arange(queries)[:, None] + 3, -np.inf, 0)
-    mask[1, 0, :, :33] = -np.inf
-    mask[1, 0, 5, 34] = -np.inf
-    arrays[3] = mask
-    (found,) = kernels.execute(name, arrays, 0)
-    q, k, v = (array.astype(np.float64) for array in arrays[:3])
-    scores = q @ k + mask
-    powers = np.exp(scores - scores.max(-1, keepdims=True))
-    assert np.abs(found - powers / powers.sum(-1, keepdims=True) @ v).max() < 2.0**-9
+    check_masks(kernels, "bias_2_1_21_35", tolerance=2.0**-9)
 
 
 @pytest.fixture(scope="module")
