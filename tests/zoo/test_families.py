@@ -6,7 +6,6 @@ Batch norm is drawn with means away from 0, variances away from 1, and gammas of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +49,6 @@ RepMLP: what shrinks; of a unit the attention, one matrix over places (of a 1x1 
 SCALES = {"repmlp": 2 * 12, "unireplknet": 3 * 12, "fastvit": 2}
 """Scales and shifts that stay: RepMLP's first batch norm is read twice, UniRepLKNet's response norm is not linear, and
 FastViT's attention divides the queries, which share their matrix with keys and values."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def hard_weights(graph: Graph) -> dict[str, Array]:

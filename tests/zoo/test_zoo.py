@@ -8,14 +8,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import checks
 import pytest
 import report
-import torch
 
 import specc
 from specc import grammar, zoo
@@ -28,15 +26,6 @@ OTHERS = [(name, variant) for name, entry in ENTRIES.items() for variant in list
 SMALL = [
     pytest.param(name, marks=[] if entry.small.get("spread") else pytest.mark.slow) for name, entry in ENTRIES.items()
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are small: on a busy machine, two threads wait for each other longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_every_spec_is_in_the_index_once_or_needs_no_reference() -> None:
