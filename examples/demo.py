@@ -23,7 +23,7 @@ from sklearn.datasets import load_sample_image
 
 import specc
 from specc.bench import bench, ours
-from specc.ir.graph import specialize
+from specc.ir.specialize import specialize
 from specc.peers import peers
 from specc.weights import random_weights
 

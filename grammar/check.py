@@ -17,7 +17,8 @@ from specc.grammar.printer import print_expression
 from specc.grammar.values import number, precision
 from specc.ir.congruence import named
 from specc.ir.cost import count_macs, count_params
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 
 
 @dataclass(frozen=True)

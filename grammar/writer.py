@@ -66,7 +66,7 @@ def graph_file(graph: Graph, docstring: str | None = None, checked: bool = False
 
 def checks(graph: Graph, definition: s.Definition) -> list[s.Check]:
     """What the network costs, where its dimensions have values to count with."""
-    from specc.ir.graph import specialize
+    from specc.ir.specialize import specialize
 
     try:
         fixed = specialize(graph)

@@ -27,7 +27,8 @@ from specc import __version__, records, sample, targets
 from specc.artifact import Array, Contents, Sample
 from specc.compare import difference
 from specc.diagnostics import Label, Span, error
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 from specc.ir.text import print_graph
 from specc.manifest import Machine, Manifest, Size
 from specc.optimize import Step, run_passes

@@ -16,7 +16,8 @@ from specc.diagnostics import error
 from specc.ir.congruence import NOTHING, named
 from specc.ir.dims import symbols
 from specc.ir.domains import domains
-from specc.ir.graph import Graph, Node, Value, specialize
+from specc.ir.graph import Graph, Node, Value
+from specc.ir.specialize import specialize
 from specc.ir.types import TensorType
 from specc.manifest import Size, TensorSpec
 

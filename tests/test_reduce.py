@@ -15,7 +15,8 @@ from specc.backends.torch import evaluate
 from specc.cli import execute
 from specc.compare import difference
 from specc.ir.body import bodies, nested
-from specc.ir.graph import Graph, Value, specialize
+from specc.ir.graph import Graph, Value
+from specc.ir.specialize import specialize
 from specc.passes import branches, reparam, rewrite
 from specc.passes.regions import Region
 from specc.passes.registry import Canonicalize, Pass

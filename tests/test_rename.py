@@ -65,7 +65,7 @@ def test_a_renamed_checkpoint_fits() -> None:
 
 
 def test_a_copy_of_a_graph_keeps_the_rules() -> None:
-    from specc.ir.graph import specialize
+    from specc.ir.specialize import specialize
 
     graph = grammar.loads(SPEC)
     assert len(graph.renames) == 2 and specialize(graph).renames == graph.renames

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import specc
 from specc.cli import execute
-from specc.ir.graph import specialize
+from specc.ir.specialize import specialize
 from specc.passes.registry import pipeline
 from specc.targets import native
 

@@ -18,7 +18,8 @@ from specc.backends.torch import evaluate
 from specc.cli import execute
 from specc.diagnostics import SpeccError
 from specc.driver import find_weights
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 from specc.runtime import Artifact
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -21,7 +21,8 @@ from specc.diagnostics import did_you_mean, error
 from specc.ir import sums
 from specc.ir.body import symbols_of
 from specc.ir.dtypes import HALVES
-from specc.ir.graph import Graph, Value, specialize
+from specc.ir.graph import Graph, Value
+from specc.ir.specialize import specialize
 
 Array = np.ndarray[Any, Any]
 

@@ -21,7 +21,8 @@ from specc.backends.torch.judge import freeze
 from specc.backends.torch.source import forward_source, functions, input_names, place
 from specc.diagnostics import Label, error
 from specc.ir.dims import Symbolic
-from specc.ir.graph import Graph, Value, specialize
+from specc.ir.graph import Graph, Value
+from specc.ir.specialize import specialize
 from specc.ir.types import TensorType
 
 

@@ -73,7 +73,7 @@ def bench(
     from specc.artifact import is_artifact
     from specc.backends.tvm import roofline
     from specc.calibration import drawn_samples, read_samples
-    from specc.ir.graph import specialize
+    from specc.ir.specialize import specialize
     from specc.ir.text import parse_graph
     from specc.peers import check_peers, peers
     from specc.targets import TARGETS

@@ -159,7 +159,7 @@ def _write_onnx(graph: Graph, weights: str | None, shapes: dict[str, int] | None
     from specc import driver
     from specc.exporting import to_onnx
     from specc.files import replacing
-    from specc.ir.graph import specialize
+    from specc.ir.specialize import specialize
 
     values, _ = driver.find_weights(graph, weights)
     text = to_onnx(specialize(graph, shapes), values)

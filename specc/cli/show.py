@@ -54,7 +54,7 @@ def show(
         _show_artifact(artifact.read(spec), as_json)
         return
     from specc import report
-    from specc.ir.graph import specialize
+    from specc.ir.specialize import specialize
     from specc.ir.text import print_graph
 
     graph = load_spec(spec)

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from specc.ir.dims import Dim, Symbolic, symbols
-from specc.ir.graph import Graph, Value, bound
+from specc.ir.graph import Graph, Value
+from specc.ir.specialize import bound
 from specc.ir.text import print_graph
 from specc.ir.types import TensorType
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from specc import driver, sample
 from specc.artifact import Array
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
 from specc.ir.placement import aligned
+from specc.ir.specialize import specialize
 from specc.manifest import TensorSpec
 from specc.optimize import run_passes
 from specc.records import Configuration

@@ -22,7 +22,8 @@ import numpy as np
 
 from specc.ir.body import bodies
 from specc.ir.domains import Interval, domains
-from specc.ir.graph import Graph, Node, Value, specialize
+from specc.ir.graph import Graph, Node, Value
+from specc.ir.specialize import specialize
 from specc.weights.tensors import Array
 
 _MEAN_SQUARE: dict[str, Callable[..., float]] = {

@@ -11,7 +11,8 @@ from specc import grammar
 from specc.diagnostics import SpeccError
 from specc.grammar.writer import write_graph
 from specc.ir.dims import parse_dim
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 from specc.ir.text import parse_graph, print_graph
 from specc.ir.verify import verify
 

@@ -8,7 +8,8 @@ import pytest
 
 from specc import grammar
 from specc.diagnostics import SpeccError
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 from specc.ir.text import print_graph
 from specc.ir.verify import verify
 

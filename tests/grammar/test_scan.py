@@ -14,7 +14,8 @@ from specc.backends.torch import evaluate
 from specc.diagnostics import SpeccError
 from specc.ir.body import bodies
 from specc.ir.cost import count_macs, count_params
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 from specc.ir.text import parse_graph, print_graph
 from specc.ir.verify import verify
 from specc.optimize import check_merges

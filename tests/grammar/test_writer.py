@@ -15,7 +15,8 @@ from specc.grammar.literals import abbreviated, literal
 from specc.grammar.printer import print_expression
 from specc.ir.body import Body
 from specc.ir.dims import parse_dim, symbol
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 from specc.ir.text import parse_graph
 from specc.ir.types import TensorType
 from specc.passes.registry import pipeline

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from specc.diagnostics import SpeccError
 from specc.ir.dims import symbol
-from specc.ir.graph import Graph, Value, specialize
+from specc.ir.graph import Graph, Value
+from specc.ir.specialize import specialize
 from specc.ir.text import parse_graph, print_graph
 from specc.ir.types import TensorType
 from specc.ir.verify import verify

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from specc import grammar
 from specc.ir.body import Body, bodies
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 from specc.passes.registry import Canonicalize, Reparam
 from specc.testing import check_pass
 

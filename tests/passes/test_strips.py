@@ -12,8 +12,9 @@ import specc
 from specc import targets
 from specc.backends import tvm as backend
 from specc.backends.torch import freeze
-from specc.ir.graph import Graph, Value, specialize
+from specc.ir.graph import Graph, Value
 from specc.ir.liveness import peak
+from specc.ir.specialize import specialize
 from specc.ir.types import TensorType
 from specc.optimize import run_passes
 from specc.passes.registry import pipeline

@@ -17,7 +17,8 @@ import torch
 from specc import grammar, zoo
 from specc.backends.torch import evaluate
 from specc.cli import execute
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 from specc.passes.canonicalize import canonicalize
 from specc.passes.reparam import reparam
 from specc.passes.rewrite import Journal

@@ -19,8 +19,9 @@ from specc import grammar, targets, zoo
 from specc.backends import tvm as backend
 from specc.backends.torch import freeze
 from specc.backends.tvm.memory import Plan
-from specc.ir.graph import Graph, Value, specialize
+from specc.ir.graph import Graph, Value
 from specc.ir.placement import size
+from specc.ir.specialize import specialize
 from specc.ir.types import TensorType
 from specc.optimize import run_passes
 from specc.passes.registry import pipeline

@@ -17,7 +17,8 @@ from specc.backends.tvm.opening import MOST_ELEMENTS, Opening, _most, written
 from specc.diagnostics import SpeccError
 from specc.grammar import loads
 from specc.ir.dims import Dim, floordiv, substitute, symbol
-from specc.ir.graph import Graph, specialize
+from specc.ir.graph import Graph
+from specc.ir.specialize import specialize
 from specc.ir.types import TensorType
 from specc.model import Model
 from specc.targets import find

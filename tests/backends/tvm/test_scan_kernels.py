@@ -12,7 +12,7 @@ from kernel_programs import TARGETS, Input, check, program
 from specc import grammar, ops
 from specc.backends.torch import evaluate, freeze
 from specc.backends.tvm import build, lower
-from specc.ir.graph import specialize
+from specc.ir.specialize import specialize
 from specc.model import Model
 from specc.optimize import run_passes
 from specc.passes.registry import pipeline
