@@ -13,19 +13,27 @@ axis.
 Two orders of the loops (`strips_first`). Threads share out strips of rows and run through all output blocks for each
 strip. Or they share out the output blocks, so that each weight is read by one core. The weights and inputs that come
 next are asked for (`fetch`).
+
+With many input channels, the weights of a few output blocks and of the next ones, with the image, are more than the
+second-level cache holds, and each tile reads them from farther away. Then the reduction is cut into chunks
+(`take_chunks`): the sums of all tiles are kept in memory, and the products of one chunk after the other are added to
+them, while the weights of the next one are asked for. One core of a Cascade Lake: 512 channels, 7 x 7, 3 x 3: 0.80 of
+the time, with stride 2 from 14 x 14 0.81; 1024 to 2048 channels, 1 x 1 with stride 2: 0.88. Where all of this fits, the
+sums' way to memory and back costs more than it brings (512 to 2048 channels, 7 x 7, 1 x 1, four chunks: 1.09).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.emitter import Emitter, Template
+from specc.backends.tvm.emitter import Emitter, Registers, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
@@ -41,6 +49,10 @@ from specc.targets import Target
 _UNROLL = 2
 """Reduction steps written out in the innermost loop: more makes LLVM slower and spills registers (measured at 16: 2 s a
 kernel, half the speed)."""
+
+
+_ENOUGH = 8
+"""Pieces that threads can share out; with four times as many, one more or less is no matter."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +77,15 @@ class Geometry:
 class Schedule:
     """How a convolution is computed. The outer loop runs over strips of rows or over groups of output blocks.
 
-    `unroll` steps of the reduction are written out; `soon`, `ahead`, `inputs` and `results` say what is asked for
-    (`fetch`).
+    The output blocks are dealt with in `groups`, which are as equal as they can be. The reduction is cut into `chunks`,
+    `unroll` steps of it are written out; `soon`, `ahead`, `inputs` and `results` say what is asked for (`fetch`).
     """
 
     tile: tiles.Tile
+    groups: int
     strips_first: bool
     strips: int
+    chunks: int
     unroll: int
     soon: int
     ahead: bool
@@ -82,7 +96,8 @@ class Schedule:
 @dataclass(frozen=True)
 class Place:
     """Where a register tile is: `span.pixels` results of row y from x on, for each of `blocks`; it is tile number
-    `number` of its strip. Of the window's rows, `taps` lie inside the input, from number `low` on."""
+    `number` of its strip. Of the window's rows, `taps` lie inside the input, from number `low` on. What is added up
+    are the blocks of channels of chunk number `chunk`."""
 
     n: Any
     blocks: Sequence[Any]
@@ -92,6 +107,14 @@ class Place:
     number: Any
     low: Any
     taps: Any
+    chunk: Any = 0
+
+
+Write = Callable[[Place], None]
+"""Writes what is to be done for a tile."""
+
+Lanewise = Callable[[Any], None]
+"""Writes what is to be done for a lane of a vector."""
 
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
@@ -147,26 +170,43 @@ def schedule_of(
     tile = tiles.take(choices, g.columns, blocks, target, g.kernel[1], kept)
     groups = -(-blocks // tile.blocks)
     weight_bytes = size * blocks * target.lanes * g.in_channels * g.kernel[0] * g.kernel[1]
+    group_bytes = weight_bytes * tile.blocks // blocks
     read = g.in_height * g.in_width // (g.stride[1] if g.kernel == (1, 1) else 1)
     wanted = 0
     if g.batch * g.rows > 1:  # one row is one strip, which would leave nothing to share out
         wanted = take_order(choices, weight_bytes, size * g.in_channels * read, groups, target)
     default = share(g.rows, g.batch, wanted) if wanted else share(g.rows, g.batch * groups)
+    image = size * g.in_channels * g.in_height * g.in_width  # a stride leaves out lines, but they have their place
+    far = fetch and not wanted and 2 * group_bytes + image > target.l2_bytes
+    if far and g.batch * groups >= _ENOUGH:
+        default = 1  # one core reads all weights of a group
     strips = take_strips(choices, g.rows, default)
+    if not wanted and strips == 1 and _ENOUGH <= groups < 4 * _ENOUGH:
+        groups = min(blocks, -(-groups // 4) * 4)
     unroll = take_unroll(choices, steps)
     soon = take_soon(choices, target) if fetch else 0
     alone = wanted or strips == 1  # else several threads use the same weights
     across = len(tiles.balanced(g.columns, tile.pixels)) * -(-g.rows // strips)
-    ahead = (
-        fetch
-        and bool(alone)
-        and take_ahead(choices, weight_bytes, weight_bytes * tile.blocks // blocks, across, target)
-    )
+    channels = -(-g.in_channels // (steps * depth))
+    pays = far and across > 1
+    chunks = take_chunks(choices, channels, group_bytes, target, pays) if fetch else 1
+    ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, group_bytes // chunks, across, target)
     blocked = fetch and steps > 1
     inputs = blocked and take_inputs(choices, target)
     summed = g.kernel[0] * g.kernel[1] * -(-g.in_channels // (steps * depth))
     results = blocked and take_results(choices, summed, heavy, target)
-    return Schedule(tile, bool(wanted), strips, unroll, soon, ahead, inputs, results)
+    return Schedule(tile, groups, bool(wanted), strips, chunks, unroll, soon, ahead, inputs, results)
+
+
+def take_chunks(choices: Choices, channels: int, weights: int, target: Target, pays: bool) -> int:
+    """Into how many chunks a reduction over so many blocks of `channels` is cut, all of one length.
+
+    `weights` are the bytes of those of a group of output blocks. Where it `pays`, those of a chunk take half of the
+    first-level cache at most.
+    """
+    counts = [n for n in range(1, channels + 1) if channels % n == 0]
+    least = -(-2 * weights // target.l1_bytes) if pays else 1
+    return choices.near("chunks", counts, next((n for n in counts if n >= least), channels))
 
 
 def take_unroll(choices: Choices, steps: int) -> int:
@@ -205,7 +245,12 @@ def _factor(pixels: int, target: Target, choices: Choices) -> int:
 
 
 class Convolution:
-    """Writes the loops of one convolution; its `epilogue` is the group's if no other is given."""
+    """Writes the loops of one convolution; its `epilogue` is the group's if no other is given.
+
+    A group begins with a multiple of `unit` output blocks.
+    """
+
+    unit = 1
 
     def __init__(
         self,
@@ -236,83 +281,146 @@ class Convolution:
         self.paired = not pairs and emitter.packings[step.operands[1]].kind == "pairs"
         self.unroll = max(schedule.unroll, 2) if self.paired else schedule.unroll
         self.lines = self.steps // 2 if self.paired else self.steps
+        self.channels = -(-g.in_channels // inner) // schedule.chunks
         self.wide: Any = None
+        self.sums: Any = None
         self.widens = not pairs and inner > 1 and emitter.group.type(step.operands[0]).dtype in HALVES
 
     def emit(self) -> None:
         """All loops. The output blocks are dealt with in groups of the tile's."""
         g, emitter, strips = self.geometry, self.emitter, self.schedule.strips
-        blocks = -(-g.out_channels // self.lanes)
-        groups = -(-blocks // self.tile.blocks)
+        blocks, groups = -(-g.out_channels // self.lanes), self.schedule.groups
         if self.schedule.strips_first:
             with emitter.parallel(g.batch * strips) as work:
                 n, strip = emitter.divmod(work, strips)
                 self._make_room()
                 with emitter.serial(groups) as group:
-                    self._group(n, group, blocks, strips, strip)
+                    self._group(n, group, blocks, strip)
         else:
             with emitter.parallel(g.batch * groups * strips) as work:
                 outer, strip = emitter.divmod(work, strips)
                 n, group = emitter.divmod(outer, groups)
                 self._make_room()
-                self._group(n, group, blocks, strips, strip)
+                self._group(n, group, blocks, strip)
 
-    def _group(self, n: Any, group: Any, blocks: int, strips: int, strip: Any) -> None:
+    def _group(self, n: Any, group: Any, blocks: int, strip: Any) -> None:
         """The output blocks of one group, over the rows of one strip."""
-        size = self.tile.blocks
-        rest = blocks % size
-        if not rest:
-            self._rows(n, [group * size + j for j in range(size)], strips, strip)
-        elif blocks < size:
-            self._rows(n, list(range(rest)), strips, strip)
-        else:
-            with T.If(group < blocks // size):
-                with T.Then():
-                    self._rows(n, [group * size + j for j in range(size)], strips, strip)
-                with T.Else():
-                    self._rows(n, [blocks - rest + j for j in range(rest)], strips, strip)
+        groups, units = self.schedule.groups, -(-blocks // self.unit)
+        starts = [min(blocks, number * units // groups * self.unit) for number in range(groups + 1)]
+        least, *more = sorted({end - start for start, end in pairwise(starts)})
+        if isinstance(group, int) or not more:
+            first = group * least
+            return self._rows(n, [first + j for j in range(least)], strip)
+        first = T.Bind(tirx.floordiv(group * units, groups) * self.unit)
+        end = tirx.min(blocks, tirx.floordiv((group + 1) * units, groups) * self.unit)
+        self._sized(n, first, T.Bind(end - first), [*more, least], strip)
 
-    def _rows(self, n: Any, blocks: Sequence[Any], strips: int, strip: Any) -> None:
-        emitter = self.emitter
-        with emitter.strip(self.geometry.rows, strips, strip) as y:
-            self.row(n, blocks, y, emitter.divmod(y, self.rows)[1] * self.across)
+    def _sized(self, n: Any, first: Any, size: Any, sizes: Sequence[int], strip: Any) -> None:
+        """The output blocks from `first` on, of which there are `size`, one of `sizes`."""
+        blocks = [first + j for j in range(sizes[0])]
+        if len(sizes) == 1:
+            return self._rows(n, blocks, strip)
+        with T.If(size == sizes[0]):
+            with T.Then():
+                self._rows(n, blocks, strip)
+            with T.Else():
+                self._sized(n, first, size, sizes[1:], strip)
 
-    def row(self, n: Any, blocks: Sequence[Any], y: Any, number: Any = 0) -> None:
+    def _rows(self, n: Any, blocks: Sequence[Any], strip: Any) -> None:
+        """The tiles of a strip."""
+        emitter, g, chunks = self.emitter, self.geometry, self.schedule.chunks
+
+        def tiles_of(write: Write) -> None:
+            with emitter.strip(g.rows, self.schedule.strips, strip) as y:
+                self.row(n, blocks, y, emitter.divmod(y, self.rows)[1] * self.across, write)
+
+        if chunks == 1:
+            return tiles_of(self._tile)
+        with emitter.serial(self.rows * g.columns) as pixel, emitter.lanes(self.lanes) as lane:
+            for j, block in enumerate(blocks):
+                emitter.store(self.sums, self._start(block, lane), [pixel, j, lane])
+        with emitter.serial(chunks) as chunk:
+            tiles_of(lambda place: self._part(replace(place, chunk=chunk)))
+        tiles_of(self._end)
+
+    def row(self, n: Any, blocks: Sequence[Any], y: Any, number: Any = 0, write: Write | None = None) -> None:
         """The tiles of one row for some output blocks; the first one is tile number `number` of its strip."""
+        g = self.geometry
+        low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
         for span in self.spans:
             with self.emitter.serial(span.count) as i:
-                self._tile(n, blocks, y, span.first + i * span.pixels, span, number + i)
+                x = span.first + i * span.pixels
+                (write or self._tile)(Place(n, blocks, y, x, span, number + i, low, taps))
             number += span.count
 
-    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, number: Any) -> None:
+    def _tile(self, place: Place) -> None:
         """One register tile, see `Place`."""
-        emitter, g, count = self.emitter, self.geometry, len(blocks)
-        tile = self.epilogue.tile(span.pixels, blocks)
-        acc = tile.accumulators
-        low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
-        place = Place(n, blocks, y, x, span, number, low, taps)
+        emitter, blocks, pixels = self.emitter, place.blocks, place.span.pixels
+        tile = self.epilogue.tile(pixels, blocks)
+        at = (place.n, *self._pixel(place.y, place.x))
+
+        def start(lane: Any) -> None:
+            for j, block in enumerate(blocks):
+                for i in range(pixels):
+                    emitter.store(tile.accumulators, self._start(block, lane), [i * len(blocks) + j, lane])
+
+        self._add(tile.accumulators, place, start, lambda lane: tile.finish(*at, lane))
+        tile.flush(*at)
+
+    def _start(self, block: Any, lane: Any) -> Any:
+        """What a sum begins with."""
+        return tirx.const(0.0, "float32") if self.bias is None else self.bias[block * self.lanes + lane]
+
+    def _part(self, place: Place) -> None:
+        """Adds the products of a chunk to the sums of a tile."""
+        count, pixels = len(place.blocks), place.span.pixels
+        acc = Registers(pixels * count, self.lanes, "float32")
+
+        def keep(lane: Any) -> None:
+            for i in range(pixels):
+                for j in range(count):
+                    self.emitter.store(self.sums, acc[i * count + j, lane], [self._kept(place) + i, j, lane])
+
+        self._add(acc, place, lambda lane: self._recall(acc, place, lane), keep)
+
+    def _end(self, place: Place) -> None:
+        """Finishes a tile whose sums are complete."""
+        tile = self.epilogue.tile(place.span.pixels, place.blocks)
+        at = (place.n, *self._pixel(place.y, place.x))
+        with self.emitter.lanes(self.lanes) as lane:
+            self._recall(tile.accumulators, place, lane)
+            tile.finish(*at, lane)
+        tile.flush(*at)
+
+    def _recall(self, acc: Registers, place: Place, lane: Any) -> None:
+        """Reads the sums of a tile."""
+        count = len(place.blocks)
+        for i in range(place.span.pixels):
+            for j in range(count):
+                self.emitter.store(acc, self.sums[self._kept(place) + i, j, lane], [i * count + j, lane])
+
+    def _kept(self, place: Place) -> Any:
+        """Where the sums of a tile lie."""
+        return self.emitter.divmod(place.y, self.rows)[1] * self.geometry.columns + place.x
+
+    def _add(self, acc: Registers, place: Place, start: Lanewise, end: Lanewise) -> None:
+        """Adds all products of a tile and a chunk; in front of it and behind it, what `start` and `end` write."""
         if self.widens:
             self._widen(place)
-        row, column = self._pixel(y, x)
-        with emitter.lanes(self.lanes) as lane:
-            for j, block in enumerate(blocks):
-                for i in range(span.pixels):
-                    zero = tirx.const(0.0, "float32")
-                    start = zero if self.bias is None else self.bias[block * self.lanes + lane]
-                    emitter.store(acc, start, [i * count + j, lane])
+        with self.emitter.lanes(self.lanes) as lane:
+            start(lane)
             if not self.pairs:
                 self._sums(acc, place, lane)
-                tile.finish(n, row, column, lane)
+                end(lane)
         if self.pairs:  # they take whole vectors
             self._sums(acc, place, None)
-            with emitter.lanes(self.lanes) as lane:
-                tile.finish(n, row, column, lane)
-        tile.flush(n, row, column)
+            with self.emitter.lanes(self.lanes) as lane:
+                end(lane)
 
     def _sums(self, acc: Any, place: Place, lane: Any) -> None:
-        """Adds all products of a tile, lane by lane or, without `lane`, as whole vectors."""
-        emitter, g = self.emitter, self.geometry
-        with emitter.serial(-(-g.in_channels // self.inner)) as channel, emitter.serial(place.taps) as r:
+        """Adds all products of a tile and a chunk, lane by lane or, without `lane`, as whole vectors."""
+        emitter = self.emitter
+        with emitter.serial(self.channels) as channel, emitter.serial(place.taps) as r:
             for s, pixels in enumerate(place.span.taps):
                 if pixels[0] < pixels[1]:
                     self._steps(acc, place, channel, r, s, lane)
@@ -336,34 +444,40 @@ class Convolution:
         return [place.n, channel, row, place.x * g.stride[1] + offset - g.padding[1]]
 
     def _make_room(self) -> None:
-        """The memory for `_widen`."""
+        """The memory for `_widen`, and for the sums of a strip."""
+        g = self.geometry
         if self.widens:
-            g, most = self.geometry, max(len(self._offsets(span)) for span in self.spans)
-            shape = (-(-g.in_channels // self.inner), g.kernel[0], max(1, most), self.inner)
-            self.wide = T.alloc_buffer(shape, "float32")
+            most = max(len(self._offsets(span)) for span in self.spans)
+            self.wide = T.alloc_buffer((self.channels, g.kernel[0], max(1, most), self.inner), "float32")
+        if self.schedule.chunks > 1:
+            self.sums = T.alloc_buffer((self.rows * g.columns, self.tile.blocks, self.lanes), "float32")
 
     def _widen(self, place: Place) -> None:
         """Writes what a tile reads of 16 bits as float32: the products read each number for every output block, and for
         every tap that has it."""
-        emitter, g, offsets = self.emitter, self.geometry, self._offsets(place.span)
-        blocks = -(-g.in_channels // self.inner)
-        with emitter.serial(blocks) as channel, emitter.serial(place.taps) as r, emitter.lanes(self.inner) as lane:
+        emitter, first, offsets = self.emitter, place.chunk * self.channels, self._offsets(place.span)
+        lanes = emitter.lanes(self.inner)
+        with emitter.serial(self.channels) as channel, emitter.serial(place.taps) as r, lanes as lane:
             for number, offset in enumerate(offsets):
-                at = self._read(place, channel, place.low + r, offset)
+                at = self._read(place, first + channel, place.low + r, offset)
                 value = emitter.load(self.operands[0], *at, lane)
                 emitter.store(self.wide, value, [channel, r, number, lane])
 
     def _steps(self, acc: Any, place: Place, channel: Any, r: Any, s: int, lane: Any) -> None:
-        """One tap of all channels of one input block, tap number `r` of those that lie inside the input."""
+        """One tap of all channels of one block of the chunk, tap number `r` of those that lie inside the input."""
         emitter, g, blocks, count = self.emitter, self.geometry, place.blocks, len(place.blocks)
-        tap = place.low + r
+        tap, number = place.low + r, channel
+        channel = place.chunk * self.channels + number
         unroll, iterations = self.unroll, self.inner // self.depth // self.unroll
         offsets = self._offsets(place.span)
-        ahead = Ahead(emitter, count, self.lines, self.rows * self.across, self.steps // unroll)
+        chunks, lines = self.schedule.chunks, self.lines // self.schedule.chunks
+        ahead = Ahead(emitter, self.tile.blocks, lines, self.rows * self.across, self.steps // chunks // unroll)
+        last = place.chunk == chunks - 1
+        next_block, next_line = blocks[0] + tirx.Select(last, count, 0), tirx.Select(last, 0, (place.chunk + 1) * lines)
         with emitter.serial(iterations) as outer:
             if self.schedule.ahead:
-                step = ((channel * g.kernel[0] + tap) * g.kernel[1] + s) * iterations + outer
-                ahead(place.number, step, self.weight, lambda j, line: (blocks[0] + count + j, 0, 0, 0, line, 0))
+                step = ((number * g.kernel[0] + tap) * g.kernel[1] + s) * iterations + outer
+                ahead(place.number, step, self.weight, lambda j, line: (next_block + j, 0, 0, 0, next_line + line, 0))
             for q in range(unroll):
                 i_lane = (outer * unroll + q) * self.depth
                 line = outer * (unroll // 2) + q // 2 if self.paired else outer * unroll + q
@@ -371,7 +485,7 @@ class Convolution:
                     for block in blocks:
                         soon(self.weight, block, channel, tap, s, line + self.schedule.soon, 0)
                 if self.schedule.inputs:  # in 16 bits, two pixels share a line: pairs ask for each second one
-                    self._ask_for_inputs(place, channel, r, s * self.inner + i_lane, s * self.inner)
+                    self._ask_for_inputs(place, number, r, s * self.inner + i_lane, s * self.inner)
                 if self.schedule.results and s == 0:
                     self._ask_for_results(place, channel, i_lane)
                 if self.pairs:
@@ -384,7 +498,7 @@ class Convolution:
                             self.pairs.add(acc, i * count + j, factors, vector)
                         continue
                     if self.widens:
-                        value = self.wide[channel, r, offsets.index(offset), i_lane]
+                        value = self.wide[number, r, offsets.index(offset), i_lane]
                     else:
                         at = self._read(place, channel, tap, offset)
                         value = emitter.load(self.operands[0], *([*at, i_lane] if self.inner > 1 else at))
@@ -397,14 +511,14 @@ class Convolution:
                         emitter.store(acc, acc[tuple(position)] + value * weight, position)
 
     def _ask_for_inputs(self, place: Place, channel: Any, r: Any, line: Any, least: int) -> None:
-        """Asks for a line, of number `line` >= `least`, of what the next row of the window reads: in this block of
-        channels, in the next one, or in the first one for the next tile."""
+        """Asks for a line, of number `line` >= `least`, of what the next row of the window reads: in block `channel` of
+        the chunk, in the next one, or in the first one for the next tile."""
         g, span = self.geometry, place.span
         window = (g.kernel[1] - 1) * g.dilation[1] + 1
         apart = g.stride[1] if window < g.stride[1] else 1
         if least >= ((span.pixels - 1) * g.stride[1] + window + apart - 1) // apart:
             return
-        last = channel == -(-g.in_channels // self.inner) - 1
+        last = channel == self.channels - 1
         following, row = tirx.Select(last, 0, channel + 1), place.low
         if not isinstance(place.taps, int) or place.taps > 1:
             more = r < place.taps - 1
@@ -417,7 +531,7 @@ class Convolution:
         else:
             y = place.y * g.stride[0] + row * g.dilation[0] - g.padding[0]
             column = x * g.stride[1] + line * apart - g.padding[1]
-        soon(self.data, place.n, following, y, column, 0)
+        soon(self.data, place.n, place.chunk * self.channels + following, y, column, 0)
 
     def _ask_for_results(self, place: Place, channel: Any, pixel: Any) -> None:
         """Asks for what the epilogue reads and writes for a pixel: of one output block for each block of channels."""

@@ -116,9 +116,11 @@ def _chain(group: Group, target: Target) -> Chain | None:
 
 def _schedule(geometry: Geometry, target: Target, choices: Choices) -> Schedule:
     """How the rows of the 1x1 convolution are computed: its weights and what it writes are in the caches."""
-    tile = tiles.take(choices, geometry.columns, -(-geometry.out_channels // target.lanes), target)
+    blocks = -(-geometry.out_channels // target.lanes)
+    tile = tiles.take(choices, geometry.columns, blocks, target)
     unroll, soon = take_unroll(choices, target.lanes), take_soon(choices, target)
-    return Schedule(tile, False, 1, unroll, soon, False, take_inputs(choices, target), False)
+    inputs = take_inputs(choices, target)
+    return Schedule(tile, -(-blocks // tile.blocks), False, 1, 1, unroll, soon, False, inputs, False)
 
 
 class _Ring(Tensor):

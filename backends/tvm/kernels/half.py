@@ -28,7 +28,6 @@ from specc.backends.tvm.kernels import convolution as convolutions
 from specc.backends.tvm.kernels import linear as linears
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY, operand_packings
-from specc.backends.tvm.kernels.rows import row_taps
 from specc.backends.tvm.packing import Packing
 from specc.ir import sums
 from specc.ir.types import block_of
@@ -149,22 +148,20 @@ class _Run:
 class _Convolution(convolutions.Convolution):
     """Writes the loops of one convolution of float16."""
 
+    unit = 2
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.widens = False
 
-    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, number: Any) -> None:
-        emitter, g, count = self.emitter, self.geometry, len(blocks)
-        tile = self.epilogue.tile(span.pixels, blocks)
+    def _tile(self, place: convolutions.Place) -> None:
+        emitter, g, blocks, pixels = self.emitter, self.geometry, place.blocks, place.span.pixels
+        tile = self.epilogue.tile(pixels, blocks)
         acc = tile.accumulators
-        low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
-        place = convolutions.Place(n, blocks, y, x, span, number, low, taps)
         with emitter.lanes(self.lanes) as lane:
             for j, block in enumerate(blocks):
-                for i in range(span.pixels):
-                    zero = tirx.const(0.0, "float32")
-                    start = zero if self.bias is None else self.bias[block * self.lanes + lane]
-                    emitter.store(acc, start, [i * count + j, lane])
+                for i in range(pixels):
+                    emitter.store(acc, self._start(block, lane), [i * len(blocks) + j, lane])
         size = sums.channels(prod(g.kernel), self.lanes) // self.lanes
         whole, rest = divmod(-(-g.in_channels // self.inner), size)
         if whole:
@@ -172,10 +169,10 @@ class _Convolution(convolutions.Convolution):
                 self._run(acc, place, outer * size, size)
         if rest:
             self._run(acc, place, whole * size, rest)
-        row, column = self._pixel(y, x)
+        at = (place.n, *self._pixel(place.y, place.x))
         with emitter.lanes(self.lanes) as lane:
-            tile.finish(n, row, column, lane)
-        tile.flush(n, row, column)
+            tile.finish(*at, lane)
+        tile.flush(*at)
 
     def _run(self, acc: Registers, place: convolutions.Place, first: Any, channels: int) -> None:
         """The products of so many blocks of channels from number `first` on."""

@@ -26,10 +26,8 @@ from specc.backends.tvm.emitter import Emitter, Registers, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import convolution as convolutions
 from specc.backends.tvm.kernels import linear as linears
-from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.dots import DEPTH, Dots
 from specc.backends.tvm.kernels.epilogue import operand_packings
-from specc.backends.tvm.kernels.rows import row_taps
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
 from specc.targets import Target
@@ -132,8 +130,9 @@ class _Convolution(convolutions.Convolution):
                     emitter.store(pixels, value, [n, 0, y, x, c])
         return pixels
 
-    def _tile(self, n: Any, blocks: Sequence[Any], y: Any, x: Any, span: tiles.Span, number: Any) -> None:
-        emitter, g, count = self.emitter, self.geometry, len(blocks)
+    def _tile(self, place: convolutions.Place) -> None:
+        emitter, g, count = self.emitter, self.geometry, len(place.blocks)
+        n, blocks, y, x, span = place.n, place.blocks, place.y, place.x, place.span
         tile = self.epilogue.tile(span.pixels, blocks)
         acc = tile.accumulators
         sums = self.dots.registers(acc, span.pixels * count) if self.dots else acc
@@ -146,7 +145,7 @@ class _Convolution(convolutions.Convolution):
                     start = tirx.const(0, "int32") if self.bias is None else self.bias[block * self.lanes + lane]
                     for i in range(span.pixels):
                         emitter.store(acc, start, [i * count + j, lane])
-        low, taps = row_taps(y, g.rows, g.kernel[0], g.stride[0], g.dilation[0], g.padding[0], g.in_height)
+        low, taps = place.low, place.taps
         everywhere = [(0, span.pixels)] * g.kernel[1]
         with emitter.serial(-(-g.in_channels // self.inner)) as channel:
             with emitter.serial(taps) as r:
@@ -161,10 +160,10 @@ class _Convolution(convolutions.Convolution):
                         self._taps(sums, n, blocks, (y, x), channel, (r, s), range(0), pixels)
         if self.dots:
             self.dots.gathered(sums, acc, span.pixels * count)
-        row, column = (0, y * g.columns + x) if g.flat else (y, x)
+        at = (n, *self._pixel(y, x))
         with emitter.lanes(self.lanes) as lane:
-            tile.finish(n, row, column, lane)
-        tile.flush(n, row, column)
+            tile.finish(*at, lane)
+        tile.flush(*at)
 
     def _taps(
         self,

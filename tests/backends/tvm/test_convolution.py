@@ -57,6 +57,62 @@ def test_output_blocks_shared_out(shape: tuple[int, ...], out: int, k: tuple[int
     check(conv(shape, out, k, NATIVE.blocked_layout, bias=False, **attrs), convolution.lower, tiny)
 
 
+CHUNKED: list[tuple[tuple[int, ...], int, tuple[int, int], dict[str, Any], dict[str, Any]]] = [
+    ((1, 96, 7, 7), 90, (3, 3), {"padding": 1}, {"strips": 1, "chunks": 3}),
+    ((2, 60, 9, 9), 40, (3, 3), {"padding": 1, "stride": 2}, {"strips": 2, "chunks": 4}),
+    ((1, 64, 5, 5), 40, (1, 1), {}, {"chunks": 2, "ahead": True}),
+    ((1, 64, 8, 6), 40, (1, 1), {}, {"order": "strips", "chunks": 4, "ahead": True, "results": True}),
+]
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS if t.lanes == 16] or TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize(("shape", "out", "k", "attrs", "configuration"), CHUNKED)
+def test_reductions_in_chunks(
+    target: Target,
+    shape: tuple[int, ...],
+    out: int,
+    k: tuple[int, int],
+    attrs: dict[str, Any],
+    configuration: dict[str, Any],
+) -> None:
+    group = conv(shape, out, k, target.blocked_layout, **attrs)
+    choices = Choices(configuration)
+    assert convolution.lower(group, target, choices) is not None
+    taken = {choice.name: choice.taken for choice in choices.space}
+    assert {name: taken[name] for name in configuration} == configuration
+    check(group, convolution.lower, target, configuration=configuration)
+
+
+@pytest.mark.parametrize("layout", [BLOCKED, ""])
+def test_chunks_in_front_of_an_epilogue(layout: str) -> None:
+    inputs = [tensor(1, 64, 6, 7, layout=BLOCKED), weight(20, 64, 1, 1), tensor(1, 20, 6, 7, layout=BLOCKED)]
+    steps: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+        ("conv2d", (0, 1), {}),
+        ("gelu", (3,), {}),
+        ("add", (4, 2), {}),
+        *([] if layout else [("convert_layout", (5,), {"layout": ""})]),
+    ]
+    check(program(inputs, *steps), convolution.lower, configuration={"chunks": 2})
+
+
+def test_many_channels_of_a_small_image_are_added_up_in_chunks() -> None:
+    """Three output blocks of the weights are 0.9 MB, and seven rows of tiles read them."""
+    machine = replace(NATIVE, l1_bytes=32 << 10, l2_bytes=1 << 20, vector_bits=512, vector_registers=32)
+
+    def taken(channels: int) -> dict[str, Any]:
+        choices = Choices()
+        group = conv((1, channels, 7, 7), 512, (3, 3), machine.blocked_layout, padding=1)
+        template = convolution.lower(group, machine, choices)
+        assert template is not None
+        configuration = {choice.name: choice.taken for choice in choices.space}
+        return configuration | {"parallel": kernel_of(group, template).parallel}
+
+    many, few = taken(512), taken(64)
+    assert many["chunks"] == 32 and many["ahead"]
+    assert many["parallel"] == (12,), "two, three or four threads get equally many blocks"
+    assert few["chunks"] == 1
+
+
 @pytest.mark.parametrize("extents", [(14, 1), (1, 14), (1, 1)])
 def test_images_of_one_row_or_column(extents: tuple[int, int]) -> None:
     inputs = [tensor(1, 16, *extents, layout=BLOCKED), weight(20, 16, 1, 1), tensor(1, 20, *extents, layout=BLOCKED)]
