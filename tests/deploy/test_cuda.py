@@ -113,7 +113,7 @@ def test_layers_of_16_bits_are_computed_on_tensor_cores(precision: str, name: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "fp16", "bf16"])
-@pytest.mark.parametrize("name", ["repvit/m1_1", "efficientnet/b0", "convnext/tiny"])
+@pytest.mark.parametrize("name", ["repvit/m1_1", "efficientnet/b0", "convnext/tiny", "mobilenetv2/w050"])
 def test_networks_of_the_zoo(name: str, precision: str, digits: Path) -> None:
     graph, shapes = specc.load(f"zoo:{name}"), {"n": 1, "h": 64, "w": 64}
     library = compile_artifact(graph, digits / "zoo.artifact", shapes=shapes, precision=precision)
