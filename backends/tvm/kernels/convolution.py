@@ -17,9 +17,10 @@ next are asked for (`fetch`).
 With many input channels, the weights of a few output blocks and of the next ones, with the image, are more than the
 second-level cache holds, and each tile reads them from farther away. Then the reduction is cut into chunks
 (`take_chunks`): the sums of all tiles are kept in memory, and the products of one chunk after the other are added to
-them, while the weights of the next one are asked for. One core of a Cascade Lake: 512 channels, 7 x 7, 3 x 3: 0.80 of
-the time, with stride 2 from 14 x 14 0.81; 1024 to 2048 channels, 1 x 1 with stride 2: 0.88. Where all of this fits, the
-sums' way to memory and back costs more than it brings (512 to 2048 channels, 7 x 7, 1 x 1, four chunks: 1.09).
+them, while the weights of the next one are asked for; neither gains anything without the other. One core of a Cascade
+Lake: 512 channels, 7 x 7, 3 x 3: 0.80 of the time, with stride 2 from 14 x 14 0.83; 1024 to 2048 channels, 1 x 1 with
+stride 2: 0.88. Where all of this fits, the sums' way to memory and back costs more than it brings (512 to 2048
+channels, 7 x 7, 1 x 1, four chunks: 1.09).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, flattens, operand_packings
-from specc.backends.tvm.kernels.fetch import Ahead, soon, take_ahead, take_inputs, take_results, take_soon
+from specc.backends.tvm.kernels.fetch import Ahead, pays, soon, take_ahead, take_inputs, take_results, take_soon
 from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported, take
 from specc.backends.tvm.kernels.rows import row_taps, share, take_order, take_strips
 from specc.backends.tvm.packing import Packing
@@ -177,7 +178,7 @@ def schedule_of(
         wanted = take_order(choices, weight_bytes, size * g.in_channels * read, groups, target)
     default = share(g.rows, g.batch, wanted) if wanted else share(g.rows, g.batch * groups)
     image = size * g.in_channels * g.in_height * g.in_width  # a stride leaves out lines, but they have their place
-    far = fetch and not wanted and 2 * group_bytes + image > target.l2_bytes
+    far = fetch and pays(target) and not wanted and 2 * group_bytes + image > target.l2_bytes
     if far and g.batch * groups >= _ENOUGH:
         default = 1  # one core reads all weights of a group
     strips = take_strips(choices, g.rows, default)
@@ -188,8 +189,7 @@ def schedule_of(
     alone = wanted or strips == 1  # else several threads use the same weights
     across = len(tiles.balanced(g.columns, tile.pixels)) * -(-g.rows // strips)
     channels = -(-g.in_channels // (steps * depth))
-    pays = far and across > 1
-    chunks = take_chunks(choices, channels, group_bytes, target, pays) if fetch else 1
+    chunks = take_chunks(choices, channels, group_bytes, target, far and across > 1) if fetch else 1
     ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, group_bytes // chunks, across, target)
     blocked = fetch and steps > 1
     inputs = blocked and take_inputs(choices, target)
@@ -198,14 +198,14 @@ def schedule_of(
     return Schedule(tile, groups, bool(wanted), strips, chunks, unroll, soon, ahead, inputs, results)
 
 
-def take_chunks(choices: Choices, channels: int, weights: int, target: Target, pays: bool) -> int:
+def take_chunks(choices: Choices, channels: int, weights: int, target: Target, short: bool) -> int:
     """Into how many chunks a reduction over so many blocks of `channels` is cut, all of one length.
 
-    `weights` are the bytes of those of a group of output blocks. Where it `pays`, those of a chunk take half of the
-    first-level cache at most.
+    `weights` are the bytes of those of a group of output blocks; those of a `short` chunk take half of the first-level
+    cache at most.
     """
     counts = [n for n in range(1, channels + 1) if channels % n == 0]
-    least = -(-2 * weights // target.l1_bytes) if pays else 1
+    least = -(-2 * weights // target.l1_bytes) if short else 1
     return choices.near("chunks", counts, next((n for n in counts if n >= least), channels))
 
 

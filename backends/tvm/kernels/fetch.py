@@ -46,14 +46,14 @@ _SHORT = 8
 """Blocks of channels in a reduction so short that requests for results pay."""
 
 
-def _pays(target: Target) -> bool:
+def pays(target: Target) -> bool:
     """Whether requests are made where no measurement decides."""
     return target.vector_bits > _NARROW and not target.broadcast_registers
 
 
 def take_soon(choices: Choices, target: Target) -> int:
     """How many vectors ahead weights are asked for; 0 where there are no words for it."""
-    return choices.take("soon", (16, 0, 8, 32), 16 if _pays(target) else 0) if target.vectors else 0
+    return choices.take("soon", (16, 0, 8, 32), 16 if pays(target) else 0) if target.vectors else 0
 
 
 def take_ahead(choices: Choices, weights: int, group: int, tiles: int, target: Target) -> bool:
@@ -63,19 +63,19 @@ def take_ahead(choices: Choices, weights: int, group: int, tiles: int, target: T
     `weights` are the bytes of all, `group` those of one group, which so many `tiles` use.
     """
     cache = target.l2_bytes
-    default = _pays(target) and 4 * weights > cache and 2 * group <= cache and tiles > 1
+    default = pays(target) and 4 * weights > cache and 2 * group <= cache and tiles > 1
     return target.vectors and choices.take("ahead", (True, False), default)
 
 
 def take_inputs(choices: Choices, target: Target) -> bool:
     """Whether a convolution asks for the inputs that it reads next."""
-    return target.vectors and choices.take("inputs", (True, False), _pays(target))
+    return target.vectors and choices.take("inputs", (True, False), pays(target))
 
 
 def take_results(choices: Choices, blocks: int, heavy: bool, target: Target) -> bool:
     """Whether a convolution asks for what its epilogue reads and writes; it adds up so many blocks of channels, those
     of all taps together. A heavy epilogue writes so slowly that its lines come in time."""
-    default = _pays(target) and blocks <= _SHORT and not heavy
+    default = pays(target) and blocks <= _SHORT and not heavy
     return target.vectors and choices.take("results", (True, False), default)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
+from specc import targets
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group, Input
@@ -99,10 +100,10 @@ def test_many_channels_of_a_small_image_are_added_up_in_chunks() -> None:
     """Three output blocks of the weights are 0.9 MB, and seven rows of tiles read them."""
     machine = replace(NATIVE, l1_bytes=32 << 10, l2_bytes=1 << 20, vector_bits=512, vector_registers=32)
 
-    def taken(channels: int) -> dict[str, Any]:
+    def taken(channels: int, target: Target = machine) -> dict[str, Any]:
         choices = Choices()
-        group = conv((1, channels, 7, 7), 512, (3, 3), machine.blocked_layout, padding=1)
-        template = convolution.lower(group, machine, choices)
+        group = conv((1, channels, 7, 7), 512, (3, 3), target.blocked_layout, padding=1)
+        template = convolution.lower(group, target, choices)
         assert template is not None
         configuration = {choice.name: choice.taken for choice in choices.space}
         return configuration | {"parallel": kernel_of(group, template).parallel}
@@ -111,6 +112,7 @@ def test_many_channels_of_a_small_image_are_added_up_in_chunks() -> None:
     assert many["chunks"] == 32 and many["ahead"]
     assert many["parallel"] == (12,), "two, three or four threads get equally many blocks"
     assert few["chunks"] == 1
+    assert taken(512, targets.TARGETS["neoverse-n1"])["chunks"] == 1, "nothing is asked for there"
 
 
 @pytest.mark.parametrize("extents", [(14, 1), (1, 14), (1, 1)])
