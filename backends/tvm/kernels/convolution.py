@@ -56,6 +56,14 @@ _ENOUGH = 8
 """Pieces that threads can share out; with four times as many, one more or less is no matter."""
 
 
+_LONG = 256
+"""Pixels of a row that is one of several, at most."""
+
+
+_LITTLE = 1.05
+"""By what factor the rows of an image may tile worse than all of it as one row, so that threads can share them out."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The extents of a convolution as its loops see them: `rows` x `columns` results a channel."""
@@ -222,26 +230,30 @@ def geometry_of(group: Group, anchor: int, target: Target, choices: Choices) -> 
     kernel = group.type(step.operands[1]).concrete[2:]
     stride, dilation, padding = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"]
     if kernel == (1, 1) == stride and not any(padding) and flattens(group):
-        columns = _factor(h * w, target, choices)
+        columns = _factor(h * w, n * -(-o // (2 * target.lanes)), target, choices)
         rows = h * w // columns
         return Geometry(n, c, rows, columns, o, rows, columns, (1, 1), (1, 1), (1, 1), (0, 0), True)
     return Geometry(n, c, h, w, o, oh, ow, (kernel[0], kernel[1]), stride, dilation, padding[:2], False)
 
 
-def _factor(pixels: int, target: Target, choices: Choices) -> int:
+def _factor(pixels: int, others: int, target: Target, choices: Choices) -> int:
     """How many pixels of a flattened image make a row: a divisor of all that tiles well.
 
     Rows are shared out among threads, so up to 64 pixels a row are as good as any; but nothing is lost by long rows
-    where only these tile well (49 = 13 + 12 + 12 + 12).
+    where only these tile well (49 = 13 + 12 + 12 + 12), nor by a single one where `others` pieces are enough to share
+    out. 4096 pixels tile by one hundredth better than 64 x 64; as one piece of work, a convolution to 48 channels takes
+    as long with two threads as with one.
     """
 
     def cost(columns: int) -> float:
         return tiles.row_cost(columns, 2, tiles.choose(columns, 2, target), target) / columns
 
-    divisors = [d for d in range(1, pixels + 1) if pixels % d == 0 and (d <= 256 or d == pixels)]
+    divisors = [d for d in range(1, pixels + 1) if pixels % d == 0 and (d <= _LONG or d == pixels)]
     costs = {d: cost(d) for d in divisors}
     ranked = sorted(divisors, key=lambda d: (round(costs[d], 2), d > 64, d))
-    return choices.take("columns", [d for d in ranked if costs[d] <= tiles.WORSE * costs[ranked[0]]], ranked[0])
+    shared = [d for d in ranked if d <= _LONG and costs[d] <= _LITTLE * costs[ranked[0]]]
+    default = ranked[0] if others >= _ENOUGH or not shared else shared[0]
+    return choices.take("columns", [d for d in ranked if costs[d] <= tiles.WORSE * costs[ranked[0]]], default)
 
 
 class Convolution:

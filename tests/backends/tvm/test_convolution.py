@@ -52,6 +52,19 @@ def test_threads_share_a_convolution_of_one_row(channels: int, out: int, l2_byte
     assert max(kernel_of(group, template).parallel) >= 8
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize(("side", "whole"), [(64, False), (128, False), (74, False), (17, True)])
+def test_threads_share_the_pixels_of_few_channels(target: Target, side: int, whole: bool) -> None:
+    group = conv((1, 32, side, side), 48, (1, 1), target.blocked_layout)
+    choices = Choices()
+    template = convolution.lower(group, target, choices)
+    columns = next(choice.taken for choice in choices.space if choice.name == "columns")
+    assert template is not None
+    if target.lanes == 16:
+        assert (columns == side * side) == whole  # rows of 17 pixels tile badly
+    assert whole or max(kernel_of(group, template).parallel) >= 8
+
+
 @pytest.mark.parametrize(("shape", "out", "k", "attrs"), CASES[3:6])
 def test_output_blocks_shared_out(shape: tuple[int, ...], out: int, k: tuple[int, int], attrs: dict[str, Any]) -> None:
     tiny = replace(NATIVE, l2_bytes=4096)  # the weights are larger: threads share out output blocks
