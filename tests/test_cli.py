@@ -291,6 +291,12 @@ def test_bench_measures_torch_compiled(capsys: pytest.CaptureFixture[str], artif
     assert peer["name"] == "inductor" and 0 <= peer["error"] < 1e-4
 
 
+@pytest.mark.parametrize("name", ["strips", "quantize", "halve"])
+def test_passes_that_options_ask_for_are_explained(capsys: pytest.CaptureFixture[str], spec: str, name: str) -> None:
+    for option in ("--explain", "--at"):
+        assert Ran(capsys, "show", f"{spec}:small", option, name).code == terminal.FINE
+
+
 def test_bench_measures_an_artifact(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
     ran = Ran(capsys, "bench", artifact, "--against", "torch", "--seconds", "0")
     assert ran.code == terminal.FINE

@@ -90,12 +90,15 @@ def show(
 
 
 def _steps(graph: Graph, name: str, target: str, level: int, chosen: str | None) -> list[Step]:
-    """The passes up to the last one called `name`, done."""
+    """The passes up to the last one called `name`, done; one that no level has (`strips`), where options put it."""
     from specc import targets
     from specc.optimize import run_passes
-    from specc.passes.registry import pipeline
+    from specc.passes.registry import LEVELS, PASSES, pipeline
 
-    passes = parse_passes(chosen) or pipeline(level, targets.find(target))
+    machine = targets.find(target)
+    passes = parse_passes(chosen) or pipeline(level, machine)
+    if chosen is None and name in PASSES.keys() - {each.name for each in pipeline(LEVELS[-1], machine)}:
+        passes = pipeline(level, machine, precision=PASSES[name]())
     names = [transformation.name for transformation in passes]
     if name not in names:
         known = ["spec", *dict.fromkeys(names)]
