@@ -73,7 +73,22 @@ def _words(words: str, message: str, hint: str) -> Slip:
     return Slip(lambda p: p.begins(rf"({words})\b(?!\s*[=(\[,])"), message, hint)
 
 
+def _odd(place: Place) -> bool:
+    """Whether a character stands there that no word or sign of the language has."""
+    return not place.found and bool(place.text) and not (place.text.isascii() and place.text.isprintable())
+
+
 SLIPS = (
+    # ---- characters
+    Slip(
+        lambda p: _odd(p) and p.text[0] in "“”„‟«»‘’", "a text stands in straight double quotes", 'for example "same"'
+    ),
+    Slip(lambda p: _odd(p) and p.text[0] in "−–—‒", "the sign of minus is `-`"),
+    Slip(
+        _odd,
+        "this character stands in texts and comments alone",
+        "names are made of a to z, A to Z, 0 to 9 and `_`, lines of these, of signs and of blanks",
+    ),
     # ---- comments, ends of lines, quotes
     Slip(
         lambda p: (

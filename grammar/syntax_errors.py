@@ -7,6 +7,7 @@ Token names of the grammar never reach the user.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from lark import Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
@@ -62,6 +63,9 @@ def explain(problem: UnexpectedInput, text: str, file: str, inside: bool = False
     if slip is not None:
         message = slip.message
         notes += [slip.hint] if slip.hint else []
+    if place.text and not place.found and not (place.text.isascii() and place.text.isprintable()):
+        letter = place.text[0]
+        notes.append(f"it is U+{ord(letter):04X}, {unicodedata.name(letter, 'a control character')}")
     bracket = _open_bracket(text, span)
     if bracket is not None:
         opening, where = bracket

@@ -114,6 +114,8 @@ class Strips(Pass):
     summary = "the first stages a few rows at a time, where the network holds less memory then"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        if self.count < 1:
+            raise error("S0709", f"`{self.name}` cuts a picture into 1 strip at least, not into {self.count}")
         return strips.strips(graph, self.count, journal)
 
 
@@ -126,6 +128,8 @@ class Layout(Pass):
     summary = "plain or blocked activations, the cheapest choice over the whole graph"
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        if self.block < 1:
+            raise error("S0709", f"a block of `{self.name}` has 1 channel at least, not {self.block}")
         return layout.layout(graph, self.block)
 
 
