@@ -20,7 +20,7 @@ second-level cache holds, and each tile reads them from farther away. Then the r
 them, while the weights of the next one are asked for; neither gains anything without the other. One core of a Cascade
 Lake: 512 channels, 7 x 7, 3 x 3: 0.80 of the time, with stride 2 from 14 x 14 0.83; 1024 to 2048 channels, 1 x 1 with
 stride 2: 0.88. Where all of this fits, the sums' way to memory and back costs more than it brings (512 to 2048
-channels, 7 x 7, 1 x 1, four chunks: 1.09).
+channels, 7 x 7, 1 x 1, four chunks: 1.09); so it does where the first-level cache does not hold the sums.
 """
 
 from __future__ import annotations
@@ -187,7 +187,8 @@ def schedule_of(
     default = share(g.rows, g.batch, wanted) if wanted else share(g.rows, g.batch * groups)
     image = size * g.in_channels * g.in_height * g.in_width  # a stride leaves out lines, but they have their place
     far = fetch and pays(target) and not wanted and 2 * group_bytes + image > target.l2_bytes
-    if far and g.batch * groups >= _ENOUGH:
+    sums = 4 * target.lanes * tile.blocks * g.columns * g.rows
+    if far and g.batch * groups >= _ENOUGH and sums <= target.l1_bytes:
         default = 1  # one core reads all weights of a group
     strips = take_strips(choices, g.rows, default)
     if not wanted and strips == 1 and _ENOUGH <= groups < 4 * _ENOUGH:
@@ -197,7 +198,8 @@ def schedule_of(
     alone = wanted or strips == 1  # else several threads use the same weights
     across = len(tiles.balanced(g.columns, tile.pixels)) * -(-g.rows // strips)
     channels = -(-g.in_channels // (steps * depth))
-    chunks = take_chunks(choices, channels, group_bytes, target, far and across > 1) if fetch else 1
+    short = far and across > 1 and sums <= strips * target.l1_bytes
+    chunks = take_chunks(choices, channels, group_bytes, target, short) if fetch else 1
     ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, group_bytes // chunks, across, target)
     blocked = fetch and steps > 1
     inputs = blocked and take_inputs(choices, target)
