@@ -16,7 +16,6 @@ from typing import Any
 from specc import artifact
 from specc.artifact import Check, Seal, Sign
 from specc.diagnostics import error
-from specc.files import check_regular
 
 _PURPOSE = b"specc artifact\0"
 
@@ -77,6 +76,8 @@ def fingerprint(key: bytes) -> str:
 
 
 def _key(path: str | Path, kind: str, load: Any, expected: type) -> Any:
+    from specc.files import check_regular
+
     try:
         check_regular(path)
         text = Path(path).read_bytes()
