@@ -12,6 +12,13 @@ A layer is rounded in two places, then: its operand to 256 numbers, its weights 
 of it are nodes of the graph: the reference computes the very integers that the kernels do. What concerns weights alone
 is frozen, and computed once.
 
+A layer that hands on its own operand, as the sum of a convolution and its operand does once it has become one
+convolution, has a few weights far greater than the others: those by which a channel enters itself. They would make all
+grids of weights coarse, and stay real numbers:
+
+    conv2d(x, w)  =>  conv2d(x, w - d) + d * x      d the weights by which a channel of x enters the same place of
+                                                    the same channel; the second term is `dequantize` with d * s
+
 Rounding keeps the order of numbers, so the greatest of a window's integers is the rounded greatest of its numbers:
 pooling of that kind in front of a layer works on integers, too.
 
@@ -28,6 +35,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
+
+import numpy as np
 
 from specc.ir.cost import nominal
 from specc.ir.graph import Graph, Value
@@ -36,6 +46,7 @@ from specc.passes import narrow
 from specc.passes.narrow import Narrowing
 from specc.passes.rewrite import Journal
 
+Array = np.ndarray[Any, Any]
 Interval = tuple[float, float]
 
 LAYERS = ("conv2d", "linear")
@@ -85,10 +96,12 @@ def quantize(
     intervals: Mapping[Value, Interval],
     layers: Collection[int] | None = None,
     journal: Journal | None = None,
+    apart: Collection[int] = (),
 ) -> Graph:
     """The graph with `layers` (all candidates where they are not named) computing in integers of 8 bits.
 
     intervals   where the elements of the layers' operands lie; a layer of whose operand none is known stays as it is
+    apart       the layers whose weights of a channel for itself stay real numbers; those that `hands_on` names can
     """
     journal = journal if journal is not None else Journal()
     possible = QUANTIZING.candidates(graph, journal)
@@ -96,7 +109,7 @@ def quantize(
     for identity in possible:
         if identity not in known:
             QUANTIZING.note(journal, graph.node(identity), "nothing is known of its operand: samples say where it lies")
-    rewriting = _Quantization(graph.copy(), dict(intervals))
+    rewriting = _Quantization(graph.copy(), dict(intervals), apart)
     for identity in known:
         if layers is None or identity in layers:
             node = graph.node(identity)
@@ -107,10 +120,36 @@ def quantize(
     return rewriting.graph
 
 
+def hands_on(graph: Graph, identity: int) -> bool:
+    """Whether each channel of a layer's result could be the same channel of its operand, by weights of an odd window
+    whose middle lies at the result's own place."""
+    node, (x, weight, *_) = graph.node(identity), graph.operands(identity)
+    out, inputs, *kernel = graph.type(weight).shape
+    if out != inputs or graph.type(x).shape != node.types[0].shape:
+        return False
+    if node.op == "linear":
+        return True
+    middle = [k // 2 * step for k, step in zip(kernel, node.attrs["dilation"]) if k in range(1, 1 << 16, 2)]
+    return node.attrs["stride"] == (1, 1) and middle == [*node.attrs["padding"][:2]]
+
+
+def stands_apart(weight: Array) -> bool:
+    """Whether the weights of a channel for itself, in the middle of the window, are so much greater than all others
+    that without them the weights [o, i, ...] are rounded with half of the error, or less."""
+    rest, channels = weight.copy(), np.arange(len(weight))
+    rest[(channels, channels, *(extent // 2 for extent in weight.shape[2:]))] = 0
+
+    def error(of: Array) -> float:
+        return float((np.abs(of).reshape(len(of), -1).max(1, initial=0.0) ** 2).sum())
+
+    return 4 * error(rest) <= error(weight)
+
+
 @dataclass
 class _Quantization:
     graph: Graph
     intervals: dict[Value, Interval]
+    apart: Collection[int]
     bytes: dict[Value, tuple[Value, Grid]] = field(default_factory=dict)
     """The integers that stand for a value, and their grid."""
 
@@ -120,6 +159,7 @@ class _Quantization:
         x, weight, *bias = graph.operands(identity)
         integers, grid = self._bytes_of(x)
         rank = graph.type(weight).rank
+        inputs = tuple(range(1, rank))
 
         def apply(op: str, *operands: Value, **attrs: object) -> Value:
             return graph.apply(op, operands, attrs, node.path, node.span)
@@ -127,7 +167,12 @@ class _Quantization:
         def number(value: float) -> Value:
             return graph.constant(value, (1,), span=node.span)
 
-        inputs = tuple(range(1, rank))
+        own: Value | None = None
+        if identity in self.apart:
+            extents = graph.type(weight).shape
+            eye = apply("dirac", shape=(*extents, *(1,) * (4 - rank)), dtype=graph.type(weight).dtype)
+            middle = apply("mul", weight, eye if rank == 4 else apply("reshape", eye, shape=extents))
+            own, weight = apply("sum", middle, axes=inputs, keep=False), apply("sub", weight, middle)
         magnitudes = apply("amax", apply("abs", weight), axes=inputs, keep=False)
         scales = apply("maximum", apply("mul", magnitudes, number(1 / 127)), number(_LEAST_SCALE))
         if bias:
@@ -153,8 +198,13 @@ class _Quantization:
             attrs["outside"] = grid.zero if any(attrs["padding"]) else 0
         products = apply(f"{node.op}_integer", integers, weights, *total, **attrs)
         shape = (*channels, *(1 for _ in range(rank - 2)))
-        steps = apply("reshape", apply("mul", scales, number(grid.scale)), shape=shape)
-        result = apply("dequantize", products, steps)
+
+        def steps_of(each: Value) -> Value:
+            return apply("reshape", apply("mul", each, number(grid.scale)), shape=shape)
+
+        result = apply("dequantize", products, steps_of(scales))
+        if own is not None:
+            result = apply("add", result, apply("dequantize", integers, steps_of(own), zero=grid.zero))
         graph.replace(Value(identity), result)
         if Value(identity) in self.intervals:
             self.intervals[result] = self.intervals[Value(identity)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ from specc import arrays, sample
 from specc.artifact import Array
 from specc.compare import finite
 from specc.diagnostics import did_you_mean, error
-from specc.gate import Accuracy, Decision, Inputs, Trial
+from specc.gate import Accuracy, Decision, Inputs, Rewrite, Trial
 from specc.ir.graph import Graph, Value
 from specc.ir.text import print_graph
 from specc.manifest import TensorSpec
 from specc.passes import halve
-from specc.passes.quantize import QUANTIZING, Interval, quantize
+from specc.passes.quantize import QUANTIZING, hands_on, quantize, stands_apart
 from specc.passes.registry import Pass
 from specc.passes.rewrite import Journal
 from specc.targets import Target
@@ -141,7 +142,7 @@ class Calibrated(Pass):
     drawn: bool = False
     told: Callable[[int, int], None] = lambda done, total: None
     outcome: Outcome = field(default_factory=Outcome)
-    _decided: dict[str, Decision] = field(default_factory=dict, compare=False, repr=False)
+    _decided: dict[str, tuple[Decision, Rewrite]] = field(default_factory=dict, compare=False, repr=False)
     precision: str = "int8"
     half_lanes: int = 0
     """As the reference takes it: how the machine adds up products of float16."""
@@ -166,10 +167,11 @@ class Calibrated(Pass):
         text = print_graph(graph)
         if text not in self._decided:  # a compilation within a limit of memory asks again and again
             layers, measured = self.narrowing.candidates(graph), self.measured(graph)
-            trial = Trial(graph, self.weights, self.samples, layers, measured, self.rewrite, self.told, self.half_lanes)
-            self._decided[text] = trial.decide(self.bound)
-        decided = self._decided[text]
-        result = self.rewrite(graph, decided.intervals, decided.layers, journal)
+            rewrite = self.rewriting(graph)
+            trial = Trial(graph, self.weights, self.samples, layers, measured, rewrite, self.told, self.half_lanes)
+            self._decided[text] = trial.decide(self.bound), rewrite
+        decided, rewrite = self._decided[text]
+        result = rewrite(graph, decided.intervals, decided.layers, journal)
         for identity, reason in decided.refused.items():
             self.narrowing.note(journal, graph.node(identity), reason)
         self.outcome.layers, self.outcome.accuracy = len(decided.layers), decided.accuracy
@@ -183,15 +185,13 @@ class Calibrated(Pass):
         """The values whose interval has to be known."""
         return {graph.operands(identity)[0] for identity in self.narrowing.candidates(graph)}
 
-    def rewrite(
-        self,
-        graph: Graph,
-        intervals: Mapping[Value, Interval],
-        layers: Sequence[int],
-        journal: Journal | None = None,
-    ) -> Graph:
-        """The graph with these layers rounded."""
-        return quantize(graph, intervals, layers, journal)
+    def rewriting(self, graph: Graph) -> Rewrite:
+        """What rounds layers of the graph."""
+        from specc.backends.torch import freeze
+
+        weights = {i: graph.operands(i)[1] for i in self.narrowing.candidates(graph) if hands_on(graph, i)}
+        known = freeze(graph, self.weights, list(dict.fromkeys(weights.values())))
+        return partial(quantize, apart={i for i, weight in weights.items() if stands_apart(known[weight])})
 
 
 @dataclass(frozen=True)
@@ -206,11 +206,8 @@ class Halved(Calibrated):
     def measured(self, graph: Graph) -> set[Value]:
         return set()
 
-    def rewrite(
-        self,
-        graph: Graph,
-        intervals: Mapping[Value, Interval],
-        layers: Sequence[int],
-        journal: Journal | None = None,
-    ) -> Graph:
-        return halve.halve(graph, PRECISIONS[self.precision], layers, journal)
+    def rewriting(self, graph: Graph) -> Rewrite:
+        def rewrite(graph: Graph, _: Any, layers: Sequence[int], journal: Journal | None = None, /) -> Graph:
+            return halve.halve(graph, PRECISIONS[self.precision], layers, journal)
+
+        return rewrite

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from specc.compare import finite
 from specc.ir.cost import fixed, macs_of
 from specc.ir.graph import Graph, Value
 from specc.passes.quantize import Grid, Interval
+from specc.passes.rewrite import Journal
 
 if TYPE_CHECKING:
     from specc.backends.torch import Form
@@ -40,8 +41,19 @@ if TYPE_CHECKING:
 Inputs = Mapping[str, Array]
 """One array for each input, by name."""
 
-Rewrite = Callable[[Graph, Mapping[Value, Interval], Sequence[int]], Graph]
-"""A graph, intervals of values and some of its layers -> the graph with these layers rounded."""
+
+class Rewrite(Protocol):
+    """A graph, intervals of values and some of its layers -> the graph with these layers rounded."""
+
+    def __call__(
+        self,
+        graph: Graph,
+        intervals: Mapping[Value, Interval],
+        layers: Sequence[int],
+        journal: Journal | None = None,
+        /,
+    ) -> Graph: ...
+
 
 JUDGED = 8
 """Samples, evenly picked, by which layers are chosen: each choice runs the network on all of them."""

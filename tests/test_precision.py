@@ -13,14 +13,17 @@ from sklearn.datasets import load_digits
 
 import specc
 from specc import grammar, targets, verify
+from specc.backends.torch import evaluate
 from specc.calibration import Calibrated, prepare, read_samples
 from specc.cli import execute
 from specc.diagnostics import SpeccError
 from specc.gate import Glimpse, Seen, accuracy
 from specc.ir.graph import Graph
+from specc.ir.text import print_graph
 from specc.ir.types import TensorType
 from specc.manifest import TensorSpec
-from specc.passes.quantize import Grid
+from specc.passes.quantize import Grid, quantize
+from specc.passes.registry import Reparam
 from specc.passes.rewrite import Journal
 from specc.weights import random_weights
 
@@ -162,6 +165,32 @@ def test_the_gate_keeps_a_layer_that_breaks_the_bound() -> None:
     assert loose(graph).count("conv2d_integer") == 3 and loose.outcome.accuracy.worst > 0.05
     strict = Calibrated(weights, samples, 0.0)
     assert strict(graph).count("conv2d_integer") == 0 and len(strict.outcome.kept) == 3
+
+
+def test_blocks_that_hand_on_their_operand_lose_little() -> None:
+    """A sum of a convolution and its operand is one convolution by then: what its operand enters by stays real."""
+    graph = Graph("Blocks")
+    x = graph.input("x", TensorType((1, 64, 14, 14)))
+    for block in range(6):
+        y = graph.call("conv2d", [x], {"out": 64, "k": 3}, f"{block}")
+        x = graph.apply("relu", [graph.apply("add", [graph.call("batch_norm", [x], {}, f"{block}.bn"), y])])
+    graph.outputs = [x]
+    weights, merged = random_weights(graph), Reparam()(graph)
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.standard_normal((1, 64, 14, 14)).astype(np.float32)} for _ in range(4)]
+    rounding = Calibrated(weights, samples, 1.0)
+    result = rounding(merged)
+
+    def sums(graph: Graph) -> int:
+        return sum(graph.node(i).op == "add" for i in graph.live())
+
+    assert result.count("conv2d_integer") == 6 == sums(result)
+    whole = quantize(merged, rounding._decided[print_graph(merged)][0].intervals)
+    assert whole.count("conv2d_integer") == 6 and sums(whole) == 0
+    outputs = [[evaluate(each, weights, sample) for sample in samples] for each in (merged, result, whole)]
+    errors = [accuracy(["output"], found, outputs[0]).worst for found in outputs[1:]]
+    assert errors[0] == pytest.approx(rounding.outcome.accuracy.worst, rel=0.05)
+    assert errors[0] < 0.6 * errors[1]
 
 
 def test_accuracy_counts_answers_and_squares() -> None:

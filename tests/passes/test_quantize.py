@@ -18,7 +18,7 @@ from specc.ir.types import TensorType
 from specc.ir.verify import verify
 from specc.passes.fusion import fuse
 from specc.passes.layout import layout
-from specc.passes.quantize import QUANTIZING, Grid, quantize
+from specc.passes.quantize import QUANTIZING, Grid, hands_on, quantize, stands_apart
 from specc.passes.rewrite import Journal
 from specc.testing import check_pass
 from specc.weights import random_inputs, random_weights
@@ -230,3 +230,77 @@ def test_only_the_layers_that_are_named() -> None:
     known = intervals(graph, random_weights(graph), random_inputs(graph))
     first, *_ = QUANTIZING.candidates(graph)
     assert quantize(graph, known, [first]).count("conv2d_integer") == 1
+
+
+def handing_on(seed: int) -> Graph:
+    """A layer of some shape whose results could be its operand."""
+    rng = random.Random(seed)
+    graph, channels, bias = Graph("Handing on"), rng.choice((17, 32, 48)), rng.random() < 0.5
+    if rng.random() < 0.3:
+        x = graph.input("x", TensorType((rng.choice((500, 600)), channels)))
+        graph.outputs = [graph.call("linear", [x], {"out": channels, "bias": bias}, "layer")]
+        return graph
+    x = graph.input("x", TensorType((1, channels, 24, rng.randint(20, 26))))
+    k, dilation = rng.choice(((1, 1), (3, 1), (3, 2), (5, 1)))
+    arguments = {"out": channels, "k": k, "p": k // 2 * dilation, "d": dilation, "bias": bias}
+    graph.outputs = [graph.call("conv2d", [x], arguments, "layer")]
+    return graph
+
+
+def middle(weight: Any) -> tuple[Any, ...]:
+    channels = np.arange(len(weight))
+    return (channels, channels, *(extent // 2 for extent in weight.shape[2:]))
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_weights_for_itself_stand_apart_exactly(seed: int) -> None:
+    """Where all other weights and the operand are integers, nothing is rounded: conv(x, w) = conv(x, w - d) + d * x."""
+    graph, rng = handing_on(seed), np.random.default_rng(seed)
+    layer = next(i for i in graph.live())
+    assert hands_on(graph, layer)
+    weights, (spec,) = random_weights(graph), graph.inputs
+    weight = rng.integers(-127, 128, weights["layer.weight"].shape).astype(np.float32)
+    weight[:, -1] = weight[:, 0] = 127
+    weight[middle(weight)] = own = (1e4 * rng.standard_normal(len(weight))).astype(np.float32)
+    weights["layer.weight"] = weight
+    if "layer.bias" in weights:
+        weights["layer.bias"] = rng.integers(-1000, 1000, len(weight)).astype(np.float32)
+    assert stands_apart(weight) or (own**2).mean() < 4 * 127**2
+    shape = graph.node(spec).types[0].concrete
+    low = int(rng.integers(-255, 1))
+    x = rng.integers(low, low + 256, shape).astype(np.float32)
+    result = quantize(graph, {Value(spec): (low, low + 255)}, None, None, {layer})
+    verify(result)
+    (expected,), (found,) = evaluate(graph, weights, {"x": x}), evaluate(result, weights, {"x": x})
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(own).max() * 255)
+    (lost,) = evaluate(quantize(graph, {Value(spec): (low, low + 255)}), weights, {"x": x})
+    assert np.abs(lost - expected).max() > 10 * np.abs(found - expected).max()
+
+
+def test_which_layers_can_hand_on_their_operand() -> None:
+    graph = Graph("Shapes")
+    x = graph.input("x", TensorType((1, 16, 12, 12)))
+    for name, arguments, can in (
+        ("same", {"out": 16, "k": 3}, True),
+        ("pointwise", {"out": 16, "k": 1}, True),
+        ("dilated", {"out": 16, "k": 3, "p": 2, "d": 2}, True),
+        ("wider", {"out": 32, "k": 3}, False),
+        ("strided", {"out": 16, "k": 3, "s": 2}, False),
+        ("even", {"out": 16, "k": 2, "p": (0, 0, 1, 1)}, False),
+        ("moved", {"out": 16, "k": 3, "p": (0, 1, 2, 1)}, False),
+    ):
+        layer = graph.call("conv2d", [x], arguments, name)
+        assert hands_on(graph, layer.node) is can, name
+    flat = graph.input("flat", TensorType((16, 16)))
+    assert hands_on(graph, graph.call("linear", [flat], {"out": 16}, "linear").node)
+
+
+def test_only_weights_that_are_much_greater_stand_apart() -> None:
+    weight = np.random.default_rng(0).standard_normal((24, 24, 3, 3))
+    assert not stands_apart(weight) and not stands_apart(weight[:, :, 0, 0])
+    for shape in ((24, 24, 3, 3), (24, 24)):
+        greater = np.random.default_rng(0).standard_normal(shape)
+        greater[middle(greater)] += 20
+        assert stands_apart(greater)
+        assert not stands_apart(np.roll(greater, 1, 0)), "those of another channel do not"

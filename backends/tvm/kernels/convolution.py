@@ -48,7 +48,7 @@ from specc.ir.dtypes import HALVES
 from specc.ir.types import block_of
 from specc.targets import Target
 
-_UNROLL = 2
+UNROLL = 2
 """Reduction steps written out in the innermost loop: more makes LLVM slower and spills registers (measured at 16: 2 s a
 kernel, half the speed)."""
 
@@ -170,8 +170,10 @@ def schedule_of(
     heavy: bool = False,
     kept: int | None = None,
     depth: int = 1,
+    unroll: int = UNROLL,
 ) -> Schedule:
-    """How a convolution is computed whose reduction takes so many steps a block of channels, `depth` of them in each.
+    """How a convolution is computed whose reduction takes so many steps a block of channels, `depth` of them in each;
+    `unroll` are written out where nothing else is chosen.
 
     Its elements have `size` bytes; with `fetch`, its tiles can ask for what they read next; `heavy` is its epilogue;
     `kept` as `tiles.fits` has it.
@@ -194,7 +196,7 @@ def schedule_of(
     strips = take_strips(choices, g.rows, default)
     if not wanted and strips == 1 and _ENOUGH <= groups < 4 * _ENOUGH:
         groups = min(blocks, -(-groups // 4) * 4)
-    unroll = take_unroll(choices, steps)
+    unroll = take_unroll(choices, steps, unroll)
     soon = take_soon(choices, target) if fetch else 0
     alone = wanted or strips == 1  # else several threads use the same weights
     across = len(tiles.balanced(g.columns, tile.pixels)) * -(-g.rows // strips)
@@ -220,9 +222,9 @@ def take_chunks(choices: Choices, channels: int, weights: int, target: Target, s
     return choices.near("chunks", counts, next((n for n in counts if n >= least), channels))
 
 
-def take_unroll(choices: Choices, steps: int) -> int:
-    """How many of a reduction's steps are written out."""
-    return choices.take("unroll", [u for u in (2, 1, 4) if steps % u == 0], _UNROLL if steps % _UNROLL == 0 else 1)
+def take_unroll(choices: Choices, steps: int, unroll: int = UNROLL) -> int:
+    """How many of a reduction's steps are written out: `unroll`, if nothing else is chosen."""
+    return choices.take("unroll", [u for u in (2, 1, 4) if steps % u == 0], unroll if steps % unroll == 0 else 1)
 
 
 def geometry_of(group: Group, anchor: int, target: Target, choices: Choices) -> Geometry:

@@ -15,7 +15,8 @@ layer; such loads lie inside of what is read and overlap where its length is no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +32,14 @@ DEPTH = 4
 
 _VECTOR = 4
 """Numbers of 32 bits in the vectors that ARM's instructions take."""
+
+_NAME = "specc_part"
+_FUNCTION = f"""
+define linkonce_odr i32 @{_NAME}() alwaysinline {{
+  fence syncscope("singlethread") seq_cst
+  ret i32 0
+}}
+"""
 
 
 class Dots:
@@ -103,6 +112,18 @@ class Dots:
         four = int.from_bytes(bytes([(value - self.lowered) % 256] * DEPTH), "little", signed=True)
         return tirx.Broadcast(tirx.const(four, "int32"), self.width)
 
+    def part(self) -> None:
+        """Keeps LLVM from reading in front of here what is needed behind it.
+
+        A tap of a window shares most of its activations with the next one, and a register for each of them would be
+        taken from the sums. Loads cost nothing beside the products, and neither does this: it is a fence that no
+        processor sees. With all four steps of a block of channels written out, 7 pixels x 3 blocks stay in registers
+        then: 96 channels, 28 x 28, 3 x 3, take 0.67 of the time of 7 x 2 without it, 192 channels, 14 x 14, 0.76
+        (one core of a Cascade Lake, 599 GOP/s of 608).
+        """
+        if not self.by_element:
+            T.evaluate(tirx.call_extern("int32", _NAME))
+
     def four(self, buffer: Any, *place: Any) -> Any:
         """Four neighbouring activations, the first at `place`, in each lane of a vector."""
         return tirx.Broadcast(self._read(buffer, place, 1), self.width)
@@ -148,6 +169,16 @@ class Dots:
 
     def _store(self, sums: Registers, number: int, vector: Any) -> None:
         T.buffer_store(sums.vectors[number], vector, [tirx.Ramp(0, 1, self.width)])
+
+
+@contextmanager
+def imported(dots: Dots | None) -> Iterator[None]:
+    """What is written in here can use `dots`."""
+    if dots is None or dots.by_element:
+        yield
+    else:
+        with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", _FUNCTION):
+            yield
 
 
 def runs(offsets: Sequence[int], most: int) -> list[tuple[int, int, list[int]]]:

@@ -26,7 +26,7 @@ from specc.backends.tvm.emitter import Emitter, Registers, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import convolution as convolutions
 from specc.backends.tvm.kernels import linear as linears
-from specc.backends.tvm.kernels.dots import DEPTH, Dots
+from specc.backends.tvm.kernels.dots import DEPTH, Dots, imported
 from specc.backends.tvm.kernels.epilogue import operand_packings
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
@@ -53,11 +53,12 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
     packings |= {value: Packing("padded", target.lanes) for value in bias}
     geometry = convolutions.geometry_of(group, anchor, target, choices)
     steps, tiled = (inner // DEPTH, dots.tiled(target, reserve=4)) if dots else (inner, target)
-    kept = target.vector_registers // 5 if dots and not dots.by_element else None
-    schedule = convolutions.schedule_of(geometry, steps, tiled, choices, size=1, fetch=False, kept=kept)
+    unroll = steps if dots and not dots.by_element else convolutions.UNROLL
+    schedule = convolutions.schedule_of(geometry, steps, tiled, choices, size=1, fetch=False, unroll=unroll)
 
     def write(emitter: Emitter) -> None:
-        _Convolution(emitter, anchor, geometry, schedule, inner, target, dots).emit()
+        with imported(dots):
+            _Convolution(emitter, anchor, geometry, schedule, inner, target, dots).emit()
 
     return Template(write, packings, once=True)
 
@@ -193,6 +194,7 @@ class _Convolution(convolutions.Convolution):
         if self.dots:
             dots, steps, unroll = self.dots, self.inner // DEPTH, self.schedule.unroll
             with emitter.serial(steps // unroll) as outer:
+                dots.part()
                 columns = [i * g.stride[1] for i in reading if i in inside]
                 offsets = [column * steps + q for column in columns for q in range(unroll)]
                 first = outer * unroll

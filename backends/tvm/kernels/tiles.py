@@ -21,11 +21,10 @@ place of 7 x 2 and the 197 rows of a vision transformer 9 x 3 in place of 11 x 2
 ARM's cores multiply a vector by a number that is in a register, too. LLVM loads those of all pixels ahead; with several
 taps in a row of the window, it keeps what the next tap reads again, for two input channels at a time. There, a tile has
 to leave room for them (docs/arm-tiles.md: a tile of 13 x 2 takes 1.8 times the cycles of 9 x 2 on the Neoverse N1).
-Dot products of integers take a register for the pixel that they multiply by on x86, too, and there are as many inputs
-that a row of the window shares (`kept`, with a fifth of the registers to spare): with 64 channels, 56 x 56, 3 x 3, a
-tile of 12 x 2 spills and takes 0.84 ms, 8 x 2 0.53 and 7 x 2 0.44. LLVM keeps the inputs of a row of the window in
-registers also where channels are not in blocks, as in an image: with 3 channels and 3 x 3, 13 x 1 takes 0.62 of the
-time of 28 x 1, and 10 x 2 0.84 of 13 x 2; with 7 x 7, 8 x 2 takes 0.64 of 13 x 2.
+LLVM keeps the inputs of a row of the window in registers also where channels are not in blocks, as in an image
+(`kept`): with 3 channels and 3 x 3, 13 x 1 takes 0.62 of the time of 28 x 1, and 10 x 2 0.84 of 13 x 2; with 7 x 7,
+8 x 2 takes 0.64 of 13 x 2. Dot products of integers take a register for the pixel that they multiply by on x86, too;
+there, taps are kept apart (`Dots.part`).
 """
 
 from __future__ import annotations

@@ -133,6 +133,31 @@ def test_a_residual_sum_is_rounded_as_the_reference_rounds_it(target: Target, en
 
 
 @every_target
+@pytest.mark.parametrize("k", [1, 3])
+def test_an_operand_is_added_to_what_a_convolution_makes_of_it(target: Target, k: int) -> None:
+    inputs = [
+        integers(1, 40, 12, 17, layout=target.blocked_layout),
+        integers(40, 40, k, k, dtype="int8", frozen=True),
+        weight(40, 1, 1),
+        weight(40, 1, 1),
+        weight(1),
+    ]
+    group = program(
+        inputs,
+        ("conv2d_integer", (0, 1), {"padding": k // 2, "outside": 9 * (k // 2)}),
+        ("dequantize", (0, 3), {"zero": 9}),
+        ("dequantize", (5, 2), {}),
+        ("add", (7, 6), {}),
+        ("quantize", (8, 4), {"zero": 60}),
+    )
+    arrays = drawn(group)
+    arrays[3] = (np.random.default_rng(1).random((40, 1, 1)) - 0.5).astype(np.float32)
+    arrays[4] = np.array([0.8], np.float32)
+    for lowering in (integer.convolution, general.lower):
+        check_exact(group, lowering, target, arrays)
+
+
+@every_target
 @pytest.mark.parametrize("sign", [-128, 127])
 def test_nothing_saturates_on_the_way(target: Target, sign: int) -> None:
     """255 * 127 + 255 * 127 leaves 16 bits, where older instructions for such products stop."""
