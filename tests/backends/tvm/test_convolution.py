@@ -125,7 +125,7 @@ def test_many_channels_of_a_small_image_are_added_up_in_chunks() -> None:
     assert many["chunks"] == 32 and many["ahead"]
     assert many["parallel"] == (12,), "two, three or four threads get equally many blocks"
     assert few["chunks"] == 1
-    choices = Choices()
+    choices = Choices({"columns": 4096})
     assert convolution.lower(conv((1, 144, 64, 64), 48, (1, 1), machine.blocked_layout), machine, choices)
     assert {choice.name: choice.taken for choice in choices.space}["chunks"] == 1, "its sums are 0.8 MB"
     assert taken(512, targets.TARGETS["neoverse-n1"])["chunks"] == 1, "nothing is asked for there"
