@@ -35,9 +35,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from specc.ir.cost import nominal
 from specc.ir.graph import Graph, Value
@@ -46,7 +44,11 @@ from specc.passes import narrow
 from specc.passes.narrow import Narrowing
 from specc.passes.rewrite import Journal
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
 Interval = tuple[float, float]
 
 LAYERS = ("conv2d", "linear")
@@ -136,11 +138,11 @@ def hands_on(graph: Graph, identity: int) -> bool:
 def stands_apart(weight: Array) -> bool:
     """Whether the weights of a channel for itself, in the middle of the window, are so much greater than all others
     that without them the weights [o, i, ...] are rounded with half of the error, or less."""
-    rest, channels = weight.copy(), np.arange(len(weight))
+    rest, channels = weight.copy(), list(range(len(weight)))
     rest[(channels, channels, *(extent // 2 for extent in weight.shape[2:]))] = 0
 
     def error(of: Array) -> float:
-        return float((np.abs(of).reshape(len(of), -1).max(1, initial=0.0) ** 2).sum())
+        return float((abs(of).reshape(len(of), -1).max(1, initial=0.0) ** 2).sum())
 
     return 4 * error(rest) <= error(weight)
 
