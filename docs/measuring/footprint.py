@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring.results import NETWORKS, ROOT, machine, say, specc, table
+from measuring.results import NETWORKS, ROOT, rows_kept, say, specc, table
 
 TITLE = "Start and memory of a process"
 MEASURED = {
@@ -69,10 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, Any]:
     """For each network and contender, the `first_ms` and the `peak_bytes` of all rounds."""
-    found: dict[str, Any] = {}
-    kept = {"threads": options.threads, "rounds": options.rounds}
-    if options.networks and known and (known["options"], known["machine"]) == (kept, machine()):
-        found = known["results"]
+    found: dict[str, Any] = rows_kept(options, known, ("threads", "rounds"))
     with tempfile.TemporaryDirectory() as place:
         launch = Path(place) / "launch"
         subprocess.run(["gcc", "-O2", Path(__file__).with_name("launch.c"), "-o", launch], check=True)

@@ -12,7 +12,7 @@ import math
 import tempfile
 from typing import Any
 
-from measuring.results import NETWORKS, compile_fresh, machine, say, specc, table
+from measuring.results import NETWORKS, compile_fresh, rows_kept, say, specc, table
 
 TITLE = "Latency"
 SHORT = {
@@ -35,7 +35,7 @@ OWN_CORES = (
     "So each turn begins and ends with multiply-adds from registers, on all threads and on one: the column `own cores`",
     "has the ratio over the turns where each thread did at least 0.85 of what one alone can, and how many these were.",
 )
-KEPT = ("seconds", "patience", "threads", "against")
+KEPT = ("seconds", "threads", "against")
 """Options that rows have to share to stand in one table."""
 
 
@@ -55,10 +55,7 @@ def measure(
 
     `compiling` are further words for `specc compile`.
     """
-    found: dict[str, Any] = {}
-    kept = {name: getattr(options, name) for name in KEPT}
-    if options.networks and known and (known["options"], known["machine"]) == (kept, machine()):
-        found = known["results"]
+    found: dict[str, Any] = rows_kept(options, known, KEPT)
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks or NETWORKS:
             artifact = f"{folder}/{name}.specc-artifact"

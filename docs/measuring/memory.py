@@ -12,7 +12,7 @@ import math
 import tempfile
 from typing import Any
 
-from measuring.results import NETWORKS, machine, say, specc, table
+from measuring.results import NETWORKS, rows_kept, say, specc, table
 
 TITLE = "Memory of a run"
 
@@ -26,10 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, Any]:
     """For each network, the bytes that each contender takes, and those of specc's arena."""
-    found: dict[str, Any] = {}
-    kept = {"threads": options.threads, "against": options.against}
-    if options.networks and known and (known["options"], known["machine"]) == (kept, machine()):
-        found = known["results"]
+    found: dict[str, Any] = rows_kept(options, known, ("threads", "against"))
     words = ["--against", options.against, "--threads", str(options.threads), "--seconds", "0", "--json"]
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks or NETWORKS:

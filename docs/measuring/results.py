@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -31,6 +32,14 @@ def load(section: str) -> dict[str, Any] | None:
     """What was measured last, or nothing: `command`, `options`, `machine`, `load` and `results`."""
     path = _path(section)
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def rows_kept(options: argparse.Namespace, known: dict[str, Any] | None, alike: tuple[str, ...]) -> dict[str, Any]:
+    """The rows of `known` that stay where networks are named: all, if machine and the options `alike` are the same."""
+    if not options.networks or not known or known["machine"] != machine():
+        return {}
+    same = all(known["options"].get(name) == getattr(options, name) for name in alike)
+    return dict(known["results"]) if same else {}
 
 
 def save(section: str, options: dict[str, Any], results: Any) -> None:

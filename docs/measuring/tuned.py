@@ -12,7 +12,7 @@ import tempfile
 from typing import Any
 
 from measuring import latency
-from measuring.results import NETWORKS, machine, say, specc, table
+from measuring.results import NETWORKS, rows_kept, say, specc, table
 
 TITLE = "Latency, tuned"
 
@@ -25,10 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, Any]:
     """Each network's `outcome`, as `specc tune` says it, and under `timings` what `specc bench` says."""
-    found: dict[str, Any] = {}
-    kept = {name: getattr(options, name) for name in (*latency.KEPT, "minutes")}
-    if options.networks and known and (known["options"], known["machine"]) == (kept, machine()):
-        found = known["results"]
+    found: dict[str, Any] = rows_kept(options, known, (*latency.KEPT, "minutes"))
     most = max(options.threads.split(","), key=int)
     for name in options.networks or NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
