@@ -54,7 +54,7 @@ def test_a_call_is_spelled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_check_and_its_report_fix_the_dimensions_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check, ir = (importlib.import_module(name) for name in ("specc.grammar.check", "specc.ir.graph"))
+    check, ir = (importlib.import_module(name) for name in ("specc.grammar.check", "specc.ir.specialize"))
     fixed: list[object] = []
     specialize = ir.specialize
 
