@@ -120,11 +120,16 @@ class _Halving:
 
     def _idle(self, identity: int) -> bool:
         """Whether nobody needs what a node makes any more."""
-        results = [Value(identity, result) for result in range(len(self.graph.node(identity).types))]
-        return not any(
-            value in self.graph.outputs or not all(self._idle(user) for user, _ in self.graph.users(value))
-            for value in results
-        )
+        seen, waiting = {identity}, [identity]
+        while waiting:
+            node = waiting.pop()
+            for value in (Value(node, result) for result in range(len(self.graph.node(node).types))):
+                if value in self.graph.outputs:
+                    return False
+                behind = {user for user, _ in self.graph.users(value)} - seen
+                seen |= behind
+                waiting += behind
+        return True
 
 
 def _moves(graph: Graph, identity: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -25,11 +26,11 @@ from specc.weights import random_inputs, random_weights
 BF16 = partial(halve, dtype="bfloat16")
 
 
-def residual() -> Graph:
-    """Two convolutions and the sum of what they read and make, three times, then a classifier."""
+def residual(blocks: int = 3) -> Graph:
+    """Two convolutions and the sum of what they read and make, three times or more, then a classifier."""
     graph = Graph("Residual")
     x = graph.input("x", TensorType((1, 16, 12, 12)))
-    for block in range(3):
+    for block in range(blocks):
         y = graph.apply("relu", [graph.call("conv2d", [x], {"out": 16, "k": 3}, f"{block}.a")])
         y = graph.call("conv2d", [y], {"out": 16, "k": 3}, f"{block}.b")
         x = graph.apply("relu", [graph.apply("add", [x, y])])
@@ -62,6 +63,16 @@ def test_any_network(graph: Graph) -> None:
         check_pass(BF16, graph, tolerance=0.25)
     finally:
         narrow.SMALL_MACS = before
+
+
+def test_a_network_deeper_than_calls_may_nest() -> None:
+    result = halve(residual(sys.getrecursionlimit() // 4), dtype="bfloat16")
+    assert all(
+        result.type(o).dtype == "bfloat16"
+        for i in result.live()
+        if result.node(i).op == "conv2d"
+        for o in result.operands(i)[:2]
+    )
 
 
 def test_what_a_layer_reads_is_stored_in_16_bits() -> None:
