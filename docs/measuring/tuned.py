@@ -32,6 +32,7 @@ def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[s
             spec, records, artifact = f"examples/{NETWORKS[name]}", f"{folder}/records", f"{folder}/{name}.artifact"
             words = ["--minutes", str(options.minutes), "--threads", most, "--tuning", records]
             outcome = json.loads(specc("tune", spec, *words, "--json"))
+            del outcome["file"]  # of this run alone
             say(f"{name}: {outcome['default_ms']:.1f} -> {outcome['best_ms']:.1f} ms")
             specc("compile", spec, "--tuning", records, "-o", artifact)
             found[name] = {"outcome": outcome, "timings": latency.timings(name, artifact, options)}
