@@ -126,13 +126,13 @@ def hands_on(graph: Graph, identity: int) -> bool:
     """Whether each channel of a layer's result could be the same channel of its operand, by weights of an odd window
     whose middle lies at the result's own place."""
     node, (x, weight, *_) = graph.node(identity), graph.operands(identity)
-    out, inputs, *kernel = graph.type(weight).shape
-    if out != inputs or graph.type(x).shape != node.types[0].shape:
+    out, inputs, *kernel = graph.type(weight).concrete
+    if out != inputs or not all(k % 2 for k in kernel) or graph.type(x).shape != node.types[0].shape:
         return False
     if node.op == "linear":
         return True
-    middle = [k // 2 * step for k, step in zip(kernel, node.attrs["dilation"]) if k in range(1, 1 << 16, 2)]
-    return node.attrs["stride"] == (1, 1) and middle == [*node.attrs["padding"][:2]]
+    middle = tuple(k // 2 * step for k, step in zip(kernel, node.attrs["dilation"], strict=True))
+    return node.attrs["stride"] == (1, 1) and middle == tuple(node.attrs["padding"][:2])
 
 
 def stands_apart(weight: Array) -> bool:

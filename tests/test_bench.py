@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from specc.backends.tvm.roofline import Cores
+from specc.backends.tvm import roofline
 from specc.bench import BLOCK, ENOUGH, Contender, Timing, bench
 from specc.targets import find
 
@@ -77,8 +77,16 @@ def test_a_turn_counts_as_one_with_own_cores_where_they_are_before_and_after_it(
         assert len(found.turns) <= 6
 
 
-def test_the_cores_of_this_machine_are_measured() -> None:
+def test_cores_are_parts_of_the_most_that_one_thread_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """More threads than cores cannot have one each."""
     most = len(os.sched_getaffinity(0))
-    assert 0.05 < Cores(find("native"), most)() <= 1.6
-    assert Cores(find("native"), 4 * most)() < 0.5
+    rates = iter([10.0, 6.0 * most, 20.0, 20.0 * most, 5.0, 20.0 * most])
+    monkeypatch.setattr(roofline._Team, "rate", lambda team, work, amount: next(rates))
+    cores = roofline.Cores(find("native"), most)
+    assert [cores(), cores(), cores()] == pytest.approx([0.6, 1.0, 1.0])
+    rates = iter([10.0, 10.0 * most])
+    assert roofline.Cores(find("native"), 4 * most)() == pytest.approx(0.25)
+
+
+def test_this_machine_multiplies() -> None:
+    assert roofline.Cores(find("native"), len(os.sched_getaffinity(0)))() > 0
