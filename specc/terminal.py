@@ -49,7 +49,8 @@ def complain(problem: SpeccError) -> None:
 
 
 class _Interrupts:
-    """Ctrl-C, remembered: Python drops a KeyboardInterrupt that is raised in a callback of TVM's or in a destructor."""
+    """Ctrl-C, remembered: Python drops a KeyboardInterrupt that is raised in a destructor, and TVM makes a RuntimeError
+    of one that is raised in a callback, which may be taken for a kernel that cannot be made."""
 
     def __init__(self) -> None:
         self.heard = False

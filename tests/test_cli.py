@@ -452,10 +452,10 @@ def test_an_interrupt_leaves_nothing(spec: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", ["weights", "kernels"])
-def test_an_interrupt_that_a_callback_drops_still_ends_the_command(
+def test_an_interrupt_that_is_dropped_still_ends_the_command(
     spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
-    """As a Ctrl-C is dropped that comes in a callback of TVM's: its KeyboardInterrupt goes no further."""
+    """As a Ctrl-C is dropped that comes in a destructor: its KeyboardInterrupt goes no further."""
     compile = driver.compile
 
     def interrupted(*arguments: Any, progress: driver.Observer, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from emulation import Emulated, compile_kernels
 from emulation.machine_code import Usage, usage
 from kernel_programs import _GUARD, _guarded, draw, reference
@@ -17,7 +18,7 @@ from specc.backends.tvm import halves
 from specc.backends.tvm.cuda import nvrtc
 from specc.backends.tvm.cuda.device import Device, Launch, device
 from specc.backends.tvm.cuda.program import text
-from specc.backends.tvm.emitter import Kernel, Template, kernel_of
+from specc.backends.tvm.emitter import Emitter, Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group
 from specc.ir.bits import of_bits, to_bits
 from specc.ir.dtypes import HALVES
@@ -87,6 +88,30 @@ class Kernels:
                 assert result.dtype == wanted.dtype and np.array_equal(result, wanted)
             elif wanted.size:
                 assert np.abs(result - wanted).max() <= tolerance * max(np.abs(wanted).max(), 0.5)
+
+
+Mistake = Callable[[pytest.MonkeyPatch], None]
+"""Changes a template's source for the time that a kernel is written."""
+
+
+def with_mistakes(
+    group: Group, lower: Callable[..., Template | None], mistakes: dict[str, Mistake], library: Path
+) -> Kernels:
+    """A kernel of `group` for each of the mistakes, by their names."""
+    planted = iter(mistakes.values())
+
+    def broken(group: Group, target: Target) -> Template | None:
+        template, mistake = lower(group, target), next(planted)
+        assert template is not None
+
+        def write(emitter: Emitter) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                mistake(patch)
+                template.write(emitter)
+
+        return replace(template, write=write)
+
+    return Kernels(dict.fromkeys(mistakes, group), broken, library)
 
 
 def _stored(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from attention_programs import check_masks, parted
-from cuda_programs import TARGET, Kernels, kernels_for
+from cuda_programs import TARGET, Kernels, Mistake, kernels_for, with_mistakes
 from emulation.machine_code import instructions, usage
 from kernel_programs import program, tensor, weight
 
@@ -21,7 +21,7 @@ from specc.backends.tvm.cuda.intrinsics import pair
 from specc.backends.tvm.cuda.occupancy import SHARED
 from specc.backends.tvm.cuda.program import text
 from specc.backends.tvm.cuda.sides import Side
-from specc.backends.tvm.emitter import Emitter, Template
+from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group, Input
 from specc.ir.types import TensorType
 from specc.targets import Target
@@ -198,7 +198,7 @@ def turned(load: Any) -> Callable[..., None]:
     return made
 
 
-MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+MISTAKES: dict[str, Mistake] = {
     "right": lambda patch: None,
     "queries": lambda patch: patch.setattr(core_attention, "pair", swapped(1)),
     "powers": lambda patch: patch.setattr(core_attention, "pair", swapped(2)),
@@ -212,30 +212,18 @@ MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 @pytest.fixture(scope="module")
 def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    mistakes = iter(MISTAKES.values())
-
-    def broken(group: Group, target: Target) -> Template | None:
-        template, mistake = lower(group, target, tile="32x16_16"), next(mistakes)
-        assert template is not None
-
-        def write(emitter: Emitter) -> None:
-            with pytest.MonkeyPatch.context() as patch:
-                mistake(patch)
-                template.write(emitter)
-
-        return replace(template, write=write)
-
-    groups = {f"with_{name}": plain((1,), 32, 48, 32, 32) for name in MISTAKES}
-    return Kernels(groups, broken, tmp_path_factory.mktemp("mistakes") / "kernels.so")
+    group = plain((1,), 32, 48, 32, 32)
+    folder = tmp_path_factory.mktemp("mistakes")
+    return with_mistakes(group, partial(lower, tile="32x16_16"), MISTAKES, folder / "kernels.so")
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_permuted_fragment_or_a_race_is_found(name: str, mistaken: Kernels) -> None:
     if name == "right":
-        mistaken.check("with_right", tolerance=2.0**-9)
+        mistaken.check("right", tolerance=2.0**-9)
     else:
         with pytest.raises(AssertionError):
-            mistaken.check(f"with_{name}", tolerance=2.0**-9)
+            mistaken.check(name, tolerance=2.0**-9)
 
 
 # ---- machine code and choices ----------------------------------------------------------------------------------------

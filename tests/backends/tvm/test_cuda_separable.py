@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
-from cuda_programs import TARGET, Kernels, kernels_for
+from cuda_programs import TARGET, Kernels, Mistake, kernels_for, with_mistakes
 from emulation.machine_code import instructions, usage
 from kernel_programs import program, tensor, weight
 
@@ -20,7 +20,7 @@ from specc.backends.tvm.cuda.occupancy import SHARED
 from specc.backends.tvm.cuda.program import text
 from specc.backends.tvm.cuda.separable_kernel import Separable
 from specc.backends.tvm.cuda.separable_tiles import Tile, ranked
-from specc.backends.tvm.emitter import Emitter, Template
+from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group, Input, cut
 from specc.ir.types import TensorType
 from specc.targets import Target
@@ -219,7 +219,7 @@ def _shifted(name: str, at: int) -> Callable[[pytest.MonkeyPatch], None]:
     return mistake
 
 
-MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+MISTAKES: dict[str, Mistake] = {
     "right": lambda patch: None,
     "first_barrier": _without(0),
     "barrier_before_products": _without(1),
@@ -235,31 +235,18 @@ MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 @pytest.fixture(scope="module")
 def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    mistakes = iter(MISTAKES.values())
-
-    def broken(group: Group, target: Target) -> Template | None:
-        template, mistake = lower(group, target, fused=True, tile="32x8x8_16"), next(mistakes)
-        assert template is not None
-
-        def write(emitter: Emitter) -> None:
-            with pytest.MonkeyPatch.context() as patch:
-                mistake(patch)
-                template.write(emitter)
-
-        return replace(template, write=write)
-
     group = pair((1, 64, 8, 16), 32, (3, 3), rounded(8), dtype="float16", padding=1)
-    groups = {f"with_{name}": group for name in MISTAKES}
-    return Kernels(groups, broken, tmp_path_factory.mktemp("mistakes") / "kernels.so")
+    folder = tmp_path_factory.mktemp("mistakes")
+    return with_mistakes(group, partial(lower, fused=True, tile="32x8x8_16"), MISTAKES, folder / "kernels.so")
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_wrong_index_or_a_race_is_found(name: str, mistaken: Kernels) -> None:
     if name == "right":
-        mistaken.check("with_right", tolerance=2.0**-9)
+        mistaken.check("right", tolerance=2.0**-9)
     else:
         with pytest.raises(AssertionError):
-            mistaken.check(f"with_{name}", tolerance=2.0**-9)
+            mistaken.check(name, tolerance=2.0**-9)
 
 
 # ---- choices ---------------------------------------------------------------------------------------------------------
