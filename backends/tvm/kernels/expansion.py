@@ -26,7 +26,8 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Template, Tensor
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
-from specc.backends.tvm.kernels.convolution import Convolution, Geometry, Schedule, schedule_of, take_unroll
+from specc.backends.tvm.kernels.convolution import Convolution
+from specc.backends.tvm.kernels.convolution_plan import Geometry, Schedule, schedule_of, take_unroll
 from specc.backends.tvm.kernels.depthwise import Depthwise, packed, take_pixels
 from specc.backends.tvm.kernels.epilogue import Epilogue, is_heavy, operand_packings
 from specc.backends.tvm.kernels.fetch import take_inputs, take_soon

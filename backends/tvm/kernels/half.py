@@ -25,8 +25,8 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Registers, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import convolution as convolutions
+from specc.backends.tvm.kernels import convolution_plan, tiles
 from specc.backends.tvm.kernels import linear as linears
-from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import HEAVY, operand_packings
 from specc.backends.tvm.packing import Packing
 from specc.ir import sums
@@ -61,9 +61,9 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
         return None
     packings[weight] = Packing("convolution", 2 * lanes, lanes)
     packings |= {value: Packing("padded", lanes) for value in bias}
-    geometry = convolutions.geometry_of(group, anchor, target, choices)
+    geometry = convolution_plan.geometry_of(group, anchor, target, choices)
     heavy = any(step.op in HEAVY for step in group.steps)
-    schedule = convolutions.schedule_of(geometry, lanes, _wide(target), choices, size=2, fetch=False, heavy=heavy)
+    schedule = convolution_plan.schedule_of(geometry, lanes, _wide(target), choices, size=2, fetch=False, heavy=heavy)
     schedule = replace(schedule, tile=_in_blocks(schedule.tile))
     return Template(
         lambda emitter: _Convolution(emitter, anchor, geometry, schedule, lanes, target).emit(), packings, once=True

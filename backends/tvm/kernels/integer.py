@@ -25,6 +25,7 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Registers, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import convolution as convolutions
+from specc.backends.tvm.kernels import convolution_plan
 from specc.backends.tvm.kernels import linear as linears
 from specc.backends.tvm.kernels.dots import DEPTH, Dots, imported
 from specc.backends.tvm.kernels.epilogue import operand_packings
@@ -51,10 +52,10 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
     inner = (DEPTH if dots else 1) if few else target.lanes
     packings[weight] = dots.packing(inner) if dots else Packing("convolution", target.lanes, inner)
     packings |= {value: Packing("padded", target.lanes) for value in bias}
-    geometry = convolutions.geometry_of(group, anchor, target, choices)
+    geometry = convolution_plan.geometry_of(group, anchor, target, choices)
     steps, tiled = (inner // DEPTH, dots.tiled(target, reserve=4)) if dots else (inner, target)
-    unroll = steps if dots and not dots.by_element else convolutions.UNROLL
-    schedule = convolutions.schedule_of(geometry, steps, tiled, choices, size=1, fetch=False, unroll=unroll)
+    unroll = steps if dots and not dots.by_element else convolution_plan.UNROLL
+    schedule = convolution_plan.schedule_of(geometry, steps, tiled, choices, size=1, fetch=False, unroll=unroll)
 
     def write(emitter: Emitter) -> None:
         with imported(dots):
@@ -89,8 +90,8 @@ class _Convolution(convolutions.Convolution):
         self,
         emitter: Emitter,
         anchor: int,
-        geometry: convolutions.Geometry,
-        schedule: convolutions.Schedule,
+        geometry: convolution_plan.Geometry,
+        schedule: convolution_plan.Schedule,
         inner: int,
         target: Target,
         dots: Dots | None,
