@@ -30,7 +30,7 @@ from tvm.tirx.script.builder import ir as T
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda import occupancy
 from specc.backends.tvm.cuda.attention import sizes_of
-from specc.backends.tvm.cuda.core_tiles import COPY_RATE, LATENCY, PRODUCTS, SHARED_RATE
+from specc.backends.tvm.cuda.core_tiles import LATENCY, PRODUCTS, SHARED_RATE
 from specc.backends.tvm.cuda.intrinsics import (
     FRAGMENT,
     address,
@@ -41,6 +41,7 @@ from specc.backends.tvm.cuda.intrinsics import (
     put,
     wait,
 )
+from specc.backends.tvm.cuda.occupancy import COPY_RATE
 from specc.backends.tvm.cuda.runs import RUN, Runs, neighbours
 from specc.backends.tvm.cuda.sides import Side, pitch
 from specc.backends.tvm.cuda.threads import WARP, barrier, exchanged, grid, local, only_if, shared, unravel, unrolled

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.cuda.occupancy import resident
+from specc.backends.tvm.cuda.occupancy import COPY_RATE, LAUNCH, ROUND_TRIP, resident
 from specc.targets import Target
 
 STEP = 32
@@ -29,20 +29,11 @@ PRODUCTS = 1024
 SHARED_RATE = 128
 """Bytes of shared memory in a cycle."""
 
-COPY_RATE = 40
-"""Bytes of the second-level cache in a cycle, when all multiprocessors read."""
-
-MEMORY_RATE = 12
-"""Bytes of memory in a cycle, likewise."""
-
 LATENCY = 700
 """Cycles that a copy from memory takes."""
 
 START = 1500
 """Cycles of a block before its first product and behind the last, without its results."""
-
-_LAUNCH = 4000
-"""Cycles of another launch."""
 
 _SPLITS = (1, 2, 4, 8, 16)
 
@@ -125,7 +116,8 @@ def cycles(tile: Tile, splits: int, sizes: tuple[int, int, int, int], target: Ta
         taken += waves * (steps * max(resident * step, LATENCY / (STAGES - 1)) + resident * results + START)
         left -= waves * most
     if splits > 1:
-        taken += _LAUNCH + batch * rows * columns * (splits + 1) * 4 / (COPY_RATE * target.processors)
+        added = batch * rows * columns * (splits + 1) * 4 / (COPY_RATE * target.processors)
+        taken += LAUNCH + ROUND_TRIP + added
     return taken
 
 

@@ -21,7 +21,6 @@ from tvm import tirx
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda import occupancy
-from specc.backends.tvm.cuda.core_tiles import COPY_RATE
 from specc.backends.tvm.cuda.threads import WARP, barrier, grid, local, only_if, shared, unravel, unrolled
 from specc.backends.tvm.emitter import Emitter, Index, Template
 from specc.backends.tvm.expression import Scalar
@@ -135,8 +134,10 @@ def cycles(window: Window, tile: Tile, target: Target) -> float:
     inputs = tile.planes * prod(tile.inputs(window))
     own = tile.threads / WARP * (tile.results * taps / 4 + reads) + inputs / WARP * 6
     resident = min(_held(window, tile), -(-blocks // target.processors))
-    busy = max(resident * own, resident * inputs * window.element / COPY_RATE, 4 * own / (tile.threads / WARP))
-    return occupancy.waves(blocks, resident, target) * (busy + 1200)
+    busy = max(
+        resident * own, resident * inputs * window.element / occupancy.COPY_RATE, 4 * own / (tile.threads / WARP)
+    )
+    return occupancy.waves(blocks, resident, target) * (busy + occupancy.ROUND_TRIP)
 
 
 def choose(window: Window, target: Target, choices: Choices) -> Tile | None:

@@ -25,6 +25,7 @@ from typing import Any
 from tvm import tirx
 
 from specc.backends.tvm.choices import Choices
+from specc.backends.tvm.cuda.occupancy import LAUNCH, ROUND_TRIP
 from specc.backends.tvm.cuda.operands import Results, anchor_of, product
 from specc.backends.tvm.cuda.threads import BLOCK, barrier, grid, local, only_if, shared, unrolled
 from specc.backends.tvm.emitter import Emitter, Template
@@ -38,9 +39,6 @@ STEP = 16
 
 _LEAST = 8
 """The least extent of rows, columns and terms for which a tile is worth its while."""
-
-_LAUNCH = 400_000
-"""What another launch costs, in multiplications that a multiprocessor does meanwhile: about 2 us."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,8 @@ def cycles(tile: Tile, splits: int, sizes: tuple[int, int, int, int], target: Ta
     waves = -(-batch * -(-rows // tile.rows) * -(-columns // tile.columns) * splits // target.processors)
     busy = sqrt(min(1.0, waves * tile.threads / BLOCK))
     taken = waves * tile.rows * tile.columns * -(-terms // splits) / (128 * rate(tile) * busy)
-    added = (_LAUNCH / 128 + splits * batch * rows * columns * 8 / 1500) if splits > 1 else 0
-    return taken + added
+    added = LAUNCH + ROUND_TRIP + splits * batch * rows * columns * 8 / 1500
+    return taken + (added if splits > 1 else 0)
 
 
 def rate(tile: Tile) -> float:

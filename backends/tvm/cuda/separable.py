@@ -18,7 +18,7 @@ from math import inf, prod
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda import core_tiles, cores, depthwise, elements, products
-from specc.backends.tvm.cuda.core_tiles import COPY_RATE, MEMORY_RATE
+from specc.backends.tvm.cuda.occupancy import LAUNCH, moved
 from specc.backends.tvm.cuda.runs import WEIGHTS, in_place, padded
 from specc.backends.tvm.cuda.separable_kernel import Chain, Separable
 from specc.backends.tvm.cuda.separable_tiles import Shape, Tile, cycles, ranked
@@ -27,9 +27,6 @@ from specc.backends.tvm.group import Group, Part, cut
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import DTYPES, HALVES
 from specc.targets import Target
-
-LAUNCH = 1500
-"""Cycles from the last block of a launch in a CUDA graph to the first one of the next: about 1 us."""
 
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
@@ -109,7 +106,7 @@ def shape_of(group: Group, chain: Chain) -> Shape:
 
 def one_launch(tile: Tile, shape: Shape, target: Target) -> float:
     """Cycles of the fused form."""
-    return max(cycles(tile, shape, target), _moved((shape.source, shape.result), target))
+    return max(cycles(tile, shape, target), moved((shape.source, shape.result), target))
 
 
 def several_launches(parts: tuple[Part, Part], shape: Shape, target: Target) -> float:
@@ -117,7 +114,7 @@ def several_launches(parts: tuple[Part, Part], shape: Shape, target: Target) -> 
     window, product = shape.window, parts[1].group
     tile = depthwise.choose(window, target, Choices())
     first = depthwise.cycles(window, tile, target) if tile else inf
-    first = max(first, _moved((shape.source, shape.between), target))
+    first = max(first, moved((shape.source, shape.between), target))
     pixels = shape.pictures * prod(window.places)
     sizes = (1, shape.outputs, pixels, shape.channels)
     arranged = 0.0
@@ -127,17 +124,11 @@ def several_launches(parts: tuple[Part, Part], shape: Shape, target: Target) -> 
         anchor = product.anchor
         assert anchor is not None
         if not in_place(product, product.step(anchor)):
-            arranged = LAUNCH + _moved((shape.between, shape.between), target)
+            arranged = LAUNCH + moved((shape.between, shape.between), target)
     else:
         second = products.cycles(*products.choose(sizes, target, Choices()), sizes, target)
-    second = max(second, _moved((shape.between, shape.result), target))
+    second = max(second, moved((shape.between, shape.result), target))
     return first + LAUNCH + arranged + second
-
-
-def _moved(tensors: tuple[int, int], target: Target) -> float:
-    """Cycles that all multiprocessors take to read one of two tensors and write the other, of so many bytes."""
-    rates = (COPY_RATE if size <= target.l2_bytes else MEMORY_RATE for size in tensors)
-    return sum(size / (rate * target.processors) for size, rate in zip(tensors, rates, strict=True))
 
 
 # ---- several launches ------------------------------------------------------------------------------------------------

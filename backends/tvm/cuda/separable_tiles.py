@@ -15,8 +15,9 @@ from itertools import product
 from math import prod
 
 from specc.backends.tvm.cuda import core_tiles, occupancy, products
-from specc.backends.tvm.cuda.core_tiles import COPY_RATE, LATENCY, PRODUCTS, SHARED_RATE, START
+from specc.backends.tvm.cuda.core_tiles import LATENCY, PRODUCTS, SHARED_RATE, START
 from specc.backends.tvm.cuda.depthwise import Window
+from specc.backends.tvm.cuda.occupancy import COPY_RATE
 from specc.backends.tvm.cuda.runs import RUN
 from specc.backends.tvm.cuda.sides import pitch
 from specc.backends.tvm.cuda.threads import WARP

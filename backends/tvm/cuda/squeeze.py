@@ -17,7 +17,7 @@ from math import prod
 from typing import Any
 
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.cuda.occupancy import SHARED
+from specc.backends.tvm.cuda.occupancy import LAUNCH, SHARED
 from specc.backends.tvm.cuda.threads import WARP, barrier, exchanged, grid, local, only_if, shared, unravel
 from specc.backends.tvm.emitter import Emitter, Index, Template
 from specc.backends.tvm.expression import Scalar, constant
@@ -34,9 +34,6 @@ _FEW_WARPS = 8
 
 _LONG = 1024
 """Terms from which all warps of such a block share one element."""
-
-_LAUNCH = 2800
-"""Cycles that another launch costs: about 2 us."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
             read = 4 * phase.terms * phase.count * pictures if not number else 0
             busy = min(blocks, target.processors)
             total += max(700 + rounds * 4 * phase.terms / warps / 2, read / 10 / busy)
-        return total + _LAUNCH * (first + 1)
+        return total + LAUNCH * (first + 1)
 
     firsts = sorted(range(len(phases)), key=cost)
     first = choices.take("apart", firsts, firsts[0])
