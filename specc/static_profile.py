@@ -238,8 +238,9 @@ def multiply_adds(instruction: Instruction, target: Target) -> int:
         if kind and operands.startswith("z"):
             return target.vector_bits // {"h": 16, "s": 32, "d": 64}[kind[1]]
         return _WIDTH[kind[1]] if kind else 0
-    if name in ("sdot", "udot", "usdot", "sudot"):
-        return 4 * _WIDTH["2s" if ".2s" in operands.partition(",")[0] else "4s"]
+    products = {"bfdot": 2, "sdot": 4, "udot": 4, "usdot": 4, "sudot": 4}.get(name, 0)
+    if products:
+        return products * _WIDTH["2s" if ".2s" in operands.partition(",")[0] else "4s"]
     return 1 if name == "fmadd" else 0
 
 

@@ -58,7 +58,7 @@ class Target:
     gpu: str = ""
     processors: int = 0
     dot_product: Literal["", "vpdpbusd", "sdot", "usdot"] = ""
-    pair_product: Literal["", "vdpbf16ps"] = ""
+    pair_product: Literal["", "vdpbf16ps", "bfdot"] = ""
     rounding: float = ROUNDING
 
     @property
@@ -175,10 +175,11 @@ TARGETS: dict[str, Target] = {
         # LLVM takes vectors of known length for SVE's where it is told how long these are at least.
         Target(
             *("neoverse-v1", "aarch64-linux-gnu", "neoverse-v1", ("+sve",), 256, 32, 64 << 10, 1 << 20),
-            requires=("fp", "asimd", "asimdhp", "asimddp", "i8mm", "sve", "sve256"),
+            requires=("fp", "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve256"),
             broadcast_registers=True,
             options=("-aarch64-sve-vector-bits-min:uint=256",),
             dot_product="usdot",
+            pair_product="bfdot",
         ),
         # Without vectors, four lanes are four registers, and each takes a multiply-add of its own.
         Target(

@@ -36,7 +36,7 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm asimdhp asimddp {sve}\n"
         ),
         (
             "aarch64",
-            {"/proc/cpuinfo": ARM.format(sve="sve i8mm"), "/proc/sys/abi/sve_default_vector_length": "32\n"},
+            {"/proc/cpuinfo": ARM.format(sve="sve bf16 i8mm"), "/proc/sys/abi/sve_default_vector_length": "32\n"},
             "neoverse-v1",
         ),
     ],

@@ -25,7 +25,7 @@ _SPACES = {"input": "INPUT", "output": "OUTPUT", "arena": "ARENA"}
 _GCC_NAMES = {"bmi1": "bmi", "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16"}
 _LINUX_NAMES = {"vfpv4": "VFPv4"}
 """Features that gcc, and Linux' headers, call otherwise than /proc/cpuinfo does."""
-_SECOND_WORD = {"i8mm"}
+_SECOND_WORD = {"bf16", "i8mm"}
 """Features of ARM's cores that Linux tells of in a second word of bits."""
 
 

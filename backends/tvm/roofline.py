@@ -241,14 +241,18 @@ def _multiply_pairs(target: Target) -> Any:
         factors = T.arg("factors", T.buffer((2, target.lanes), "float32"))
         registers, own = Registers(_VECTORS, target.lanes, "float32"), pairs.Pairs(target)
         with pairs.imported(own):
-            pair = tirx.Broadcast(T.Bind(tirx.reinterpret("uint32", factors[0, 0])), target.lanes)
-            vector = T.Bind(tirx.reinterpret(f"uint32x{target.lanes}", own.weights(factors, 0)))
+            pair = tirx.Broadcast(T.Bind(tirx.reinterpret("uint32", factors[0, 0])), own.width)
+            pair = pairs.Factors(pair, 0)
+            vectors = [T.Bind(tirx.reinterpret(f"uint32x{own.width}", one)) for one in own.weights(factors, 0)]
             with T.vectorized(0, target.lanes) as lane:
                 for i in range(_VECTORS):
                     Emitter.store(registers, tirx.const(float(i), "float32"), (i, lane))
+            sums = own.registers(registers, _VECTORS)
+            own.spread(registers, sums, _VECTORS)
             with T.serial(0, _STEPS):
                 for i in range(_VECTORS):
-                    own.add(registers, i, pair, vector)
+                    own.add(sums, i, pair, vectors)
+            own.gathered(sums, registers, _VECTORS)
             with T.vectorized(0, target.lanes) as lane:
                 total = sum((registers[i, lane] for i in range(1, _VECTORS)), registers[0, lane])
                 Emitter.store(factors, total, (1, lane))

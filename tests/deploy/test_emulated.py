@@ -152,6 +152,37 @@ def test_sums_of_float16(name: str, target: str, tmp_path: Path, monkeypatch: py
     assert sum(any(re.match(r"fmla v\d+\.8h", text) for text in listing) for listing in listings) == 1
 
 
+PAIRS = """specc 1
+
+network Pairs(x: [2, 20, 13, 12]) -> [2, 1001]:
+    a = conv2d(x, 40, k=3)
+    b = conv2d(relu(a), 30, k=(1, 4), p=(0, 1))
+    c = conv2d(relu(b), 33, k=3, s=2)
+    d = conv2d(relu(c), 33, k=3, d=2, p=2)
+    e = conv2d(relu(d + c), 130, k=1)
+    f = linear(flatten(max_pool2d(relu(e), k=2)), 378)
+    head = linear(relu(f), 1001)
+    return head
+"""
+"""Convolutions and layers whose channels, rows and inputs fill neither blocks nor tiles, and inputs that are read in
+fours of pairs, in twos and one by one."""
+
+
+@pytest.mark.parametrize("core", ["max,sve256=on,sve512=off", "max,sve512=on"])
+def test_products_of_bfloat16_in_pairs(core: str, tmp_path: Path) -> None:
+    """On a core that has them, as the emulator computes them, they are those of the judge."""
+    artifact = specc.compile(grammar.loads(PAIRS), target="neoverse-v1", precision="bf16", bound=1.0)
+    facts = artifact.manifest.facts["precision"]
+    assert facts["layers"] == 7
+    build(artifact, tmp_path)
+    check(artifact, tmp_path, core, tolerance=facts["tolerance"])
+    names = sorted({call["kernel"] for call in artifact.manifest.sizes[0].facts["kernels"] if call["macs"]})
+    assert len(names) == 7
+    for outer in disassemble(artifact.contents.library, TARGETS["neoverse-v1"], names).values():
+        loops = [loop.own() for one in outer for loop in one.all() if not loop.inner]
+        assert any(one.text.startswith("bfdot") for loop in loops for one in loop)
+
+
 @pytest.mark.parametrize(
     ("target", "core"),
     [

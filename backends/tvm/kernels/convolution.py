@@ -39,10 +39,10 @@ from specc.backends.tvm.emitter import Emitter, Registers, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
-from specc.backends.tvm.kernels.convolution_plan import Geometry, Schedule, geometry_of, schedule_of
+from specc.backends.tvm.kernels.convolution_plan import UNROLL, Geometry, Schedule, geometry_of, schedule_of
 from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon
-from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported, take
+from specc.backends.tvm.kernels.pairs import DEPTH, Factors, Pairs, imported, take
 from specc.backends.tvm.kernels.rows import row_taps
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
@@ -98,7 +98,10 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     size, depth = (2, DEPTH) if pairs else (4, 1)
     again = inner == 1 and geometry.kernel[1] > geometry.stride[1] and not target.broadcast_registers
     kept = 0 if again else None
-    schedule = schedule_of(geometry, inner // depth, target, choices, size, heavy=heavy, kept=kept, depth=depth)
+    tiled, unroll = (pairs.tiled(target, reserve=4), pairs.written or UNROLL) if pairs else (target, UNROLL)
+    schedule = schedule_of(
+        *(geometry, inner // depth, tiled, choices, size), heavy=heavy, kept=kept, depth=depth, unroll=unroll
+    )
 
     def write(emitter: Emitter) -> None:
         with imported(pairs):
@@ -276,7 +279,11 @@ class Convolution:
                 self._sums(acc, place, lane)
                 end(lane)
         if self.pairs:  # they take whole vectors
-            self._sums(acc, place, None)
+            count = place.span.pixels * len(place.blocks)
+            sums = self.pairs.registers(acc, count)
+            self.pairs.spread(acc, sums, count)
+            self._sums(sums, place, None)
+            self.pairs.gathered(sums, acc, count)
             with self.emitter.lanes(self.lanes) as lane:
                 end(lane)
 
@@ -341,6 +348,7 @@ class Convolution:
             if self.schedule.ahead:
                 step = ((number * g.kernel[0] + tap) * g.kernel[1] + s) * iterations + outer
                 ahead(place.number, step, self.weight, lambda j, line: (next_block + j, 0, 0, 0, next_line + line, 0))
+            found = self._factors(place, channel, tap, s, outer * unroll * self.depth)
             for q in range(unroll):
                 i_lane = (outer * unroll + q) * self.depth
                 line = outer * (unroll // 2) + q // 2 if self.paired else outer * unroll + q
@@ -352,13 +360,13 @@ class Convolution:
                 if self.schedule.results and s == 0:
                     self._ask_for_results(place, channel, i_lane)
                 if self.pairs:
+                    self.pairs.part()
                     vectors = [self.pairs.weights(self.weight, block, channel, tap, s, line) for block in blocks]
                 for i in range(*place.span.taps[s]):
                     offset = i * g.stride[1] + s * g.dilation[1]
                     if self.pairs:
-                        factors = self.pairs.factors(self.data, *self._read(place, channel, tap, offset), i_lane)
                         for j, vector in enumerate(vectors):
-                            self.pairs.add(acc, i * count + j, factors, vector)
+                            self.pairs.add(acc, i * count + j, found[i][q], vector)
                         continue
                     if self.widens:
                         value = self.wide[number, r, offsets.index(offset), i_lane]
@@ -372,6 +380,15 @@ class Convolution:
                             weight = emitter.load(self.operands[1], block, channel, tap, s, i_lane, lane)
                         position = [i * count + j, lane]
                         emitter.store(acc, acc[tuple(position)] + value * weight, position)
+
+    def _factors(self, place: Place, channel: Any, tap: Any, s: int, first: Any) -> dict[int, list[Factors]]:
+        """Of each pixel of a tap, the pairs for the steps that are written out, from `first` of the block on."""
+        if not self.pairs:
+            return {}
+        g = self.geometry
+        places = {i: i * g.stride[1] + s * g.dilation[1] for i in range(*place.span.taps[s])}
+        read = {i: [*self._read(place, channel, tap, offset), first] for i, offset in places.items()}
+        return {i: self.pairs.factors(self.data, at, self.unroll) for i, at in read.items()}
 
     def _ask_for_inputs(self, place: Place, channel: Any, r: Any, line: Any, least: int) -> None:
         """Asks for a line, of number `line` >= `least`, of what the next row of the window reads: in block `channel` of

@@ -17,75 +17,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Registers
+from specc.backends.tvm.kernels.parts import ELEMENTS, FENCE, Parts, fence
 from specc.backends.tvm.packing import Packing
 from specc.targets import Target
 
 DEPTH = 4
 """Products that one instruction adds up in a lane."""
 
-_VECTOR = 4
-"""Numbers of 32 bits in the vectors that ARM's instructions take."""
 
-_NAME = "specc_part"
-_FUNCTION = f"""
-define linkonce_odr i32 @{_NAME}() alwaysinline {{
-  fence syncscope("singlethread") seq_cst
-  ret i32 0
-}}
-"""
-
-
-class Dots:
-    """The dot products of a target that has an instruction for them.
-
-    Where the target's vectors are longer than what the instruction takes, an output block has several parts, and its
-    sums lie in registers of their own until they are `gathered`.
-    """
+class Dots(Parts):
+    """The dot products of a target that has an instruction for them."""
 
     def __init__(self, target: Target) -> None:
-        self.instruction, self.lanes = target.dot_product, target.lanes
+        super().__init__(target, "int32", target.dot_product != "vpdpbusd")
+        self.instruction = target.dot_product
         self.lowered = 128 if self.instruction == "sdot" else 0
         """By how much activations are lowered for the instruction."""
-        self.by_element = self.instruction != "vpdpbusd"
-        """Whether the instruction takes the activations from a quarter of a vector."""
-        self.width = _VECTOR if self.by_element else target.lanes
-        """Sums that one instruction adds to."""
-        self.parts = target.lanes // self.width
-        self.written = _VECTOR // self.parts if self.by_element else 2
+        self.written = ELEMENTS // self.parts if self.by_element else 2
         """Steps of a linear layer that are written out: a vector brings four, but their weights take registers."""
         self._sums = f"int32x{self.width}"
-
-    def tiled(self, target: Target, reserve: int) -> Target:
-        """The target as the cost model of tiles is to see it: with so many registers for a block's sums, none for
-        activations, which lie in fours in a vector, and `reserve` for what a step reads ahead."""
-        if not self.by_element:
-            return target
-        held = (target.vector_registers - reserve) // self.parts
-        return replace(target, broadcast_registers=False, vector_registers=held)
 
     def packing(self, inner: int) -> Packing:
         """How weights are stored whose input channels lie in blocks of `inner`."""
         return Packing("lowered" if self.lowered else "dot", self.lanes, inner)
-
-    def registers(self, acc: Registers, count: int) -> Registers:
-        """Where the sums of `count` vectors lie while they grow: in `acc` itself, if the instruction takes them so."""
-        return acc if self.parts == 1 else Registers(count * self.parts, self.width, "int32")
-
-    def gathered(self, sums: Registers, acc: Registers, count: int) -> None:
-        """Writes the sums to `acc`, where they do not lie there already."""
-        if self.parts == 1:
-            return
-        for number in range(count * self.parts):
-            at, part = divmod(number, self.parts)
-            found = tirx.BufferLoad(sums.vectors[number], [tirx.Ramp(0, 1, self.width)])
-            T.buffer_store(acc.vectors[at], found, [tirx.Ramp(part * self.width, 1, self.width)])
 
     def start(self, sums: Registers, numbers: Sequence[int], weights: Any, block: Any, bias: Any) -> None:
         """Begins the sums of an output block with its biases and what makes up for lowered activations; without either
@@ -121,7 +81,7 @@ class Dots:
         then: 192 channels, 14 x 14, 3 x 3, take 0.76 of the time of 7 x 2 without it (one core of a Cascade Lake).
         """
         if not self.by_element:
-            T.evaluate(tirx.call_extern("int32", _NAME))
+            fence()
 
     def four(self, buffer: Any, *place: Any) -> Any:
         """Four neighbouring activations, the first at `place`, in each lane of a vector."""
@@ -132,7 +92,7 @@ class Dots:
         if not self.by_element or not offsets:
             return {offset: self.four(buffer, *at(offset)) for offset in offsets}
         found = {}
-        for start, size, inside in runs(offsets, _VECTOR):
+        for start, size, inside in runs(offsets, ELEMENTS):
             vector = self._read(buffer, at(start), size)
             for offset in inside:
                 found[offset] = self._repeated(vector, size, offset - start)
@@ -176,7 +136,7 @@ def imported(dots: Dots | None) -> Iterator[None]:
     if dots is None or dots.by_element:
         yield
     else:
-        with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", _FUNCTION):
+        with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", FENCE):
             yield
 
 

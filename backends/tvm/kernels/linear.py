@@ -51,7 +51,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     pairs = take(choices, target) if paired else None
     size, depth = (2, DEPTH) if pairs else (4, 1)
-    schedule = schedule_of(group, anchor, target, choices, size, depth)
+    tiled, written = (pairs.tiled(target, reserve=4), pairs.written) if pairs else (target, None)
+    schedule = schedule_of(group, anchor, tiled, choices, size, depth, written)
     shape, tile = group.type(anchor).concrete, schedule.tile
     once = prod(shape[:-1]) % tile.pixels == 0 and -(-shape[-1] // target.lanes) % tile.blocks == 0
 
@@ -255,19 +256,24 @@ class Linear:
         ahead = Ahead(emitter, width, lines, self.in_strip, lines // unroll)
         with emitter.lanes(self.lanes) as lane:
             self._start(acc, blocks, rows, lane)
+        sums = pairs.registers(acc, rows * width)
+        pairs.spread(acc, sums, rows * width)
         with emitter.serial(lines // unroll) as outer:
             if self.schedule.ahead:
                 ahead(self.number, outer, self.weight, lambda j, line: (blocks[0] + width + j, line, 0, 0))
+            places = [self._row(first + i, outer * unroll * DEPTH) for i in range(rows)]
+            found = [pairs.factors(self.data, place, unroll) for place in places]
             for q in range(unroll):
                 line = outer * unroll + q
                 if self.schedule.soon:
                     for block in blocks:
                         soon(self.weight, block, line + self.schedule.soon, 0, 0)
+                pairs.part()
                 vectors = [pairs.weights(self.weight, block, line, 0) for block in blocks]
                 for i in range(rows):
-                    factors = pairs.factors(self.data, *self._row(first + i, line * DEPTH))
                     for j, vector in enumerate(vectors):
-                        pairs.add(acc, i * width + j, factors, vector)
+                        pairs.add(sums, i * width + j, found[i][q], vector)
+        pairs.gathered(sums, acc, rows * width)
 
     def _widened(self, first: Any, rows: int) -> Any:
         """What a tile reads of 16 bits, as float32: the products read each number for every output block."""

@@ -1,4 +1,5 @@
-"""Products of bfloat16 in pairs: kernels of `x86-64-v4-bf16` as LLVM makes them, run and counted.
+"""Products of bfloat16 in pairs: kernels of `x86-64-v4-bf16` as LLVM makes them, run and counted; those of
+`neoverse-v1` counted (`tests/deploy/test_emulated.py` runs them).
 
 Where the processor has AVX-512 and not this instruction, a signal's handler computes it (`tests/emulation`).
 """
@@ -30,7 +31,7 @@ from specc.diagnostics import SpeccError
 from specc.disassembly import disassemble
 from specc.ir.types import TensorType
 from specc.model import Model
-from specc.static_profile import hot_loops
+from specc.static_profile import LoopCount, count, hot_loops
 
 TARGET = targets.TARGETS["x86-64-v4-bf16"]
 MISSING = targets.missing_features(TARGET.architecture, TARGET.requires)
@@ -164,14 +165,7 @@ def test_a_network_is_refused_or_computed(emulated: None, tmp_path: Path) -> Non
 )
 def test_inner_loops_multiply_pairs_and_spill_nothing(work: str, products: int, tmp_path: Path) -> None:
     """Each vector of weights and each pair of activations is read once for a step of the register tile."""
-    kernel, stride = {"3x3": (3, 1), "3x3 with stride 2": (3, 2)}.get(work, (1, 1))
-    if work.endswith(("row", "rows")):
-        inputs = [half(int(work.split()[0]), 192), half(256, 192, frozen=True)]
-        group, lowering = program(inputs, ("linear", (0, 1), {})), linear.lower
-    else:
-        attrs = {"stride": stride, "padding": kernel // 2}
-        inputs = [half(1, 64, 56, 56, layout=TARGET.blocked_layout), half(64, 64, kernel, kernel, frozen=True)]
-        group, lowering = program(inputs, ("conv2d", (0, 1), attrs)), convolution.lower
+    group, lowering = layer(work, TARGET)
     template = lowering(group, TARGET, Choices())
     assert template is not None
     function = kernel_of(group, template).function.with_attr("global_symbol", "kernel")
@@ -182,6 +176,37 @@ def test_inner_loops_multiply_pairs_and_spill_nothing(work: str, products: int, 
     assert not any("%rsp" in instruction.text for instruction in loop)
     reads = [one.text for one in loop if "(" in one.text and not one.text.startswith(("lea", "prefetch"))]
     assert len(reads) <= (products + 4 if work == "1 row" else products * 2 // 3)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("llvm-mca", "llvm-mca-19"))), reason="needs llvm-mca (make arm-test)")
+@pytest.mark.parametrize("work", ["3x3", "3x3 with stride 2", "1x1", "197 rows", "1 row"])
+def test_inner_loops_for_arm_multiply_nearly_all_the_time(work: str, tmp_path: Path) -> None:
+    """By llvm-mca's count, of 32 in a cycle; one row waits for its weights."""
+    machine = targets.TARGETS["neoverse-v1"]
+    (hot,) = sorted(counted(work, machine, tmp_path), key=lambda loop: loop.macs)[-1:]
+    assert hot.peak == 32
+    assert hot.rate > (0.45 if work == "1 row" else 0.95) * hot.peak
+
+
+def counted(work: str, machine: targets.Target, folder: Path) -> list[LoopCount]:
+    """The counts of the hot loops of a layer's kernel."""
+    group, lowering = layer(work, machine)
+    template = lowering(group, machine, Choices())
+    assert template is not None
+    function = kernel_of(group, template, half=machine.half).function.with_attr("global_symbol", "kernel")
+    made = compile_kernel(function, "kernel", machine, folder).read_bytes()
+    loops = hot_loops(disassemble(made, machine, ["kernel"])["kernel"], machine)
+    return count([loop.own() for loop in loops], machine, machine.cpu)
+
+
+def layer(work: str, machine: targets.Target) -> tuple[Group, Any]:
+    """A layer of bfloat16 by what it is called, and what lowers it."""
+    if work.endswith(("row", "rows")):
+        inputs = [half(int(work.split()[0]), 192), half(256, 192, frozen=True)]
+        return program(inputs, ("linear", (0, 1), {})), linear.lower
+    kernel, stride = {"3x3": (3, 1), "3x3 with stride 2": (3, 2)}.get(work, (1, 1))
+    inputs = [half(1, 64, 56, 56, layout=machine.blocked_layout), half(64, 64, kernel, kernel, frozen=True)]
+    return program(inputs, ("conv2d", (0, 1), {"stride": stride, "padding": kernel // 2})), convolution.lower
 
 
 def mnemonic(instruction: Any) -> str:
