@@ -15,6 +15,7 @@ import pytest
 
 from specc import grammar, records, tuning
 from specc.diagnostics import SpeccError
+from specc.tuning import tuner
 
 pytestmark = pytest.mark.slow
 
@@ -91,9 +92,9 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
 
 
 def test_two_machines_tune_one_network(farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "WIDTH", 6)
-    monkeypatch.setattr(tuning, "ROUND_SECONDS", 0.5)
-    monkeypatch.setattr(tuning, "LAST_SECONDS", 0.5)
+    monkeypatch.setattr(tuner, "WIDTH", 6)
+    monkeypatch.setattr(tuner, "ROUND_SECONDS", 0.5)
+    monkeypatch.setattr(tuner, "LAST_SECONDS", 0.5)
     path = tmp_path / "records"
     outcome = tuning.tune(grammar.loads(NET), tuning=path, trials=24, threads=1, tracker=farm.tracker, key="board")
     assert outcome.tried == 24 and outcome.failed == 0 and outcome.threads == 1
