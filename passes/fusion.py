@@ -30,8 +30,9 @@ with its bytes.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,11 +113,8 @@ class Joint:
     """The bytes of the second-level cache; 0 where kernels do not go by them."""
     blocks: bool
     """Whether blocks of threads have memory that they share."""
-
-    @property
-    def members(self) -> list[int]:
-        """The nodes of the group."""
-        return [i for i in self.graph.live() if self.graph.node(i).group == self.host.group]
+    members: Sequence[int]
+    """The nodes of the group, in order."""
 
     @property
     def host(self) -> Node:
@@ -222,6 +220,7 @@ def fuse(
     lengths = {identity: _names(graph, identity) for identity in live}
     sizes: Counter[int] = Counter()
     anchors: dict[int, str] = {}
+    grouped: dict[int, list[int]] = {}
     joint = attentions(graph, journal) if epilogues else []
     closed = {identity for members in joint for identity in members}
     single = [i for i in live if i not in closed and "view" not in graph.node(i).record.traits]
@@ -229,7 +228,7 @@ def fuse(
     for group, members in enumerate([*([identity] for identity in single), *joint]):
         for identity in members:
             graph.update(identity, group=group)
-        anchors[group] = graph.node(members[0]).op
+        anchors[group], grouped[group] = graph.node(members[0]).op, list(members)
     for identity in single if epilogues else []:
         found: list[tuple[Joint, Kind]] = []
         for operand in dict.fromkeys(graph.operands(identity)):
@@ -238,7 +237,9 @@ def fuse(
                 continue
             elementwise = graph.node(identity).record.elementwise
             length = lengths[operand.node] * lengths[identity] if elementwise else 1
-            candidate = Joint(graph, identity, operand, anchors[host], length, sizes[host], cache, blocks)
+            candidate = Joint(
+                graph, identity, operand, anchors[host], length, sizes[host], cache, blocks, grouped[host]
+            )
             kind = next((kind for kind in KINDS if kind.matches(candidate)), None)
             reason = kind.refusal(candidate) if kind else None
             if kind and reason is None:
@@ -255,11 +256,15 @@ def fuse(
             assert joined is not None
             lengths[identity] = taken.length
             sizes[joined] += 1
+            grouped[joined].append(identity)
             graph.update(identity, group=joined)
         if identity not in fronts:
             for front in fronts & {operand.node for operand in graph.operands(identity)}:
                 _note_front(journal, graph, front)
-                graph.update(front, group=graph.node(identity).group)
+                behind = graph.node(identity).group
+                assert behind is not None
+                insort(grouped[behind], front, key=place.__getitem__)
+                graph.update(front, group=behind)
     return renumber(graph)
 
 

@@ -94,6 +94,8 @@ def stages(graph: Graph, fullest: int | None) -> list[Stage]:
     order = [identity for identity in graph.live() if fullest is not None]
     place = {identity: position for position, identity in enumerate(order)}
     above: dict[int, frozenset[int]] = {}
+    needing: dict[int, frozenset[int | None]] = {}
+    """For each node of `above`, those that read what the nodes before it compute; None stands for the caller."""
     found = []
     for identity in order:
         if _whole(graph, identity) is not None:
@@ -101,18 +103,18 @@ def stages(graph: Graph, fullest: int | None) -> list[Stage]:
         sources = [operand.node for operand in graph.operands(identity) if operand.node not in frozen]
         if any(source in place and source not in above for source in sources):
             continue
-        above[identity] = frozenset({identity}).union(*(above[source] for source in sources if source in place))
-        if fullest in above[identity] and _closed(graph, above[identity], identity):
-            found.append(Stage(Value(identity), tuple(sorted(above[identity], key=lambda member: place[member]))))
+        before = [source for source in sources if source in place]
+        above[identity] = frozenset({identity}).union(*(above[source] for source in before))
+        needing[identity] = frozenset().union(*(needing[source] | _users(graph, source) for source in before))
+        if fullest in above[identity] and needing[identity] <= above[identity]:  # nobody outside needs what is inside
+            found.append(Stage(Value(identity), tuple(sorted(above[identity], key=place.__getitem__))))
     return found
 
 
-def _closed(graph: Graph, members: frozenset[int], exit: int) -> bool:
-    """Whether nobody outside needs what the members compute, but for the last one's result."""
-    for member in members - {exit}:
-        if Value(member) in graph.outputs or any(user not in members for user, _ in graph.users(Value(member))):
-            return False
-    return True
+def _users(graph: Graph, identity: int) -> frozenset[int | None]:
+    """The nodes that read a node's result, and None where it is an output."""
+    called: list[int | None] = [None] if Value(identity) in graph.outputs else []
+    return frozenset([*called, *(user for user, _ in graph.users(Value(identity)))])
 
 
 def _whole(graph: Graph, identity: int) -> str | None:

@@ -86,6 +86,7 @@ class Graph:
     _operands: dict[int, tuple[Value, ...]] = field(default_factory=dict, repr=False, compare=False)
     _order: tuple[tuple[Value, ...], list[int]] | None = field(default=None, repr=False, compare=False)
     _frozen: set[int] | None = field(default=None, repr=False, compare=False)
+    _shown: frozenset[int] | None = field(default=None, repr=False, compare=False)
     renames: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)
     blocks: dict[str, tuple[str, Span]] = field(default_factory=dict, compare=False, kw_only=True)
 
@@ -172,10 +173,11 @@ class Graph:
         self._order = None
         if self._frozen is not None and node.op != "input" and all(o.node in self._frozen for o in operands):
             self._frozen.add(identity)  # nothing depends on the new node yet
+            self._shown = None
         return Value(identity)
 
     def _forget(self) -> None:
-        self._order = self._frozen = None
+        self._order = self._frozen = self._shown = None
 
     def copy(self) -> Graph:
         """An equal graph that can be changed on its own."""
@@ -189,6 +191,7 @@ class Graph:
             dict(self._operands),
             self._order,
             None if self._frozen is None else set(self._frozen),
+            self._shown,
             renames=self.renames,
             blocks=dict(self.blocks),
         )
@@ -306,7 +309,9 @@ class Graph:
 
     def frozen(self) -> frozenset[int]:
         """The nodes that depend on no input: parameters, constants and what is computed from these alone."""
-        return frozenset(self._known_frozen())
+        if self._shown is None:  # asked at node after node: a copy for each is time by the square of their number
+            self._shown = frozenset(self._known_frozen())
+        return self._shown
 
     def is_frozen(self, identity: int) -> bool:
         """Whether the node depends on no input."""
