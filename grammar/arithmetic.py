@@ -19,6 +19,8 @@ GREATEST = 2**63 - 1
 LONGEST_LIST = 100_000
 LONGEST_TEXT = 10_000
 MOST_TERMS = 64
+LONGEST_FORMULA = 2_000
+"""Characters of a dimension. Floors do not add up, so a formula of two of them can double at every step of a loop."""
 
 _ARITHMETIC: dict[str, Callable[..., int | float]] = {
     "+": operator.add,
@@ -102,6 +104,8 @@ def bounded(value: Value) -> Value:
         raise Unfit("S0406", "this number is too large")
     if isinstance(value, Symbolic) and len(value.terms) > MOST_TERMS:
         raise Unfit("S0406", f"this dimension is a sum of more than {MOST_TERMS} terms")
+    if isinstance(value, Symbolic) and len(str(value)) > LONGEST_FORMULA:
+        raise Unfit("S0406", f"the formula of this dimension has more than {LONGEST_FORMULA:,} characters")
     if isinstance(value, tuple) and len(value) > LONGEST_LIST:
         raise Unfit("S0406", f"a list of more than {LONGEST_LIST:,} elements")
     if isinstance(value, str) and len(value) > LONGEST_TEXT:

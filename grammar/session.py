@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from specc.diagnostics import Diagnostic, Frame, Label, Span, SpeccError
+from specc.grammar.arithmetic import bounded
 from specc.grammar.syntax import NOWHERE
 from specc.grammar.values import Unfit
 from specc.ir.congruence import Congruence
@@ -90,7 +91,12 @@ class Session:
             self._exceeded(f"the graph has more than {MOST_NODES:,} nodes", span)
 
     def bound_size(self, type_: TensorType, span: Span) -> None:
-        """Raises for a tensor that no machine holds, as far as its dimensions are known."""
+        """Raises for a tensor that no machine holds, as far as its dimensions are known, and for endless formulas."""
+        for dim in type_.shape:
+            try:
+                bounded(dim)
+            except Unfit as unfit:
+                raise self.located(unfit, span) from None
         known = math.prod(dim for dim in type_.shape if isinstance(dim, int))
         if known > MOST_ELEMENTS:
             raise self.problem("S0406", f"a tensor {type_} of more than {MOST_ELEMENTS:,} elements", Label(span))
