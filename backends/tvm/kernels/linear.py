@@ -31,9 +31,6 @@ from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
 from specc.targets import Target
 
-_WAYS, _LINE = 8, 64
-"""Lines in a set of the first-level cache, bytes in a line: alike on all targets of the table."""
-
 _ROW = 0.08
 """Cycles that a row of a tile costs in a step on x86, besides its number: its address."""
 
@@ -351,12 +348,12 @@ def _tile(rows: int, blocks: int, row_bytes: int, target: Target, choices: Choic
         return (
             -(-rows // tile.pixels)
             * groups
-            * (tiles.step_cost(tile.pixels, tile.blocks, target) + 0.25 * tile.blocks + row * tile.pixels)
+            * (tiles.step_cost(tile.pixels, tile.blocks, target) + tiles.WAY * tile.blocks + row * tile.pixels)
         )
 
-    sets = target.l1_bytes // (_WAYS * _LINE)
-    apart = sets // gcd(max(1, row_bytes // _LINE), sets)
-    most = min(rows, target.vector_registers, apart * _WAYS * 3 // 4)
+    sets = target.l1_bytes // (tiles.WAYS * tiles.LINE)
+    apart = sets // gcd(max(1, row_bytes // tiles.LINE), sets)
+    most = min(rows, target.vector_registers, apart * tiles.WAYS * 3 // 4)
     candidates = [
         tiles.Tile(pixels, wide)
         for wide in range(1, min(blocks, 8) + 1)

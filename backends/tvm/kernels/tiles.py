@@ -38,6 +38,12 @@ from specc.targets import Target
 WORSE = 1.6
 """By what factor the cost of a tile may be above the least one for the tile to be worth a measurement."""
 
+WAY = 0.25
+"""Cycles for the way of a vector of weights from the second-level cache."""
+
+WAYS, LINE = 8, 64
+"""Lines in a set of the first-level cache, bytes in a line: alike on all targets of the table."""
+
 _KEPT = 3
 """Taps of a row whose inputs are taken to be kept for the next ones: of longer windows a part is read again."""
 
@@ -113,17 +119,15 @@ def step_cost(pixels: int, blocks: int, target: Target) -> float:
     return max(products, loads, started if target.architecture == "x86_64" else 0.0, target.fma_latency)
 
 
-def row_cost(length: int, blocks: int, tile: Tile, target: Target) -> float:
-    """Cycles for one step of the reduction over a row of `length` results in `blocks` channel blocks.
-
-    A quarter of a cycle for every vector of weights read stands for their way from the second-level cache.
-    """
+def row_cost(length: int, blocks: int, tile: Tile, target: Target, way: float = WAY) -> float:
+    """Cycles for one step of the reduction over a row of `length` results in `blocks` channel blocks, where a vector of
+    weights takes `way` more cycles to come."""
     groups = [tile.blocks] * (blocks // tile.blocks) + [blocks % tile.blocks] * (blocks % tile.blocks > 0)
     sizes = balanced(length, tile.pixels)
-    return sum(step_cost(size, group, target) + 0.25 * group for size in sizes for group in groups)
+    return sum(step_cost(size, group, target) + way * group for size in sizes for group in groups)
 
 
-def choose(length: int, blocks: int, target: Target, widest: int = 4, taps: int = 1) -> Tile:
+def choose(length: int, blocks: int, target: Target, widest: int = 4, taps: int = 1, way: float = WAY) -> Tile:
     """The tile of at most `widest` blocks that takes the fewest cycles for a row; among equals, that of more pixels.
 
     `taps` is how many columns the window has.
@@ -131,7 +135,7 @@ def choose(length: int, blocks: int, target: Target, widest: int = 4, taps: int 
     Measured on Cascade Lake, one core, 3x3 convolutions of 64 to 256 channels: 13 x 2, 9 x 2, 8 x 3 and 6 x 4 reach 130
     to 145 GFLOP/s, 14 x 2 reaches 85 to 98 at 28 columns, 14 x 1 and 5 x 4 100 to 130.
     """
-    return _ranked(length, blocks, target, widest, taps)[0]
+    return _ranked(length, blocks, target, widest, taps, way=way)[0]
 
 
 def take(choices: Choices, length: int, blocks: int, target: Target, taps: int = 1, kept: int | None = None) -> Tile:
@@ -145,7 +149,13 @@ def take(choices: Choices, length: int, blocks: int, target: Target, taps: int =
 
 @cache
 def _ranked(
-    length: int, blocks: int, target: Target, widest: int = 4, taps: int = 1, kept: int | None = None
+    length: int,
+    blocks: int,
+    target: Target,
+    widest: int = 4,
+    taps: int = 1,
+    kept: int | None = None,
+    way: float = WAY,
 ) -> tuple[Tile, ...]:
     """All tiles that the registers hold, the one that takes the fewest cycles first."""
     candidates = dict.fromkeys(
@@ -154,7 +164,9 @@ def _ranked(
         for pixels in range(1, length + 1)
         if fits(pixels, wide, target, taps, kept)
     )
-    return tuple(sorted(candidates, key=lambda tile: (round(row_cost(length, blocks, tile, target), 6), -tile.pixels)))
+    return tuple(
+        sorted(candidates, key=lambda tile: (round(row_cost(length, blocks, tile, target, way), 6), -tile.pixels))
+    )
 
 
 def fits(pixels: int, blocks: int, target: Target, taps: int = 1, kept: int | None = None) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
+from specc import targets
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import attention
@@ -41,6 +42,29 @@ def test_any_extents(lead: tuple[int, ...], queries: int, keys: int, depth: int,
 @given(st.sampled_from((1, 2)), st.sampled_from((1, 7, 19, 40)), st.sampled_from((1, 3)), st.sampled_from((8, 20, 32)))
 def test_a_joint_projection_is_read_where_it_lies(n: int, length: int, heads: int, depth: int) -> None:
     check(joint(n, length, heads, depth), attention.lower, NATIVE, tolerance(depth))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("shape", [((1, 3), 70, 33, 8, 40), ((5, 3), 49, 16, 5, 3), ((), 100, 7, 4, 32)])
+def test_values_are_copied_or_read_where_they_lie(copied: bool, shape: Any) -> None:
+    """Keys of both parities, widths beside whole vectors, heads that share a copy and several copies of a head."""
+    check(plain(*shape), attention.lower, NATIVE, tolerance(shape[3]), configuration={"copied": copied})
+
+
+@pytest.mark.parametrize(
+    ("group", "copied"),
+    [
+        (joint(1, 197, 6, 64), True),
+        (joint(64, 49, 3, 32), False),
+        (plain((1, 6), 197, 197, 64, 64), False),
+        (joint(1, 16, 2, 8), None),
+    ],
+    ids=["rows far apart", "few rows", "one run", "one block of queries"],
+)
+def test_values_that_a_cache_does_not_keep_are_copied(group: Group, copied: bool | None) -> None:
+    choices = Choices()
+    assert attention.lower(group, targets.find("x86-64-v4"), choices) is not None
+    assert {choice.name: choice.taken for choice in choices.space}.get("copied") == copied
 
 
 def biased(bias: Any) -> Group:
