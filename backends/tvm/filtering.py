@@ -62,6 +62,14 @@ def growth(m: int, r: int) -> float:
     return math.sqrt(total / (m * r))
 
 
+def tiles(kernel: Sequence[int], rounding: float) -> list[tuple[int, int]]:
+    """The tiles of results (rows, columns) of a window of two axes for which there are points, and for which rounding
+    errors grow by a factor of `rounding` at most."""
+    rows, columns = ([1] if r == 1 else [n - r + 1 for n in POINTS if n - r + 1 > 1] for r in kernel)
+    pairs = [(m, p) for m in rows for p in columns if (m, p) != (1, 1)]
+    return [(m, p) for m, p in pairs if growth(m, kernel[0]) * growth(p, kernel[1]) <= rounding]
+
+
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     """The coefficients of the product of (x - root), from the constant one up."""
     coefficients = [Fraction(1)]

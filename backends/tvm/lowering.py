@@ -298,11 +298,10 @@ class _Lowering:
         return replace(kernel, function=kernel.function.with_attr("global_symbol", name)), holds
 
     def _template(self, group: Group, configuration: Configuration) -> Template:
-        if self.target.gpu:
-            return lower_for_gpu(group, self.target, configuration)
+        lower = lower_for_gpu if self.target.gpu else select.lower
         key = _filter(group)
         agreed = {CHOICE: self.given_tiles[key]} if key and key in self.given_tiles else {}
-        template = select.lower(group, self.target, {**agreed, **configuration})
+        template = lower(group, self.target, {**agreed, **configuration})
         if key and CHOICE in template.configuration:
             self.tiles.setdefault(key, str(template.configuration[CHOICE]))
         return template

@@ -25,6 +25,7 @@ from specc import grammar, targets
 from specc.backends.tvm.cuda import nvrtc
 from specc.manifest import Machine
 from specc.passes.registry import parse
+from specc.records import Record
 from specc.unpack import unpack
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -179,6 +180,58 @@ def test_a_depthwise_and_a_1x1_convolution_are_one_kernel(precision: str, digits
     assert found["configuration"]["fused"] is (precision != "float32")
     launches = [line.split()[1] for line in log(digits) if line.startswith("cuLaunchKernel")]
     assert sum(found["kernel"] in name for name in launches) == (2 if precision == "float32" else 1), launches
+
+
+_RESIDUAL = """specc 1
+
+block Basic(x: [n, c, h, w]) -> [n, c, h, w]:
+    conv1 = conv2d(x, c, k=3, p=1)
+    conv2 = conv2d(relu(conv1), c, k=3, p=1)
+    return relu(conv2 + x)
+
+network Residual(image: [n, 3, 26, 22]) -> [n, 10]:
+    stem = conv2d(image, 20, k=3, s=2, p=1)
+    layer1 = Basic(relu(stem))
+    down = conv2d(layer1, 36, k=3)
+    layer2 = Basic(relu(down))
+    head = linear(global_avg_pool(layer2), 10)
+    return head
+"""
+
+
+def test_a_network_by_minimal_filtering(digits: Path) -> None:
+    """Records choose it for one size; at the other one, what reads the same weights follows."""
+    graph, target, shapes = grammar.loads(_RESIDUAL), "cuda:sm_90", [{"n": 1}, {"n": 2}]
+
+    def products(path: Path) -> list[tuple[Any, str]]:
+        sizes = container.read(path).manifest.sizes
+        return [
+            (kernel, kernel["configuration"]["winograd"])
+            for size in sizes
+            for kernel in size.facts["kernels"]
+            if "winograd" in kernel["configuration"]
+        ]
+
+    specc.compile(graph, target=target, shapes=shapes[0], tuning="none").save(digits / "direct.artifact")
+    direct = products(digits / "direct.artifact")
+    assert len(direct) == 5 and {tile for _, tile in direct} == {"none"}, "so small a network gains nothing by it"
+    records = digits / "records"
+    with records.open("w") as file:
+        for (kernel, _), tile in zip(direct, ("4x4", "2x2", "3x4", "4x2", "4x4"), strict=True):
+            configuration = {"winograd": tile, "tile": "32x32", "splits": 1}
+            file.write(Record(target, kernel["kernel"], configuration, True, 0.5, 1.0, 1, "").line())
+    library = compile_artifact(graph, digits / "residual.artifact", shapes=shapes, tuning=records)
+    found = products(digits / "residual.artifact")
+    assert len(found) == 10 and "none" not in {tile for _, tile in found}
+    assert {kernel["template"] for kernel, _ in found} == {"winograd"}
+    words = (sys.executable, "-m", "specc", "run", "residual.artifact", "--self-test", "--tolerance", "1e-5")
+    for order in ("forward", "reverse"):
+        done = emulate(digits, *words, EMULATED_KERNELS=str(library), EMULATED_ORDER=order)
+        assert done.returncode == 0, done.stderr
+    launches = [line.split()[1] for line in log(digits) if line.startswith("cuLaunchKernel")]
+    for kernel, _ in found:
+        names = {name for name in launches if kernel["kernel"] in name}
+        assert len(names) == 3, launches
 
 
 _TRANSFORMER = """specc 1

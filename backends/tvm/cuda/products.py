@@ -26,7 +26,7 @@ from tvm import tirx
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda.occupancy import LAUNCH, ROUND_TRIP
-from specc.backends.tvm.cuda.operands import Results, anchor_of, product
+from specc.backends.tvm.cuda.operands import Product, Results, anchor_of, product
 from specc.backends.tvm.cuda.threads import BLOCK, barrier, grid, local, only_if, shared, unrolled
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.expression import Scalar
@@ -78,15 +78,27 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     anchor, sizes = found
     step = group.step(anchor)
-    _, rows, columns, terms = sizes
-    if min(rows, columns, terms) < _LEAST or rows * columns * terms < 32 * 32 * STEP:
+    if not worth(sizes):
         return None
     weight = step.operands[1]
     packings = {}
     if step.op != "matmul" and group.inputs[weight].frozen:
         packings[weight] = Packing("terms")
     tile, splits = choose(sizes, target, choices)
-    return Template(lambda emitter: _Tiles(emitter, anchor, tile, splits).emit(), packings)
+    return Template(lambda emitter: _write(emitter, anchor, tile, splits), packings)
+
+
+def worth(sizes: tuple[int, int, int, int]) -> bool:
+    """Whether a product is large enough for tiles; `sizes` are batch, rows, columns and terms."""
+    _, rows, columns, terms = sizes
+    return min(rows, columns, terms) >= _LEAST and rows * columns * terms >= 32 * 32 * STEP
+
+
+def _write(emitter: Emitter, anchor: int, tile: Tile, splits: int) -> None:
+    factors = product(emitter, emitter.group.step(anchor))
+    results = Results(emitter, anchor, factors, splits)
+    Tiles(emitter, factors, tile, splits, results.put).emit()
+    results.add_up()
 
 
 def cycles(tile: Tile, splits: int, sizes: tuple[int, int, int, int], target: Target) -> float:
@@ -168,13 +180,15 @@ class Side:
             emitter.store(self.memory, self.registers[j], [half, term, index])
 
 
-class _Tiles:
-    """Writes the kernel."""
+Put = Callable[[tuple[Any, Any, Any], Any, Scalar], None]
+"""What takes a sum: its place [b, m, n], the number of the part of k, and the sum."""
 
-    def __init__(self, emitter: Emitter, anchor: int, tile: Tile, splits: int) -> None:
-        self.emitter, self.tile, self.splits = emitter, tile, splits
-        self.product = product(emitter, emitter.group.step(anchor))
-        self.results = Results(emitter, anchor, self.product, splits)
+
+class Tiles:
+    """Writes the launch that multiplies and gives every sum to `put`."""
+
+    def __init__(self, emitter: Emitter, product: Product, tile: Tile, splits: int, put: Put) -> None:
+        self.emitter, self.product, self.tile, self.splits, self.put = emitter, product, tile, splits, put
 
     def emit(self) -> None:
         emitter, tile, p = self.emitter, self.tile, self.product
@@ -191,8 +205,7 @@ class _Tiles:
                 whole = p.rows % tile.rows == 0, p.columns % tile.columns == 0
                 inside = emitter.math.all(whole[0] or m < p.rows, whole[1] or n < p.columns)
                 with only_if(inside):
-                    self.results.put((b, m, n), split, Scalar(accumulators[i * tile.across + j]))
-        self.results.add_up()
+                    self.put((b, m, n), split, Scalar(accumulators[i * tile.across + j]))
 
     def _multiply(self, place: tuple[Any, Any, Any], split: Any, thread: Any) -> Any:
         """The sums of a thread's results over the terms of one part, in registers."""

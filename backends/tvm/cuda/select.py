@@ -16,6 +16,7 @@ from specc.backends.tvm.cuda import (
     scan,
     separable,
     squeeze,
+    winograd,
 )
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
@@ -24,6 +25,7 @@ from specc.targets import Target
 
 TEMPLATES = (
     cores.lower,
+    winograd.lower,
     products.lower,
     depthwise.lower,
     separable.lower,
@@ -42,8 +44,8 @@ def lower(group: Group, target: Target, configuration: Configuration = NOTHING) 
         if any(type.layout for type in step.types):
             note = "leave the pass `layout` out: tensors lie plainly there"
             raise error("S0806", f"there are no kernels in blocks of channels for {target.name}", notes=(note,))
+    choices = Choices(configuration)
     for lower in TEMPLATES:
-        choices = Choices(configuration)
         found = lower(group, target, choices)
         if found is not None:
             return replace(found, space=choices.space)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
 from math import prod
 
+from specc.backends.tvm import filtering
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.filtering import POINTS, growth
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.fetch import take_inputs, take_soon
 from specc.targets import Target
@@ -77,17 +76,10 @@ def _plans(shape: Shape, target: Target) -> list[Plan]:
     """Everything that may be done."""
     return [
         Plan((rows, columns), size, blocks, own)
-        for rows, columns in product(_tiles(shape.kernel[0]), _tiles(shape.kernel[1]))
-        if (rows, columns) != (1, 1)
-        and growth(rows, shape.kernel[0]) * growth(columns, shape.kernel[1]) <= target.rounding
+        for rows, columns in filtering.tiles(shape.kernel, target.rounding)
         for blocks in range(1, min(3, shape.outputs) + 1)
         for size, own in _pieces(shape, (rows, columns), target)
     ]
-
-
-def _tiles(r: int) -> list[int]:
-    """The sizes of tiles for which there are points."""
-    return [1] if r == 1 else [n - r + 1 for n in POINTS if n - r + 1 > 1]
 
 
 def _count(shape: Shape, m: tuple[int, int]) -> int:
