@@ -2,6 +2,11 @@
 of Computations", 1980; Toom and Cook's multiplication of polynomials, transposed).
 
     y = A^T ((G g) * (B^T d))       y [m] is the correlation of d [m + r - 1] and g [r], * the elementwise product
+
+With a stride of s, every s-th result of a correlation, y is the sum of s correlations: of every s-th input with every
+s-th tap, from each of the first s on. Each of them has places of its own; there are n = (m - 1) s + r of them together,
+as many as inputs. With s = 2 and r = 3 one has two taps and one has a single tap, which needs no transform: 5 products
+in place of 6 for m = 2, 9 in place of 12 for m = 4.
 """
 
 from __future__ import annotations
@@ -28,12 +33,18 @@ POINTS: dict[int, tuple[str, ...]] = {
 
 
 @cache
-def transforms(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
-    """(A^T [m, n], G [n, r], B^T [n, n]) with n = m + r - 1: A^T ((G g) * (B^T d)) is the correlation of d and g.
+def transforms(m: int, r: int, stride: int = 1) -> tuple[Matrix, Matrix, Matrix]:
+    """(A^T [m, n], G [n, r], B^T [n, n]) with n = (m - 1) * stride + r: A^T ((G g) * (B^T d)) is the correlation of d
+    and g, every `stride`-th of its results. The stride is at most r.
 
     Toom and Cook's algorithm, transposed; every entry is exact. The scale of a point is a factor of G B^T's rows or of
     A^T's columns: here A^T has it, for results are transformed once, and weights for every piece.
     """
+    if stride > 1:
+        return _strided(m, r, stride)
+    if r == 1:  # products alone
+        unit = _frozen([[Fraction(i == j) for j in range(m)] for i in range(m)])
+        return unit, ((Fraction(1),),) * m, unit
     n = m + r - 1
     points = [Fraction(p) for p in POINTS[n]]
     others = [points[:j] + points[j + 1 :] for j in range(n - 1)]
@@ -44,8 +55,39 @@ def transforms(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
     return _frozen(a_t), _frozen(g), _frozen(b_t)
 
 
+def _strided(m: int, r: int, stride: int) -> tuple[Matrix, Matrix, Matrix]:
+    """`transforms` as the sum of those of each phase, whose taps and inputs lie `stride` apart."""
+    n = (m - 1) * stride + r
+    a_t: list[list[Fraction]] = [[] for _ in range(m)]
+    g: list[list[Fraction]] = []
+    b_t: list[list[Fraction]] = []
+    for phase in range(stride):
+        results, taps, inputs = transforms(m, -(-(r - phase) // stride))
+        for row, more in zip(a_t, results, strict=True):
+            row += more
+        g += [_apart(row, phase, stride, r) for row in taps]
+        b_t += [_apart(row, phase, stride, n) for row in inputs]
+    return _frozen(a_t), _frozen(g), _frozen(b_t)
+
+
+def _apart(row: Sequence[Fraction], first: int, stride: int, length: int) -> list[Fraction]:
+    """A row of so many entries: those of `row` from number `first` on, `stride` apart, and zeros."""
+    found = [Fraction(0)] * length
+    found[first::stride] = row
+    return found
+
+
+def sizes(r: int, stride: int = 1) -> list[int]:
+    """For how many results at once there are points; 1 stands for sums as they are."""
+    longest = -(-r // stride)
+    if longest == 1:
+        return [1]
+    shortest = r // stride
+    return [n - longest + 1 for n in POINTS if n > longest and (shortest == 1 or n - longest + shortest in POINTS)]
+
+
 @cache
-def growth(m: int, r: int) -> float:
+def growth(m: int, r: int, stride: int = 1) -> float:
     """How much greater the terms are that are added up, in the root mean square, than those of the correlation itself.
 
     For independent inputs and weights of variance 1. Rounding errors grow as much: with 64 channels and 3 x 3 weights
@@ -56,18 +98,18 @@ def growth(m: int, r: int) -> float:
     """
     if 1 in (m, r):
         return 1.0
-    a_t, g, b_t = transforms(m, r)
+    a_t, g, b_t = transforms(m, r, stride)
     places = [sum(x * x for x in row) * sum(x * x for x in other) for row, other in zip(g, b_t, strict=True)]
     total = sum(x * x * place for row in a_t for x, place in zip(row, places, strict=True))
     return math.sqrt(total / (m * r))
 
 
-def tiles(kernel: Sequence[int], rounding: float) -> list[tuple[int, int]]:
+def tiles(kernel: Sequence[int], rounding: float, stride: Sequence[int] = (1, 1)) -> list[tuple[int, int]]:
     """The tiles of results (rows, columns) of a window of two axes for which there are points, and for which rounding
     errors grow by a factor of `rounding` at most."""
-    rows, columns = ([1] if r == 1 else [n - r + 1 for n in POINTS if n - r + 1 > 1] for r in kernel)
+    rows, columns = map(sizes, kernel, stride)
     pairs = [(m, p) for m in rows for p in columns if (m, p) != (1, 1)]
-    return [(m, p) for m, p in pairs if growth(m, kernel[0]) * growth(p, kernel[1]) <= rounding]
+    return [pair for pair in pairs if prod(map(growth, pair, kernel, stride)) <= rounding]
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:

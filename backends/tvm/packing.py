@@ -29,7 +29,7 @@ class Packing:
     depthwise           [c, 1, kh, kw] -> [ceil(c / block), kh, kw, block], zeros beyond
     transposed          [..., i, j] -> [..., j, ceil(i / block) * block], zeros beyond i
     winograd            [o, i, kh, kw] -> [ceil(o / block), n, ceil(i / inner) * inner, block], zeros beyond: the
-                        weights at the n places of tiles of `tile` results, G g G^T (`filtering`)
+                        weights at the n places of tiles of `tile` results `stride` apart, G g G^T (`filtering`)
     matrix              [o, i] -> [ceil(o / block), i, block], zeros beyond
     terms               [o, i, ...] -> [... * i, o]
     rows                [o, i, ...] -> [o, ... * ceil(i / block) * block], zeros beyond i
@@ -41,6 +41,7 @@ class Packing:
     block: int = 1
     inner: int = 1
     tile: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
     wide: bool = False
 
     def shape(self, logical: tuple[int, ...]) -> tuple[int, ...]:
@@ -71,7 +72,7 @@ class Packing:
     def _winograd(self, a: NDArray[Any]) -> NDArray[Any]:
         a = _grown(_grown(a, 0, self.block), 1, self.inner)
         o, i, kh, kw = a.shape
-        rows, columns = (np.array(transforms(m, r)[1], float) for m, r in zip(self.tile, (kh, kw), strict=True))
+        rows, columns = (np.array(g, float) for _, g, _ in map(transforms, self.tile, (kh, kw), self.stride))
         u: NDArray[Any] = np.einsum("er,oirs,fs->efio", rows, a, columns, optimize=True).astype(a.dtype)
         return u.reshape(-1, i, o // self.block, self.block).transpose(2, 0, 1, 3)
 

@@ -63,18 +63,21 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     if not all(group.inputs[v].frozen for v in (weight, *bias)) or block_of(group.type(data).layout) != lanes:
         return None
-    if step.attrs["stride"] != (1, 1) or step.attrs["dilation"] != (1, 1) or not target.vectors:
+    if step.attrs["dilation"] != (1, 1) or not target.vectors:
         return None
     n, c, h, w = group.type(data).concrete
     _, o, rows, columns = step.type.concrete
     kh, kw = group.type(weight).concrete[2:]
-    shape = Shape(n, -(-c // lanes), h, w, -(-o // lanes), rows, columns, (kh, kw), step.attrs["padding"][:2])
+    stride = step.attrs["stride"]
+    if stride[0] > kh or stride[1] > kw:
+        return None
+    shape = Shape(n, -(-c // lanes), h, w, -(-o // lanes), rows, columns, (kh, kw), step.attrs["padding"][:2], stride)
     paired = group.type(data).dtype == group.type(weight).dtype == "bfloat16"
     faster = half.FASTER if half.adds_up(group, anchor, target) else 1
     plan = take(choices, shape, target, DEPTH if paired and target.pair_product else faster)
     if plan is None:
         return None
-    packings[weight] = Packing("winograd", lanes, lanes, plan.m, wide=True)
+    packings[weight] = Packing("winograd", lanes, lanes, plan.m, stride, wide=True)
     packings |= {value: Packing("padded", lanes) for value in bias}
     count = shape.batch * -(-shape.rows // plan.m[0]) * -(-shape.columns // plan.m[1])
     once = count % plan.size == 0 and shape.outputs % plan.blocks == 0
@@ -110,7 +113,7 @@ class _Winograd:
         self.data, self.weight = data, emitter.buffers[weight]
         self.bias = emitter.buffers[bias[0]] if bias else None
         self.epilogue = Epilogue(emitter, anchor, self.lanes)
-        self.matrices = [transforms(m, r) for m, r in zip(plan.m, shape.kernel, strict=True)]
+        self.matrices = [*map(transforms, plan.m, shape.kernel, shape.stride)]
         self.taken = plan.taken(shape)
         self.places = prod(self.taken)
         self.down, self.across = -(-shape.rows // plan.m[0]), -(-shape.columns // plan.m[1])
@@ -151,7 +154,8 @@ class _Winograd:
         read = Registers(width, self.lanes, "float32")
         with emitter.serial(self.plan.size) as t:
             n, y, x = self._place(first + t)
-            top, left = y * self.plan.m[0] - shape.padding[0], x * self.plan.m[1] - shape.padding[1]
+            top = y * self.plan.m[0] * shape.stride[0] - shape.padding[0]
+            left = x * self.plan.m[1] * shape.stride[1] - shape.padding[1]
 
             def transform(checked: bool) -> None:
                 with emitter.lanes(self.lanes) as lane:

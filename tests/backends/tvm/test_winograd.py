@@ -10,7 +10,7 @@ from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
 from specc.backends.tvm.choices import Choices, Configuration
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels import convolution, select, winograd
+from specc.backends.tvm.kernels import convolution, select, winograd, winograd_plan
 from specc.backends.tvm.packing import Packing
 from specc.targets import Target
 
@@ -29,6 +29,10 @@ CASES: list[tuple[tuple[int, ...], int, tuple[int, int], dict[str, Any], str]] =
     ((1, 16, 6, 21), 16, (1, 7), {"padding": [0, 3]}, "1x2"),
     ((1, 16, 6, 21), 16, (3, 1), {"padding": [1, 0]}, "4x1"),
     ((1, 16, 3, 3), 16, (3, 3), {"padding": 1}, "4x4"),
+    ((1, 32, 12, 12), 32, (3, 3), {"padding": 1, "stride": 2}, "2x2"),
+    ((2, 20, 9, 14), 40, (3, 3), {"padding": 1, "stride": 2}, "2x4"),
+    ((1, 17, 10, 13), 16, (5, 3), {"padding": [2, 0, 1, 2], "stride": [2, 1]}, "2x2"),
+    ((1, 16, 11, 9), 16, (3, 3), {"stride": [1, 3]}, "4x1"),
 ]
 
 
@@ -96,8 +100,33 @@ def test_the_cost_model_takes_it_where_it_pays() -> None:
     assert taken(conv((1, 512, 7, 7), 512, (3, 3), wide, padding=1), wide) == "none", "its weights come from memory"
     assert taken(group, replace(wide, rounding=2.0)) == "2x2"
     assert taken(group, replace(wide, rounding=1.0)) is None
-    assert taken(conv((1, 64, 56, 56), 64, (3, 3), wide, padding=1, stride=2), wide) is None
+    assert taken(conv((1, 64, 56, 56), 64, (3, 3), wide, padding=1, dilation=2), wide) is None
     assert taken(conv((1, 64, 56, 56), 64, (1, 1), wide), wide) is None
+
+
+def test_the_cost_model_takes_it_with_a_stride_where_it_pays() -> None:
+    def taken(channels: int, extent: int, out: int) -> Any:
+        group = conv((1, channels, extent, extent), out, (3, 3), wide, padding=1, stride=2)
+        return {choice.name: choice.taken for choice in select.lower(group, wide).space}["winograd"]
+
+    wide = replace(NATIVE, l2_bytes=1 << 20, vector_bits=512, vector_registers=32)
+    assert taken(256, 28, 256) == taken(128, 28, 256) == taken(96, 28, 192) == "2x2", "0.78, 0.78 and 0.82 of the time"
+    assert taken(48, 112, 48) == taken(48, 56, 96) == "none", "transforms cost more: 1.09 and 1.17"
+    assert taken(128, 56, 128) == "none", "its image comes from memory, and its weights twice: 0.95 to 1.11"
+    assert taken(512, 14, 512) == taken(192, 14, 1280) == "none", "its weights come from memory: 1.40 for the second"
+
+
+def test_a_tile_of_a_greater_error_has_to_pay() -> None:
+    wide = replace(NATIVE, l2_bytes=1 << 20, vector_bits=512, vector_registers=32)
+    shape = winograd_plan.Shape(1, 16, 14, 14, 16, 14, 14, (3, 3), (1, 1))
+    plans = winograd_plan._plans(shape, wide)
+    small, great = (
+        min(winograd_plan._cycles(shape, plan, wide) for plan in plans if plan.m == m) for m in ((2, 2), (2, 3))
+    )
+    assert 0.95 < great / small < 1, "by the model alone it would be taken"
+    plan = winograd_plan.take(Choices(), shape, wide)
+    assert plan is not None
+    assert plan.m == (2, 2)
 
 
 def test_weights_are_transformed_when_they_are_packed() -> None:
