@@ -47,6 +47,9 @@ _GAIN = 0.9
 _ALIKE = 1.05
 """Up to this factor, a model that nobody has measured does not tell which of two takes longer."""
 
+_MOST = 2**31 - 1
+"""Numbers between the launches: indices have 32 bits."""
+
 _EACH = 6
 """Cycles of a multiprocessor that a warp of a transform takes for a place of its tiles: to read it, where the tiles of
 a warp touch four lines of the cache, to compute it, and to write it."""
@@ -101,6 +104,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     top, left = step.attrs["padding"][:2]
     tiles = filtering.tiles((kh, kw), target.rounding)
     shapes = [Shape(n, c, o, (h, w), (rows, columns), (kh, kw), (top, left), m) for m in tiles]
+    held = [prod(shape.taken) * prod(shape.grid) * max(c, o) for shape in shapes]
+    shapes = [shape for shape, numbers in zip(shapes, held, strict=True) if numbers <= _MOST]
     shape = _choose(shapes, direct, target, choices)
     if shape is None:
         return None

@@ -241,6 +241,14 @@ def test_rounding_is_bounded() -> None:
     assert lower(group, replace(TARGET, rounding=1.0), winograd="4x4") is None
 
 
+def test_indices_between_the_launches_have_32_bits() -> None:
+    for pictures, fits in ((256, True), (300, False)):  # 36 / 16 numbers for each pixel of 64 channels
+        group = conv((pictures, 64, 224, 224), 64, padding=1)
+        assert (lower(group, TARGET, winograd="4x4") is not None) == fits
+        assert lower(group, TARGET, winograd="2x2") is None or fits
+        assert chosen(group) == ("4x4" if fits else None)
+
+
 def test_a_configuration_overrules_the_cost_model() -> None:
     small, large = conv((1, 16, 8, 8), 16, padding=1), conv((64, 64, 56, 56), 64, padding=1)
     for group, given in ((small, "4x4"), (large, "none")):
