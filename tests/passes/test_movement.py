@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -619,6 +620,18 @@ def test_a_chain_that_is_cheapest_as_it_is_says_so() -> None:
     assert [event.reason for event in journal.refused] == [
         "no order of these 3 factors costs less than 64 multiplications"
     ]
+
+
+def test_a_chain_longer_than_calls_may_nest_keeps_its_order() -> None:
+    graph = Graph("Chain")
+    value = graph.input("x", TensorType((2, 4)))
+    for position in range(sys.getrecursionlimit()):
+        value = graph.apply("matmul", [value, graph.input(f"w{position}", TensorType((4, 4)))])
+    graph.outputs = [value]
+    journal = Journal()
+    assert canonicalize(graph, journal).count("matmul") == sys.getrecursionlimit()
+    (reason,) = {event.reason for event in journal.refused}
+    assert reason == f"it has {sys.getrecursionlimit() + 1} factors, and the order of no more than 64 is looked for"
 
 
 @st.composite
