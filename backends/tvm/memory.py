@@ -185,11 +185,12 @@ def assign(slots: Sequence[Slot], regions: Sequence[Slot] = ()) -> list[Place]:
     """
     room = sum(aligned(region.size) for region in regions)
     least = max((held([*slots, *regions], slot.first) for slot in slots), default=0) - room
+    beside = neighbours(slots)
     best: list[Place] = []
     lowest: int | None = None
     for order in (_by_size(slots), _by_breadth(slots)):
         for _ in range(TRIES):
-            places = _greedy(slots, regions, order)
+            places = _greedy(slots, regions, order, beside)
             ends = {i: at.offset + slots[i].size for i, at in enumerate(places) if at.space == "arena"}
             end = max(ends.values(), default=0)
             if lowest is None or end < lowest:
@@ -213,17 +214,35 @@ def _by_breadth(slots: Sequence[Slot]) -> list[int]:
     return list(dict.fromkeys(i for call in calls for i in order if slots[i].first <= call <= slots[i].last))
 
 
-def _greedy(slots: Sequence[Slot], regions: Sequence[Slot], order: Sequence[int]) -> list[Place]:
-    """Each slot at the lowest offset that is free for it, in this order; in a region where one has room."""
+def neighbours(slots: Sequence[Slot]) -> list[list[int]]:
+    """For each slot, the others that it meets. Each meets few of a deep network's, so nobody asks all pairs."""
+    found: list[list[int]] = [[] for _ in slots]
+    used: list[int] = []
+    for number in sorted(range(len(slots)), key=lambda i: slots[i].first):
+        used = [other for other in used if slots[other].meets(slots[number])]
+        for other in used:
+            found[other].append(number)
+            found[number].append(other)
+        used.append(number)
+    return found
+
+
+def _greedy(
+    slots: Sequence[Slot], regions: Sequence[Slot], order: Sequence[int], beside: Sequence[Sequence[int]]
+) -> list[Place]:
+    """Each slot at the lowest offset that is free for it, in this order; in a region where one has room.
+
+    beside  as `neighbours` gives them
+    """
     places: dict[int, Place] = {}
 
-    def lowest(slot: Slot, place: Place) -> Place:
+    def lowest(number: int, place: Place) -> Place:
         """The first place in the space of `place` that nothing takes which lives at the same time."""
-        position = place.offset
+        slot, position = slots[number], place.offset
         taken = sorted(
-            (at.offset, at.offset + slots[other].size)
-            for other, at in places.items()
-            if at[:2] == place[:2] and slot.meets(slots[other])
+            (places[other].offset, places[other].offset + slots[other].size)
+            for other in beside[number]
+            if other in places and places[other][:2] == place[:2]
         )
         for start, end in taken:
             if position + slot.size <= start:
@@ -234,7 +253,7 @@ def _greedy(slots: Sequence[Slot], regions: Sequence[Slot], order: Sequence[int]
     for number in order:
         slot = slots[number]
         free = [Place("output", i) for i, region in enumerate(regions) if not slot.meets(region)]
-        found = [lowest(slot, place) for place in free]
+        found = [lowest(number, place) for place in free]
         fitting = [place for place in found if place.offset + slot.size <= regions[place.number].size]
-        places[number] = fitting[0] if fitting else lowest(slot, Place("arena", 0))
+        places[number] = fitting[0] if fitting else lowest(number, Place("arena", 0))
     return [places[number] for number in range(len(slots))]

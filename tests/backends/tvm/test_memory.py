@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from specc import targets
 from specc.backends.torch import freeze
 from specc.backends.tvm import lower
-from specc.backends.tvm.memory import Place, Slot, assign, plan
+from specc.backends.tvm.memory import Place, Slot, assign, neighbours, plan
 from specc.backends.tvm.program import Call, Program, Storage, aligned
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
@@ -36,6 +36,12 @@ def test_slots_that_meet_do_not_overlap(given: list[Slot]) -> None:
     for i, (a, at) in enumerate(zip(given, offsets)):
         for b, bt in zip(given[:i], offsets[:i]):
             assert not a.meets(b) or at + a.size <= bt or bt + b.size <= at or not (a.size and b.size)
+
+
+@given(slots())
+def test_each_slot_stands_beside_those_that_it_meets(given: list[Slot]) -> None:
+    for number, beside in enumerate(neighbours(given)):
+        assert sorted(beside) == [i for i, other in enumerate(given) if i != number and other.meets(given[number])]
 
 
 def chain(*sizes: int, overwrites: tuple[int, ...] = ()) -> Program:
