@@ -230,17 +230,19 @@ def _part(group: Group, members: Sequence[int]) -> Part:
 def extract(graph: Graph, members: Sequence[int], frozen: frozenset[int]) -> tuple[Group, list[Value], list[Value]]:
     """The program of the nodes `members` (in topological order), the values that are its inputs, and its results.
 
-    The results are those that the graph's outputs or nodes outside read. Constants of rank 0 become steps, for their
-    number is part of the kernel.
+    The results are those that the graph's outputs or nodes outside read. Constants become steps, for their number is
+    part of the kernel; but a frozen scale of integers is an input: samples give each layer its own, and layers of
+    equal shapes are one kernel so.
     """
     inside = set(members)
     outside: list[Value] = []
     literals: list[Value] = []
     for identity in members:
-        for operand in graph.operands(identity):
+        for position, operand in enumerate(graph.operands(identity)):
             if operand.node in inside:
                 continue
-            kind = literals if graph.op(operand) == "constant" else outside
+            scale = "scaled" in graph.node(identity).record.traits and position == 1 and operand.node in frozen
+            kind = literals if graph.op(operand) == "constant" and not scale else outside
             if operand not in kind:
                 kind.append(operand)
     results = [

@@ -260,7 +260,7 @@ RECORDS = (
         attributes=(Argument("zero", "int", 0), Argument("dtype", "str", "uint8")),
         scalar=_quantize,
         domain=_scales,
-        traits=frozenset({"jumps"}),
+        traits=frozenset({"jumps", "scaled"}),
     ),
     Operator(
         "dequantize",
@@ -273,7 +273,7 @@ RECORDS = (
         scalar=_dequantize,
         elements=("quantized", "float"),
         domain=_scales,
-        traits=frozenset({"jumps"}),
+        traits=frozenset({"jumps", "scaled"}),
     ),
     Operator(
         "conv2d_integer",

@@ -191,6 +191,7 @@ TRAITS: dict[str, str] = {
     "view": "the result holds the operand's elements in the same row-major order",
     "choice": "every element of the result is one of the operands under the key `any`, or a constant",
     "jumps": "a small change of an operand can change the result by much, as rounding and comparison do",
+    "scaled": "its second operand is the scale of integers, which is another one for every layer",
     "source": "a node without operands",
     "typed": "an attribute names the type of the result; a floating type stands for that in which all is computed",
     "blocks": "it takes activations in blocks of channels where `infer` does; elementwise operators always do",

@@ -173,3 +173,25 @@ def test_constants_are_part_of_the_program() -> None:
     group, outside, results = extract(graph, [y.node], graph.frozen())
     assert [step.op for step in group.steps] == ["constant", "mul"]
     assert outside == [x] and results == [y]
+
+
+def test_scales_are_operands_where_they_are_known() -> None:
+    """Layers of integers that differ in them alone have one kernel."""
+    graph = Graph("scales")
+    x = graph.input("x", TensorType((4,)))
+    for scale in (2.5, 3.5):
+        x = graph.apply("quantize", [graph.apply("relu", [x]), graph.constant(scale, (1,))])
+        x = graph.apply("dequantize", [x, graph.constant(1 / scale, (1,))])
+    graph.outputs = [x]
+    members = [node for node in graph.order() if graph.node(node).op in ("relu", "quantize")]
+    first, *_ = extract(graph, members[:2], graph.frozen())
+    second, *_ = extract(graph, members[2:], graph.frozen())
+    assert first == second and [step.op for step in first.steps] == ["relu", "quantize"]
+    unknown, *_ = extract(graph, members[:2], frozenset())
+    assert [step.op for step in unknown.steps] == ["constant", "relu", "quantize"]
+    lowered = lower(graph, NATIVE, freeze(graph, {}))
+    assert len(lowered.kernels) == 3
+    array = np.linspace(-1, 2, 4, dtype=np.float32)
+    (found,) = Model(build(lowered, NATIVE), lowered.weights).run([array])
+    (expected,) = evaluate(graph, {}, {"x": array})
+    assert np.array_equal(found, expected.astype(np.float32))
