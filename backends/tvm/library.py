@@ -30,15 +30,12 @@ from specc.backends.tvm.cuda import program as cuda
 from specc.backends.tvm.driver import SOURCES, header
 from specc.backends.tvm.lowering import Lowered
 from specc.backends.tvm.source import source
+from specc.backends.tvm.translation import LEFT_OUT, OPTIONS, translate
 from specc.cache import kept
 from specc.diagnostics import error
 from specc.targets import Target
 
 Progress = Callable[[int, int], None]
-
-PASS_OPTIONS = {"tirx.disable_assert": True, "tirx.disable_storage_rewrite": True}
-"""Kernels are called by our program alone, with what they take. And the pass that merges buffers forgets which of them
-are to stay on the stack (`emitter.on_stack`): each accumulator then costs two calls of the runtime for every tile."""
 
 
 _ELF = (
@@ -110,17 +107,16 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None, st
 def compile_kernel(function: Any, name: str, target: Target, folder: Path, keep: bool = True) -> Path:
     """The object file of a kernel in `folder`.
 
-    Objects are kept by the kernel's text, the target and TVM's version; without `keep`, one that is new is not.
+    Objects are kept by the kernel's text, the target, TVM's version and how it translates; without `keep`, one that is
+    new is not.
     """
     made = folder / f"{name}.o"
 
     def compile() -> bytes:
-        with tvm.transform.PassContext(config=PASS_OPTIONS):
-            module = tvm.tirx.build(tvm.IRModule({name: function}), target=tvm_target(target))
-        module.write_to_file(str(made))
+        translate({name: function}, tvm_target(target)).write_to_file(str(made))
         return made.read_bytes()
 
-    text = "\n".join((version("apache-tvm"), str(tvm_target(target)), repr(PASS_OPTIONS), function.script()))
+    text = "\n".join((version("apache-tvm"), str(tvm_target(target)), repr(OPTIONS), repr(LEFT_OUT), function.script()))
     made.write_bytes(kept("kernel", name, text, compile, keep))
     return made
 

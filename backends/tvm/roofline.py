@@ -29,7 +29,8 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter, Registers
 from specc.backends.tvm.kernels import dots, pairs
-from specc.backends.tvm.library import PASS_OPTIONS, tvm_target
+from specc.backends.tvm.library import tvm_target
+from specc.backends.tvm.translation import translate
 from specc.targets import Target
 
 _STEPS, _VECTORS = 1 << 20, 12
@@ -188,8 +189,7 @@ class Cores:
 
 
 def _compiled(target: Target, function: Any) -> Any:
-    with tvm.transform.PassContext(config=PASS_OPTIONS):
-        return tvm.tirx.build(tvm.IRModule({"kernel": function}), target=tvm_target(target))["kernel"]
+    return translate({"kernel": function}, tvm_target(target))["kernel"]
 
 
 def _multiply(target: Target) -> Any:

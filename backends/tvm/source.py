@@ -15,6 +15,7 @@ import tvm
 from specc.backends.tvm.driver import SOURCES, header
 from specc.backends.tvm.expression import LITERAL
 from specc.backends.tvm.lowering import Lowered
+from specc.backends.tvm.translation import translate
 from specc.targets import Target
 
 _FUNCTION = re.compile(r"^TVM_DLL int32_t __tvm_ffi_(\w+)\([^\n]*\) \{\n(.*?)^\}$", re.MULTILINE | re.DOTALL)
@@ -71,9 +72,7 @@ def _printed(kernels: Mapping[str, Any]) -> dict[str, str]:
     """The functions in C, by name."""
     if not kernels:
         return {}
-    module = tvm.IRModule(dict(kernels))
-    with tvm.transform.PassContext(config={"tirx.disable_assert": True, "tirx.disable_storage_rewrite": True}):
-        text = tvm.tirx.build(module, target=tvm.target.Target({"kind": "c"})).inspect_source()
+    text = translate(kernels, tvm.target.Target({"kind": "c"})).inspect_source()
     # A module of one function has another, called main, that calls it.
     found = {
         name: _function(name, _LITERAL.sub(r"\1", body)) for name, body in _FUNCTION.findall(text) if name in kernels

@@ -105,10 +105,10 @@ def execute(
     """The kernel's results in logical order. Lanes beyond the last channel of its operands hold 3, as they may."""
     import tvm
 
-    from specc.backends.tvm.library import PASS_OPTIONS, tvm_target
+    from specc.backends.tvm.library import tvm_target
+    from specc.backends.tvm.translation import translate
 
-    with tvm.transform.PassContext(config=PASS_OPTIONS):
-        module = tvm.tirx.build(tvm.IRModule({"kernel": kernel.function}), target=tvm_target(target))
+    module = translate({"kernel": kernel.function}, tvm_target(target))
     stored = []
     for array, packing, operand in zip(arrays, kernel.packings, group.inputs, strict=True):
         packed = packing.apply(array)
