@@ -1,10 +1,11 @@
-"""Dense convolution with stride 1 by Winograd's minimal filtering: F(m x m, r x r), fewer multiplications.
+"""Dense convolution without dilation by Winograd's minimal filtering: F(m x m, r x r), fewer multiplications.
 
     result = A^T [ (G g G^T) * (B^T d B) ] A        for each tile of m x m results (Lavin and Gray, arXiv:1509.09308)
 
 d is the (m + r - 1)^2 pixels that a tile reads, g the weights of one pair of channels, * the elementwise product.
 Summed over the input channels, the products at each of the (m + r - 1)^2 places are a matrix product of pixels and
 weights. It does (m + r - 1)^2 / m^2 multiplications a result in place of r^2: 2.25 instead of 9 for F(4 x 4, 3 x 3).
+With a stride of s, tiles read ((m - 1) s + r)^2 pixels and have as many places (`filtering`): 6.25 for F(2 x 2, 3 x 3).
 
 The weights are transformed, in float64, when the network is compiled. Tiles are dealt with in pieces whose pixels the
 second-level cache holds:
@@ -18,7 +19,8 @@ and then share out the output blocks. While one place is computed, the weights o
 block of input channels is summed up, the pixels of the next (`fetch`): the products take 0.85 to 0.9 of the time then.
 
 One core of a Cascade Lake, beside the template for direct sums: 64 channels, 56 x 56, F(4 x 4): 0.41 of its time; 128
-channels, 28 x 28: 0.37; 256 channels, 14 x 14, F(3 x 3): 0.46. Transforming the weights in the kernel, to read 9 of
+channels, 28 x 28: 0.37; 256 channels, 14 x 14, F(3 x 3): 0.46; with stride 2, F(2 x 2), from 28 x 28: 256 or 128 to 256
+channels 0.78, 96 to 192 0.82. Transforming the weights in the kernel, to read 9 of
 them in place of 36, took longer (0.52, 0.45, 0.71): what is written to the second-level cache and read again costs as
 much.
 """
