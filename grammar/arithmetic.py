@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Callable
 
-from specc.grammar.values import Family, Tensor, Unfit, Value, is_integer, kind, show
+from specc.grammar.values import Family, Tensor, Unfit, Value, described, is_integer, kind
 from specc.ir.dims import Symbolic, floordiv, product
 
 GREATEST = 2**63 - 1
@@ -51,7 +51,8 @@ def truth(value: Value) -> bool:
     """The value of a condition, which must be true or false."""
     if isinstance(value, bool):
         return value
-    raise Unfit("S0402", f"a condition is true or false; this is {show(value)}, {kind(value)}")
+    notes = ["`where(condition, x, y)` chooses between elements of tensors"] if isinstance(value, Tensor) else []
+    raise Unfit("S0402", f"a condition is true or false; this is {described(value)}", *notes)
 
 
 def binary(symbol: str, left: Value, right: Value) -> Value:
@@ -118,7 +119,7 @@ def known_int(value: Value, what: str) -> int:
     if isinstance(value, Symbolic):
         raise Unfit("S0405", f"{what} must be known now, and `{value}` is fixed only when the network is compiled")
     if not is_integer(value):
-        raise Unfit("S0402", f"{what} is an integer; this is {show(value)}, {kind(value)}")
+        raise Unfit("S0402", f"{what} is an integer; this is {described(value)}")
     return value
 
 
@@ -218,4 +219,4 @@ def _contains(container: Value, item: Value) -> bool:
         return any(equal(item, member) for member in container)
     if isinstance(container, str) and isinstance(item, str):
         return item in container
-    raise Unfit("S0402", f"`in` asks for a list on its right; this is {show(container)}, {kind(container)}")
+    raise Unfit("S0402", f"`in` asks for a list on its right; this is {described(container)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from lark.tree import Meta
 
 from specc.diagnostics import Label, Span, error
 from specc.grammar import syntax as s
+from specc.grammar.values import number
 
 MOST_DIGITS = 100
 """In a number as it is written; what it stands for is bounded where it is used."""
@@ -269,6 +271,9 @@ class Build(Transformer[Token, Any]):
         exponent = re.search(r"[eE][+-]?0*(\d+)", children[0])
         if exponent and len(exponent[1]) > 3:
             raise error("S0406", "the exponent of a number has at most three digits", Label(span))
+        if math.isinf(number(children[0])):
+            note = "a mask of numbers takes one that is far below the others: `where(mask, x, -1e9)`"
+            raise error("S0406", "this number is too large", Label(span), notes=[note])
         return s.Number(str(children[0]), span=span)
 
     def string(self, span: Span, children: list[Any]) -> s.String:

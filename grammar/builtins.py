@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from specc.grammar.arithmetic import LONGEST_LIST, binary, bounded, known_int, truth
-from specc.grammar.values import Family, Tensor, Unfit, Value, kind, show
+from specc.grammar.values import Family, Tensor, Unfit, Value, described, show
 from specc.ir.dims import Symbolic
 
 
@@ -20,7 +20,7 @@ def _items(value: Value, what: str) -> tuple[Value, ...]:
     if isinstance(value, Family):
         return value.listed()
     if not isinstance(value, tuple):
-        raise Unfit("S0402", f"{what} takes a list; this is {show(value)}, {kind(value)}")
+        raise Unfit("S0402", f"{what} takes a list; this is {described(value)}")
     return value
 
 
@@ -28,7 +28,7 @@ def _real(value: Value, what: str) -> int | float:
     if isinstance(value, Symbolic):
         raise Unfit("S0405", f"{what} needs a number, and `{value}` is fixed only when the network is compiled")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Unfit("S0402", f"{what} takes a number; this is {show(value)}, {kind(value)}")
+        raise Unfit("S0402", f"{what} takes a number; this is {described(value)}")
     return value
 
 
@@ -136,12 +136,37 @@ def _abs(x: Value) -> Value:
     return abs(_real(x, "`abs`"))
 
 
+def _sqrt(x: Value) -> Value:
+    """The square root of a number of at least 0."""
+    value = _real(x, "`sqrt`")
+    if value < 0:
+        raise Unfit("S0402", f"`sqrt` takes a number of at least 0, not {show(value)}")
+    return math.sqrt(value)
+
+
+def _exp(x: Value) -> Value:
+    """E to the power of x."""
+    try:
+        return math.exp(_real(x, "`exp`"))
+    except OverflowError:
+        raise Unfit("S0406", "this number is too large") from None
+
+
+def _log(x: Value) -> Value:
+    """The natural logarithm of a number above 0."""
+    return math.log(_above_zero(x, "`log`"))
+
+
 def _log2(x: Value) -> Value:
     """The logarithm of a number above 0 to the base 2."""
-    value = _real(x, "`log2`")
+    return math.log2(_above_zero(x, "`log2`"))
+
+
+def _above_zero(x: Value, what: str) -> int | float:
+    value = _real(x, what)
     if value <= 0:
-        raise Unfit("S0402", f"`log2` takes a number above 0, not {show(value)}")
-    return math.log2(value)
+        raise Unfit("S0402", f"{what} takes a number above 0, not {show(value)}")
+    return value
 
 
 def _all(values: Value) -> Value:
@@ -157,7 +182,7 @@ def _any(values: Value) -> Value:
 def _shape(x: Value) -> Value:
     """The extents of a tensor, as a list."""
     if not isinstance(x, Tensor):
-        raise Unfit("S0402", f"`shape` takes a tensor; this is {show(x)}, {kind(x)}")
+        raise Unfit("S0402", f"`shape` takes a tensor; this is {described(x)}")
     return x.type.shape
 
 
@@ -177,6 +202,9 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "float": _float,
     "str": _str,
     "abs": _abs,
+    "sqrt": _sqrt,
+    "exp": _exp,
+    "log": _log,
     "log2": _log2,
     "all": _all,
     "any": _any,

@@ -21,7 +21,7 @@ from specc.grammar import operators
 from specc.grammar.arithmetic import known_int
 from specc.grammar.scope import Place, Scope
 from specc.grammar.session import Session
-from specc.grammar.values import Argument, Family, Tensor, Value, is_integer, kind, show, show_shape
+from specc.grammar.values import Argument, Family, Tensor, Value, described, is_integer, show, show_shape
 from specc.ir.dims import Dim, Symbolic, floordiv, product
 from specc.ir.types import TensorType
 
@@ -56,7 +56,7 @@ class _Call:
     def tensor(self, argument: Argument) -> Tensor:
         if isinstance(argument.value, Tensor):
             return argument.value
-        found = f"a tensor is needed here; this is {show(argument.value)}, {kind(argument.value)}"
+        found = f"a tensor is needed here; this is {described(argument.value)}"
         raise self.problem("S0402", found, Label(argument.span))
 
     def axis(self, argument: Argument, rank: int) -> int:
@@ -89,6 +89,9 @@ def call(
     form, declared = FORMS[name]
     if name == "einsum":
         given = {"pattern": positional[0]} if positional else {}
+        if given and isinstance(given["pattern"].value, Tensor):
+            note = f"it is called as {USAGE[name]}"
+            raise at.problem("S0402", "its pattern comes first", Label(given["pattern"].span), notes=[note])
         operands = [at.tensor(argument) for argument in positional[1:]]
         extra = list(keywords)
     else:
@@ -108,7 +111,13 @@ def _split(at: _Call, given: dict[str, Argument], _: list[Tensor]) -> Value:
     axis = at.axis(given.get("axis", Argument(1, at.span)), x.type.rank)
     extents = sizes.value.listed() if isinstance(sizes.value, Family) else sizes.value
     if not isinstance(extents, tuple) or not all(is_integer(e) or isinstance(e, Symbolic) for e in extents):
-        raise at.problem("S0401", f"the extents are a list of integers; this is {show(extents)}", Label(sizes.span))
+        notes = [f"`chunk(x, {extents})` makes {extents} equal parts"] if is_integer(extents) else []
+        message = f"the extents are a list of integers; this is {show(extents)}"
+        raise at.problem("S0401", message, Label(sizes.span), notes=notes)
+    least = next((extent for extent in extents if isinstance(extent, int) and extent < 1), None)
+    if least is not None:
+        note = f"what the other parts leave is written out: `shape(x)[{axis}] - ...`"
+        raise at.problem("S0302", f"an extent is at least 1, not {least}", Label(sizes.span), notes=[note])
     total: Any = sum(extents, start=0)  # type: ignore[arg-type]
     if total != x.type.shape[axis]:
         message = f"the extents add up to {total}, and dimension {axis} has {x.type.shape[axis]}"
@@ -141,7 +150,7 @@ def _full(at: _Call, given: dict[str, Argument], _: list[Tensor]) -> Value:
         message = f"the shape is a list of integers of at least 1; this is {show(extents)}"
         raise at.problem("S0401", message, Label(shape.span))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        message = f"the value is a number; this is {show(value)}, {kind(value)}"
+        message = f"the value is a number; this is {described(value)}"
         raise at.problem("S0401", message, Label(given["value"].span))
     type_ = TensorType(tuple(extents))
     at.session.count_nodes(at.span)
@@ -252,7 +261,8 @@ def _einsum(at: _Call, given: dict[str, Argument], operands: list[Tensor]) -> Va
     goal = _flat(at, right, pattern.span)
     extents: dict[str, Dim] = {}
     for names, x in zip(labels, operands, strict=True):
-        extents |= _extents(at, x, [[name] for name in names], {n: extents[n] for n in names if n in extents}, x.span)
+        known = {name: extents[name] for name in names if name in extents}
+        extents |= _extents(at, x, [[name] for name in names], known, pattern.span)
     stray = next((name for name in goal if name not in extents), None)
     if stray is not None:
         raise at.problem("S0307", f"`{stray}` of the result is in no operand", Label(pattern.span))

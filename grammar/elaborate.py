@@ -20,7 +20,20 @@ from specc.grammar.scope import NoSlot, Place, Scope
 from specc.grammar.session import DEEPEST_CALLS, Learned, Session
 from specc.grammar.shapes import bind_dimensions, check_dimensions, check_form, check_result
 from specc.grammar.suggest import suggest
-from specc.grammar.values import Argument, Block, Family, Poison, Poisoned, Tensor, Value, fit, is_integer, kind, show
+from specc.grammar.values import (
+    Argument,
+    Block,
+    Family,
+    Poison,
+    Poisoned,
+    Tensor,
+    Value,
+    described,
+    fit,
+    is_integer,
+    kind,
+    show,
+)
 from specc.ir.congruence import learned
 from specc.ir.dims import Symbolic
 from specc.ir.graph import MergeClaim
@@ -147,7 +160,7 @@ class Elaborator(Evaluator):
         if isinstance(argument.value, Tensor):
             return argument.value
         value = argument.value
-        message = f"`{parameter.name}` of `{scope.definition.name}` is a tensor; this is {show(value)}, {kind(value)}"
+        message = f"`{parameter.name}` of `{scope.definition.name}` is a tensor; this is {described(value)}"
         labels = [Label(argument.span), Label(parameter.span, "declared here")]
         raise self.session.problem("S0401", message, *labels)
 
@@ -350,7 +363,7 @@ class Elaborator(Evaluator):
             raise self.session.problem("S0201", message, Label(statement.span), notes=notes)
         value = self.evaluate(statement.subject, scope)
         if not isinstance(value, Tensor):
-            message = f"`ensure` speaks of a tensor; this is {show(value)}, {kind(value)}"
+            message = f"`ensure` speaks of a tensor; this is {described(value)}"
             raise self.session.problem("S0402", message, Label(statement.subject.span))
         path = self.session.graph.node(value.value.node).path
         claim = MergeClaim(value.value, path, (statement.into,), statement.span, tuple(self.session.stack))

@@ -17,13 +17,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import partial
 
-from specc.diagnostics import Label, Span, SpeccError, did_you_mean
+from specc.diagnostics import Label, Span, SpeccError
 from specc.grammar import builtins, composites, operators, scans
 from specc.grammar import syntax as s
 from specc.grammar.arithmetic import binary, bounded, known_int, truth, unary
 from specc.grammar.printer import print_expression
 from specc.grammar.scope import NoSlot, Place, Scope, join
 from specc.grammar.session import Session
+from specc.grammar.suggest import suggest_call, suggest_value
 from specc.grammar.values import (
     Argument,
     Block,
@@ -35,6 +36,7 @@ from specc.grammar.values import (
     Tensor,
     Unfit,
     Value,
+    described,
     kind,
     number,
     show,
@@ -45,8 +47,6 @@ from specc.ops.record import Operator
 CALLABLE = (Block, Operator, Builtin, Partial)
 
 UNNAMED = NoSlot()
-
-WORDS = {"True": "true", "False": "false", "None": "none"}
 
 
 class Evaluator(ABC):
@@ -138,10 +138,10 @@ class Evaluator(ABC):
                 labels = [Label(name.span), Label(parameter.span, "declared here")]
                 note = f"what needs it stands behind `if {parameter.name} != none:`"
                 return self.session.problem("S0201", message, *labels, notes=[note])
-        if name.name in WORDS:
-            notes: tuple[str, ...] = (f"it is written `{WORDS[name.name]}`",)
+        if what != "a name":
+            notes = suggest_call(name.name, candidates)
         else:
-            notes = did_you_mean(name.name, candidates)
+            notes = suggest_value(name.name, candidates, [*builtins.FUNCTIONS, *operators.names()])
         return self.session.problem("S0201", f"`{name.name}` is not {what} here", Label(name.span), notes=notes)
 
     # ---- compile-time forms
@@ -163,7 +163,7 @@ class Evaluator(ABC):
             return values.listed()
         if not isinstance(values, tuple):
             note = f"`range({show(values)})` counts that far" if isinstance(values, int) else f"{what} goes over a list"
-            message = f"{what} needs a list; this is {show(values)}, {kind(values)}"
+            message = f"{what} needs a list; this is {described(values)}"
             raise self.session.problem("S0402", message, Label(source.span), notes=[note])
         return values
 
@@ -302,7 +302,7 @@ class Evaluator(ABC):
         if not isinstance(callee, s.Name):
             value = self.evaluate(callee, scope)
             if not isinstance(value, CALLABLE):
-                message = f"this is {show(value)}, {kind(value)}, and cannot be called"
+                message = f"this is {described(value)}, and cannot be called"
                 raise self.session.problem("S0402", message, Label(callee.span))
             return value
         function = self._callable(callee.name, scope)

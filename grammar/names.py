@@ -5,13 +5,14 @@ What stands here is found before anything is elaborated: names that nothing bind
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from specc.diagnostics import Diagnostic, Label, did_you_mean
 from specc.grammar import builtins, composites, operators
 from specc.grammar import syntax as s
-from specc.grammar.expressions import WORDS
 from specc.grammar.modules import Module, Program
+from specc.grammar.suggest import suggest_call, suggest_value
 from specc.grammar.values import PLAIN_TYPES
 from specc.ir.dtypes import DECLARED
 
@@ -56,6 +57,29 @@ def _extent_defaults(tensors: Iterable[s.Tensor], note: str) -> Iterator[Diagnos
             yield Diagnostic("S0110", message, (Label(dimension.span),), (note,))
 
 
+def _unreached(statements: tuple[s.Statement, ...]) -> Iterator[Diagnostic]:
+    """A diagnostic for the first statement behind one that always returns."""
+    for before, behind in itertools.pairwise(statements):
+        if (last := _returns((before,))) is not None:
+            labels = (Label(behind.span), Label(last.span, "this returns before"))
+            note = "delete it, or give the `return` the indentation that it was meant to have"
+            yield Diagnostic("S0112", "this is never reached", labels, (note,))
+            return
+
+
+def _returns(statements: tuple[s.Statement, ...]) -> s.Return | None:
+    """The `return` by which a body ends whatever its conditions are; None where it may go on."""
+    for statement in statements:
+        match statement:
+            case s.Return():
+                return statement
+            case s.If(branches, otherwise):
+                ends = [_returns(body) for body in (*(body for _, body in branches), otherwise)]
+                if all(ends):
+                    return ends[-1]
+    return None
+
+
 class _Reader:
     def __init__(self, program: Program, module: Module) -> None:
         self.module = module
@@ -92,6 +116,8 @@ class _Reader:
                 yield Diagnostic("S0105", message, (Label(element.span),), notes)
             case s.PlainType(name) if name not in PLAIN_TYPES:
                 there_are = (f"there are {', '.join(PLAIN_TYPES)}, list[...], [n, c, h, w]",)
+                if name == "_":
+                    there_are = ("`_` is any extent of a tensor, inside its brackets: `[n, _, _]`",)
                 notes = did_you_mean(name, PLAIN_TYPES) or there_are
                 yield Diagnostic("S0201", f"there is no type `{name}`", (Label(type_.span),), notes)
             case s.ListType(inner) | s.OptionalType(inner) if isinstance(inner, s.Tensor):
@@ -106,6 +132,7 @@ class _Reader:
                         yield from self._type(option)
 
     def _statements(self, statements: tuple[s.Statement, ...], local: set[str]) -> Iterator[Diagnostic]:
+        yield from _unreached(statements)
         for statement in statements:
             match statement:
                 case s.Assign(targets, value):
@@ -194,7 +221,6 @@ class _Reader:
             yield self._unknown(callee, "a block or an operator", sorted(self.known), "")
 
     def _unknown(self, name: s.Name, what: str, candidates: list[str], hint: str) -> Diagnostic:
-        notes = did_you_mean(name.name, candidates)
-        if name.name in WORDS:
-            notes = (f"it is written `{WORDS[name.name]}`",)
+        calls = what != "a name"
+        notes = suggest_call(name.name, candidates) if calls else suggest_value(name.name, candidates, self.known)
         return Diagnostic("S0201", f"`{name.name}` is not {what} here{hint}", (Label(name.span),), notes)

@@ -7,6 +7,7 @@ linear(x, 8, weight=table)    a parameter that is there already takes the place 
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 from specc import ops
@@ -15,9 +16,11 @@ from specc.grammar.nameless import nameless
 from specc.grammar.scope import Place, Scope, join
 from specc.grammar.session import Session
 from specc.grammar.suggest import suggest
-from specc.grammar.values import Argument, Family, Tensor, Value, is_integer, kind, show, show_shape
+from specc.grammar.values import Argument, Family, Tensor, Value, described, is_integer, kind, show, show_shape
+from specc.ir.congruence import equal_where
 from specc.ir.dims import Symbolic
 from specc.ir.graph import Value as GraphValue
+from specc.ir.types import TensorType
 from specc.ops.record import REQUIRED, Illegal, Operator, Spelling
 
 _ARITHMETIC = {
@@ -127,10 +130,11 @@ def _no_operand(session: Session, argument: Argument, taker: str, *notes: str) -
     value = argument.value
     if isinstance(value, Symbolic):
         message = f"{taker} takes tensors; `{value}` is a dimension that is fixed only when the network is compiled"
+        notes = (*notes, f"as a tensor of one integer it is `arange({value} + 1, start={value})`")
         return session.problem("S0405", message, Label(argument.span), notes=notes)
     if isinstance(value, (tuple, Family)):
         notes = (*notes, "an element of a list is written `name[0]`")
-    message = f"{taker} takes a tensor here; this is {show(value)}, {kind(value)}"
+    message = f"{taker} takes a tensor here; this is {described(value)}"
     return session.problem("S0402", message, Label(argument.span), notes=notes)
 
 
@@ -178,6 +182,7 @@ def _node(
 ) -> tuple[Tensor, ...]:
     record, graph = ops.get(name), session.graph
     arguments = {key: _plain(argument.value) for key, argument in given.items()}
+    types: list[TensorType] = []
     try:
         values = _graph_values(session, record, operands)
         types = [graph.type(value) for value in values]
@@ -189,15 +194,17 @@ def _node(
         result = graph.spelled(name, values, spelling, place.path, span, taken)
     except Illegal as illegal:
         reason = illegal.reason if illegal.reason.startswith(spoken) else f"{spoken}: {illegal.reason}"
+        notes = [*([illegal.note] if illegal.note else []), *_bindings(scope)]
         if illegal.argument in given:
             argument = given[illegal.argument]
             if isinstance(argument.value, Symbolic):
                 unknown = f"`{argument.value}` is fixed only when the network is compiled"
                 reason = f"`{illegal.argument}` must be known now, and {unknown}"
                 raise session.problem("S0405", reason, Label(argument.span)) from None
-            raise session.problem("S0302", reason, Label(argument.span), notes=_bindings(scope)) from None
+            raise session.problem("S0302", reason, Label(argument.span), notes=notes) from None
         labels = _operand_labels(operands, illegal.operand, span)
-        raise session.problem("S0301", reason, *labels, notes=_bindings(scope)) from None
+        notes = [*_divisible(name, types, illegal.operand), *notes]
+        raise session.problem("S0301", reason, *labels, notes=notes) from None
     session.count_nodes(span)
     types = list(graph.node(result.node).types)
     for type_ in types:
@@ -263,6 +270,25 @@ def _operand_labels(operands: list[Argument], at_fault: int | None, span: Span) 
     return [*labels, *made] or [Label(span)]
 
 
+def _divisible(name: str, types: list[TensorType], at_fault: int | None) -> list[str]:
+    """A note with what to require, where it would make equal the extents in which two operands differ."""
+    if len(types) < 2:
+        return []
+    left, right = types[0], types[at_fault or 1]
+    if left.rank != right.rank or left.dtype != right.dtype:
+        return []
+    moduli: dict[str, int] = {}
+    for a, b in zip(left.shape, right.shape):
+        if a == b or (isinstance(a, int) and isinstance(b, int) and name == "concat"):
+            continue
+        found = equal_where(a, b)
+        if found is None:
+            return []
+        moduli[found[0]] = math.lcm(found[1], moduli.get(found[0], 1))
+    conditions = " and ".join(f"{dimension} % {modulus} == 0" for dimension, modulus in moduli.items())
+    return [f"they are equal where the network says `require {conditions}`"] if conditions else []
+
+
 def _bindings(scope: Scope) -> list[str]:
     """A note with the dimensions of the block at work, where their values say more than their names."""
     shown = [f"{name} = {dim}" for name, dim in scope.dims.items() if str(dim) != name]
@@ -275,7 +301,7 @@ def _flattened(session: Session, record: Operator, argument: Argument) -> list[A
         return [argument]
     for item in value:
         if not isinstance(item, Tensor):
-            message = f"`{record.name}` takes tensors; in this list there is also {show(item)}, {kind(item)}"
+            message = f"`{record.name}` takes tensors; in this list there is also {described(item)}"
             raise session.problem("S0402", message, Label(argument.span))
     return [Argument(item, argument.span) for item in value]
 
@@ -302,5 +328,5 @@ def _graph_values(session: Session, record: Operator, operands: list[Argument]) 
             number = float(operand.value)
             values.append(session.graph.constant(number, dtype=known.get(key, "float32"), span=operand.span))
         except Illegal as illegal:
-            raise Illegal(illegal.reason, operand=position) from None
+            raise Illegal(illegal.reason, operand=position, note=illegal.note) from None
     return values

@@ -15,10 +15,17 @@ from specc.grammar.expressions import Evaluator
 from specc.grammar.nameless import nameless
 from specc.grammar.scope import Scope, join
 from specc.grammar.shapes import declared_extent
-from specc.grammar.values import Tensor, is_integer, kind, show
+from specc.grammar.values import Tensor, described, is_integer
 from specc.ir.types import TensorType
 
-INITIALIZERS = {"zeros": "", "ones": "", "kaiming": "", "normal": "a standard deviation", "uniform": "a bound"}
+INITIALIZERS = {
+    "zeros": "",
+    "ones": "",
+    "constant": "a number",
+    "kaiming": "",
+    "normal": "a standard deviation",
+    "uniform": "a bound",
+}
 """Every way to begin, and the number that it takes, if it takes one."""
 
 
@@ -75,15 +82,21 @@ def _init(evaluator: Evaluator, scope: Scope, init: s.Initializer | None, type_:
     wanted = INITIALIZERS[init.name]
     if bool(wanted) != (init.argument is not None):
         takes = f"takes {wanted}: {init.name}(0.02)" if wanted else "takes no number"
-        raise session.problem("S0403", f"`{init.name}` {takes}", label)
+        notes = () if wanted else ("another number is `constant(0.02)`",)
+        raise session.problem("S0403", f"`{init.name}` {takes}", label, notes=notes)
     if init.name == "kaiming" and type_.rank < 2:
         raise session.problem("S0302", f"`kaiming` is for two dimensions or more, and this is {type_}", label)
-    if init.name not in ("zeros", "ones") and not type_.dtype.startswith("float"):
+    if init.name not in ("zeros", "ones", "constant") and not type_.dtype.startswith("float"):
         raise session.problem("S0302", f"`{init.name}` draws numbers with fractions, and this is {type_}", label)
     if init.argument is None:
         return init.name
     value = evaluator.evaluate(init.argument, scope)
-    if not (is_integer(value) or isinstance(value, float)) or value < 0:
-        message = f"{wanted} is a number of at least 0; this is {show(value)}, {kind(value)}"
-        raise session.problem("S0401", message, Label(init.argument.span))
-    return f"{init.name}({float(value)})"
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        wrong = f"{wanted} is needed here; this is {described(value)}"
+    elif init.name != "constant" and value < 0:
+        wrong = f"{wanted} is at least 0, and this is {value}"
+    elif not (type_.dtype.startswith("float") or is_integer(value)):
+        wrong = f"{value} is no {type_.dtype}"
+    else:
+        return f"{init.name}({float(value)})"
+    raise session.problem("S0401", wrong, Label(init.argument.span))

@@ -20,7 +20,7 @@ from specc.diagnostics import Label, Span
 from specc.grammar.arithmetic import known_int, truth
 from specc.grammar.scope import Place, Scope
 from specc.grammar.session import Session
-from specc.grammar.values import Argument, Block, Family, Poison, Poisoned, Tensor, Value, kind, show, show_shape
+from specc.grammar.values import Argument, Block, Family, Poison, Poisoned, Tensor, Value, described, show, show_shape
 from specc.ir.body import Body
 from specc.ir.graph import Graph
 from specc.ir.graph import Value as GraphValue
@@ -138,7 +138,7 @@ class _Inside:
 def _cell(session: Session, positional: list[Argument], span: Span) -> tuple[Block | Operator, list[Argument]]:
     """The cell, and the sequences behind it."""
     if not positional or not isinstance(positional[0].value, (Block, Operator)):
-        found = f"; this is {show(positional[0].value)}, {kind(positional[0].value)}" if positional else ""
+        found = f"; this is {described(positional[0].value)}" if positional else ""
         where = positional[0].span if positional else span
         raise session.problem("S0402", f"`scan` takes a block first{found}", Label(where), notes=[NOTE])
     cell, *sequences = positional
@@ -147,7 +147,7 @@ def _cell(session: Session, positional: list[Argument], span: Span) -> tuple[Blo
     assert isinstance(cell.value, (Block, Operator))
     for argument in sequences:
         if not isinstance(argument.value, Tensor):
-            message = f"`scan` goes over tensors; this is {show(argument.value)}, {kind(argument.value)}"
+            message = f"`scan` goes over tensors; this is {described(argument.value)}"
             raise session.problem("S0402", message, Label(argument.span), notes=[NOTE])
     return cell.value, sequences
 
@@ -160,7 +160,7 @@ def _states(session: Session, argument: Argument | None, span: Span) -> list[Arg
     items = value if isinstance(value, tuple) else (value,)
     for item in items:
         if not isinstance(item, Tensor):
-            message = f"a state is a tensor; this is {show(item)}, {kind(item)}"
+            message = f"a state is a tensor; this is {described(item)}"
             note = "`constant(0, [n, d])` makes one of zeros"
             raise session.problem("S0402", message, Label(argument.span), notes=[note])
     return [Argument(item, argument.span) for item in items]

@@ -11,7 +11,7 @@ from specc.grammar import syntax as s
 from specc.grammar.expressions import Evaluator
 from specc.grammar.printer import print_expression, print_type
 from specc.grammar.scope import Scope
-from specc.grammar.values import Poisoned, Tensor, is_integer, kind, show, show_shape
+from specc.grammar.values import Poisoned, Tensor, described, is_integer, show_shape
 from specc.ir.dims import Dim, Symbolic
 
 
@@ -79,7 +79,7 @@ def declared_extent(evaluator: Evaluator, scope: Scope, dimension: s.Dimension) 
         return None
     value = evaluator.evaluate(dimension.size, scope)
     if not (is_integer(value) or isinstance(value, Symbolic)):
-        message = f"a dimension is an integer; this is {show(value)}, {kind(value)}"
+        message = f"a dimension is an integer; this is {described(value)}"
         raise evaluator.session.problem("S0401", message, Label(dimension.span))
     assert isinstance(value, (int, Symbolic))
     return value
@@ -89,7 +89,7 @@ def check_result(evaluator: Evaluator, scope: Scope, declared: s.Tensor, value: 
     """Raises S0305 where a returned value is not what the block declares."""
     name = scope.definition.name
     if not isinstance(value, Tensor):
-        shown = f"{show(value)}, {kind(value)}"  # type: ignore[arg-type]
+        shown = described(value)  # type: ignore[arg-type]
         message = f"`{name}` declares a tensor {print_type(declared)} as {which}, and returns {shown}"
         raise evaluator.session.problem("S0305", message, Label(span), Label(declared.span, "declared here"))
     try:

@@ -220,6 +220,16 @@ SLIPS = (
         "`conv2d(x, 64, k=3)`; docs/operators.md lists them",
     ),
     Slip(
+        lambda p: p.text == "." and p.ahead(r"\.(append|extend|insert)\b"),
+        "a list is not changed, but made anew",
+        "`skips = skips + [x]`; in a loop an indexed name is a list, too: `skips[i] = x`",
+    ),
+    Slip(
+        lambda p: p.text == "." and p.ahead(r"\.(shape|size)\b"),
+        "the extents of a tensor are `shape(x)`",
+        "`shape(x)[0]` is the first; where its type names them, `[n, c, h, w]`, they are `n`, `c`, `h` and `w`",
+    ),
+    Slip(
         lambda p: p.text == ".",
         "tensors have no methods: operators are called with them",
         "`relu(x)`, `reshape(x, [n, c])`; `shape(x)` gives the extents",

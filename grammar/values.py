@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias, TypeGuard, Union
 
+from specc import ops
 from specc.diagnostics import Span, did_you_mean
 from specc.grammar import syntax as s
 from specc.grammar.printer import print_type
@@ -191,6 +192,11 @@ def kind(value: Value) -> str:
             return "unknown"
 
 
+def described(value: Value) -> str:
+    """The value and what sort it is: `3, an integer`; a tensor says so itself."""
+    return show(value) if isinstance(value, Tensor) else f"{show(value)}, {kind(value)}"
+
+
 def show_shape(type_: TensorType) -> str:
     """`[n, 64, h, w]`, with the element type behind it where it is not float32: as the language writes it."""
     shape = f"[{', '.join(map(str, type_.shape))}]"
@@ -226,7 +232,11 @@ def fit(value: Value, type_: s.Type) -> Value:
             notes.append("`/` gives a number with a fraction; `//` divides integers, `int(...)` cuts the fraction off")
         if isinstance(value, str) and isinstance(type_, s.ChoiceType):
             notes += did_you_mean(value, [option for option in type_.options if isinstance(option, str)])
-        raise Unfit("S0401", f"this is {show(value)}, {kind(value)}; it must be {print_type(type_)}", *notes)
+        if isinstance(value, str) and type_ == s.PlainType("block") and value.isidentifier():
+            notes.append(f"a block or an operator is given by its name, without quotes: `{value}`")
+        if isinstance(value, Tensor) and type_ == s.PlainType("block"):
+            notes.append("a block or an operator is given by its name alone, without the tensors: `relu`")
+        raise Unfit("S0401", f"this is {described(value)}; it must be {print_type(type_)}", *notes)
     result: Value = fitted
     return result
 
@@ -263,6 +273,8 @@ def _fit(value: Value, type_: s.Type) -> Any:
         case s.PlainType("str") if isinstance(value, str):
             return value
         case s.PlainType("block") if isinstance(value, (Block, Operator, Partial)):
+            return value
+        case s.PlainType("block") if isinstance(value, Builtin) and value.name in ops.OPERATORS:
             return value
         case s.PlainType(name) if name not in PLAIN_TYPES:
             return value  # the type is reported where it is declared

@@ -21,6 +21,7 @@ CODES: dict[str, str] = {
     "S0109": "a text with a wrong escape or brace",
     "S0110": "a default that means nothing",
     "S0111": "a parameter that nothing can be given to",
+    "S0112": "a statement that is never reached",
     "S0201": "a name that nothing has",
     "S0202": "a module that does not exist",
     "S0203": "two definitions of one name",

@@ -4,7 +4,7 @@
     fan_in_bias   as their bias: uniform in +-1/sqrt(fan in), the fan in of the weight at the same node
     normal(0.02)  normal with that deviation, mean 0
     uniform(0.1)  uniform in +-0.1
-    ones, zeros
+    constant(0.1), ones, zeros
 
 Drawn in the order of the graph, weight before bias, so a seed gives what the same modules made by hand would hold.
 """
@@ -21,7 +21,7 @@ from specc.diagnostics import Label, error
 from specc.ir.body import uses
 from specc.ir.graph import Graph, Value
 
-_DRAWN = re.compile(r"(normal|uniform)\(([0-9.e+-]+)\)")
+_DRAWN = re.compile(r"(normal|uniform|constant)\(([0-9.e+-]+)\)")
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -38,12 +38,18 @@ def initialize(graph: Graph, identity: int, tensor: Any) -> None:
         bound = 1 / math.sqrt(fan_in) if (fan_in := _fan_in(graph, identity)) else 0
         tensor.uniform_(-bound, bound)
     elif drawn := _DRAWN.fullmatch(init):
-        width = float(drawn[2])
-        tensor.normal_(0, width) if drawn[1] == "normal" else tensor.uniform_(-width, width)
+        number = float(drawn[2])
+        if drawn[1] == "constant":
+            tensor.fill_(number)
+        elif drawn[1] == "normal":
+            tensor.normal_(0, number)
+        else:
+            tensor.uniform_(-number, number)
     else:
         span = graph.node(identity).span
         message = f"`{graph.node(identity).attrs['key']}` of {tensor.ndim} dimensions cannot begin as `{init}`"
-        known = "kaiming (of two dimensions or more), fan_in_bias, normal(deviation), uniform(bound), ones and zeros"
+        drawn_or_not = "normal(deviation), uniform(bound), constant(number), ones and zeros"
+        known = f"kaiming (of two dimensions or more), fan_in_bias, {drawn_or_not}"
         raise error("S0704", message, *([Label(span)] if span else []), notes=[f"there are {known}"])
 
 

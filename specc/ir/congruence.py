@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from specc.ir.dims import Dim, Monomial, floordiv, symbol, symbols
+from specc.ir.dims import Dim, Monomial, floordiv, substitute, symbol, symbols
 
 LARGEST = 2**31
 """The greatest number by which a dimension is known to be divided."""
@@ -74,6 +74,19 @@ def learned(dim: Dim, modulus: int, remainder: int, known: Mapping[str, Congruen
     if factor == 1 or before * factor > LARGEST:
         return None
     return name, Congruence(before * factor, (before * first + added) % (before * factor))
+
+
+def equal_where(left: Dim, right: Dim) -> tuple[str, int] | None:
+    """The name, and the least modulus up to 64, for which two extents are equal wherever the name is a multiple of it.
+
+    None where no such name makes them equal: where they differ by a number, or by floors of several names.
+    """
+    for name in sorted(symbols(left - right)):
+        for modulus in range(2, 65):
+            multiple = {name: symbol(name) * modulus}
+            if substitute(left, multiple) == substitute(right, multiple):
+                return name, modulus
+    return None
 
 
 def _belongs(monomial: Monomial, known: Mapping[str, Congruence]) -> tuple[str, int, int] | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from specc.ir.dims import Symbolic
-from specc.ir.dtypes import HALVES
+from specc.ir.dtypes import DECLARED, HALVES
 from specc.ir.types import TensorType
 from specc.ops import (
     activations,
@@ -98,15 +98,22 @@ def _infer(record: Operator, types: Types, attrs: dict[str, Any]) -> tuple[Tenso
     for position, (t, key) in enumerate(zip(types, classes)):
         if t.dtype not in ELEMENTS[key]:
             taken = " or ".join(ELEMENTS[key])
-            raise Illegal(f"`{record.name}` takes elements of type {taken}, not {t.dtype}", operand=position)
+            message = f"`{record.name}` takes elements of type {taken}, not {t.dtype}"
+            raise Illegal(message, operand=position, note=f'`cast(x, "{_preferred(ELEMENTS[key])}")` converts them')
         if t.dtype != found.setdefault(key, t.dtype) and "body" not in record.traits:
             both = " and ".join(sorted((t.dtype, found[key])))
-            raise Illegal(f"the operands are of different element types: {both}")
+            note = f'`cast(x, "{_preferred((t.dtype, found[key]))}")` converts one of them'
+            raise Illegal(f"the operands are of different element types: {both}", note=note)
     if not (record.elementwise or "blocks" in record.traits):
         for position, t in enumerate(types):
             if t.layout:
                 raise Illegal(f"`{record.name}` takes the plain layout, not {t.layout}", operand=position)
     return record.infer(types, attrs)
+
+
+def _preferred(dtypes: tuple[str, ...]) -> str:
+    """The element type among these that a cast is advised to: float32, or the widest."""
+    return next(name for name in ("float32", *DECLARED) if name in dtypes)
 
 
 def _widened(t: TensorType) -> TensorType:
@@ -168,14 +175,23 @@ def normal_form(argument: Argument, value: Any) -> Any:
         case "padding1" | "padding" | "padding3" if sequence and all(map(_is_int, value)):
             if len(value) in (_COUNTS[kind], 2 * _COUNTS[kind]):
                 return tuple(value) * (2 * _COUNTS[kind] // len(value))
-    raise Illegal(f"`{argument.name}` is {KINDS[kind]}, not {_shown(value)}", argument=argument.name)
+    note = None
+    if kind in ("ints", "axes") and (_is_int(value) or isinstance(value, Symbolic)):
+        note = f"a list of one is written `[{value}]`"
+    elif isinstance(value, float) and kind != "bool":
+        note = "`//` divides integers, and `int(...)` cuts a fraction off"
+    raise Illegal(f"`{argument.name}` is {KINDS[kind]}, not {_shown(value)}", argument=argument.name, note=note)
 
 
 def _shown(value: Any) -> str:
     """A value as a spec has it."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_shown, value))}]"
-    return str(value) if isinstance(value, Symbolic) else repr(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "none"
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _is_int(value: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from specc.ir.dims import Dim, floordiv, product
 from specc.ir.types import TensorType
-from specc.ops.record import Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
+from specc.ops.record import OPEN_EXTENT, Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
 
 SHAPES = {1: "[n, c, l]", 2: "[n, c, h, w]", 3: "[n, c, d, h, w]"}
 """The shape of what an operator over so many dimensions takes."""
@@ -63,7 +63,7 @@ def known_channels(types: Types, name: str) -> int:
     """The number of channels of the first operand; raises `Illegal` where it is symbolic."""
     channels = types[0].shape[1]
     if not isinstance(channels, int):
-        raise Illegal(f"`{name}` needs a known number of channels, not {channels}", operand=0)
+        raise Illegal(f"`{name}` needs a known number of channels, not {channels}", operand=0, note=OPEN_EXTENT)
     return channels
 
 

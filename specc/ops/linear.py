@@ -8,7 +8,7 @@ from typing import Any
 from specc.ir.dims import Dim, product
 from specc.ir.types import TensorType
 from specc.ops.elementwise import broadcast
-from specc.ops.record import Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
+from specc.ops.record import OPEN_EXTENT, Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
 
 
 def _linear_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
@@ -29,7 +29,7 @@ def _linear_spell(types: Types, a: dict[str, Any]) -> Spelling:
         raise Illegal(f"`out` is at least 1, not {a['out']}", argument="out")
     inputs = types[0].shape[-1]
     if not isinstance(inputs, int):
-        raise Illegal(f"`linear` needs a known last extent, not {inputs}", operand=0)
+        raise Illegal(f"`linear` needs a known last extent, not {inputs}", operand=0, note=OPEN_EXTENT)
     weights = [Weight("weight", TensorType((a["out"], inputs), types[0].dtype), "kaiming")]
     if a["bias"]:
         weights.append(Weight("bias", TensorType((a["out"],), types[0].dtype), "fan_in_bias"))

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from specc.ir.types import TensorType
-from specc.ops.record import Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
+from specc.ops.record import OPEN_EXTENT, Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
 
 
 def _infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
@@ -28,7 +28,7 @@ def _spell(types: Types, a: dict[str, Any]) -> Spelling:
         raise Illegal(f"`batch_norm` takes [n, c, ...], not {types[0]}", operand=0)
     channels = types[0].shape[1]
     if not isinstance(channels, int):
-        raise Illegal(f"`batch_norm` needs a known number of channels, not {channels}", operand=0)
+        raise Illegal(f"`batch_norm` needs a known number of channels, not {channels}", operand=0, note=OPEN_EXTENT)
     per_channel = TensorType((channels,), types[0].dtype)
     weights = [
         Weight("running_mean", per_channel, "zeros", trainable=False),

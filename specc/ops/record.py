@@ -26,12 +26,21 @@ REQUIRED: Any = object()
 """The default of an argument that has none."""
 
 
-class Illegal(Exception):
-    """A call that the operator does not take, with the reason, and the operand or argument at fault."""
+OPEN_EXTENT = "a number in the type of the network's input fixes it: `[n, 64, h, w]`"
+"""What to write where an extent has to be known and is open."""
 
-    def __init__(self, reason: str, *, operand: int | None = None, argument: str | None = None) -> None:
+
+class Illegal(Exception):
+    """A call that the operator does not take, with the reason, and the operand or argument at fault.
+
+    `note` says what to write instead, in the words of the language.
+    """
+
+    def __init__(
+        self, reason: str, *, operand: int | None = None, argument: str | None = None, note: str | None = None
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.operand, self.argument = reason, operand, argument
+        self.reason, self.operand, self.argument, self.note = reason, operand, argument, note
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +64,8 @@ class Argument:
 class Weight:
     """A tensor that a call brings with it: its role is the last part of its checkpoint key.
 
-    `init` names how it begins: "kaiming", "fan_in_bias", "ones", "zeros", "normal(0.02)". A weight that is not
-    trainable is a buffer in PyTorch's words.
+    `init` names how it begins: "kaiming", "fan_in_bias", "ones", "zeros", "constant(0.1)", "normal(0.02)". A weight
+    that is not trainable is a buffer in PyTorch's words.
     """
 
     role: str

@@ -15,9 +15,12 @@ from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
 
 def normal_axes(axes: tuple[int, ...], rank: int, name: str = "axes") -> tuple[int, ...]:
     """`axes` counted from the front and sorted; raises `Illegal` for one out of range or named twice."""
-    result = sorted(axis + rank if axis < 0 else axis for axis in axes)
-    if any(not 0 <= axis < rank for axis in result) or len(set(result)) != len(result):
-        raise Illegal(f"{list(axes)} are not distinct dimensions of a tensor of rank {rank}", argument=name)
+    outside = next((axis for axis in axes if not -rank <= axis < rank), None)
+    if outside is not None:
+        raise Illegal(f"there is no dimension {outside} in a tensor of rank {rank}", argument=name)
+    result = sorted(axis % rank for axis in axes)
+    if len(set(result)) != len(result):
+        raise Illegal(f"{list(axes)} names a dimension twice", argument=name)
     return tuple(result)
 
 

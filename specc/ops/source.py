@@ -36,7 +36,8 @@ def check_element(value: float, dtype: str) -> None:
     """Raises `Illegal` unless a tensor of `dtype` can have the element `value`."""
     whole = dtype.startswith(("float", "bfloat")) or value.is_integer()
     if not whole or (dtype in SMALL and not SMALL[dtype][0] <= value <= SMALL[dtype][1]):
-        raise Illegal(f"{value} is no {dtype}", argument="value")
+        note = None if whole or dtype == "bool" else '`cast(x, "float32")` makes numbers with fractions of integers'
+        raise Illegal(f"{value} is no {dtype}", argument="value", note=note)
     if dtype in HALVES and not _has(dtype, value):
         raise Illegal(f"{value} is no {dtype}", argument="value")
 

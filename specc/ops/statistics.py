@@ -14,7 +14,7 @@ import random
 from typing import Any
 
 from specc.ir.types import TensorType
-from specc.ops.record import Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
+from specc.ops.record import OPEN_EXTENT, Argument, Attributes, Illegal, Operator, Spelling, Types, Weight
 from specc.ops.reduce import normal_axis, reciprocal
 
 
@@ -36,7 +36,7 @@ def _weights(types: Types, a: dict[str, Any], name: str, axis: int) -> tuple[Wei
         return ()
     extent = types[0].shape[axis]
     if not isinstance(extent, int):
-        raise Illegal(f"`{name}` needs a known extent of dimension {axis}, not {extent}", operand=0)
+        raise Illegal(f"`{name}` needs a known extent of dimension {axis}, not {extent}", operand=0, note=OPEN_EXTENT)
     per_channel = TensorType((extent,), types[0].dtype)
     weight = Weight("weight", per_channel, "ones")
     return (weight, Weight("bias", per_channel, "zeros")) if a.get("bias") else (weight,)

@@ -151,7 +151,8 @@ def _draw(node: Node, use: _Use | None, generator: np.random.Generator, domain: 
         return _statistics(use.role, shape, square, generator)
     if init == "kaiming" or (use and use.role == "weight" and len(shape) >= 2):
         return _uniform(generator, shape, 1 / (math.prod(shape[1:]) * square))
-    if init == "ones":  # a scale: of both signs unless it is a buffer, which may be a variance
+    if init == "ones" or init.startswith("constant("):
+        # a scale: of both signs unless it is a buffer, which may be a variance
         magnitude = 0.5 + generator.random(shape)
         return magnitude * _signs(generator, shape) if node.attrs["trainable"] else magnitude
     return _uniform(generator, shape, 0.02)

@@ -172,6 +172,7 @@ def test_what_is_known_of_symbolic_dimensions_decides() -> None:
         ("ceil(7 / 2) + floor(7 / 2)", 7),
         ("abs(-4) + max(1, 2, 3) + min([4, 5])", 11),
         ("int(log2(512)) + ceil(log2(5))", 12),
+        ("int(sqrt(144) * 4) + floor(exp(log(7)) + 0.5)", 55),
         ('len("layer" + str(10))', 7),
         ("sum([1, 2, 3]) + len([1, 2] * 2 + [3])", 11),
         ("sum([i * j for i, j in zip([1, 2], [3, 4])])", 11),
@@ -355,6 +356,31 @@ def test_line_ends_and_marks_of_other_systems_change_nothing(tmp_path: Path) -> 
     plain.write_text(text)
     foreign.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     assert print_graph(grammar.load(plain)) == print_graph(grammar.load(foreign))
+
+
+def test_a_function_of_numbers_is_an_operator_of_tensors() -> None:
+    text = (
+        "specc 1\nblock Act(x: [n, c], act: block = exp) -> [n, c]:\n    return act(x) * sqrt(16) + sqrt(act(x))\n"
+        "network N(x: [n = 2, 3]):\n    y = Act(x)\n    return Act(y, act=abs)\n"
+    )
+    graph = grammar.loads(text)
+    used = [graph.node(identity).op for identity in graph.live()]
+    assert [used.count(op) for op in ("exp", "abs", "sqrt")] == [2, 2, 2]
+    assert print_graph(graph).count("constant() {value=4.0}") == 2
+
+
+def test_a_parameter_begins_at_a_number() -> None:
+    from specc.backends.torch import to_torch
+
+    text = (
+        "specc 1\nnetwork N(x: [n = 2, 3]):\n    param scale: [3] init constant(-1e-06)\n"
+        "    buffer step: [3] int64 init constant(2)\n    return x * scale, step\n"
+    )
+    state = to_torch(grammar.loads(text), "float64").state_dict()
+    assert state["scale"].tolist() == [-1e-06] * 3 and state["step"].tolist() == [2] * 3
+    assert "init constant(-1e-06)" in grammar.format_text(text)
+    with pytest.raises(SpeccError, match="is no int64"):
+        grammar.loads(text.replace("constant(2)", "constant(0.5)"))
 
 
 def test_weights_that_are_given_are_shared() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from specc.ir.congruence import NOTHING, Congruence, learned, named, written
+from specc.ir.congruence import NOTHING, Congruence, equal_where, learned, named, written
 from specc.ir.dims import Dim, floordiv, parse_dim, substitute, symbol
 
 
@@ -95,3 +95,25 @@ def test_a_second_condition_adds_to_the_first() -> None:
     assert once == ("h", Congruence(4, 3))
     twice = learned(written(*once), 3, 0, dict([once]))
     assert twice == ("h", Congruence(12, 3))
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ("2*(h//2)", "h", ("h", 2)),
+        ("2*(h//4)", "h//2", ("h", 4)),
+        ("7*(h//7)", "4*(h//4)", ("h", 28)),
+        ("h*(w//3)*3", "h*w", ("w", 3)),
+        ("(h + 1)//2", "h", None),
+        ("h", "w", None),
+        ("h", "h + 1", None),
+    ],
+)
+def test_equal_where_a_name_is_a_multiple(left: str, right: str, expected: tuple[str, int] | None) -> None:
+    a, b = parse_dim(left), parse_dim(right)
+    assert equal_where(a, b) == equal_where(b, a) == expected
+    if expected is not None:
+        name, modulus = expected
+        for value in range(modulus, 5 * modulus, modulus):
+            at = {name: value}
+            assert substitute(a, at) == substitute(b, at)
