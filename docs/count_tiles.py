@@ -142,7 +142,7 @@ def _halves(target: Target) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for work in WORKS:
-        wide = replace(target, vector_bits=2 * target.vector_bits)
+        wide = half.wide(target, work.kernel)
         chosen = tiles.choose(work.length, work.channels // wide.lanes, wide, taps=work.kernel)
         tile = Tile(tiles.balanced(work.length, chosen.pixels)[0], chosen.blocks)
         data = (1, 64, work.kernel, tile.pixels + work.kernel - 1)
@@ -166,10 +166,10 @@ def _halves(target: Target) -> list[str]:
         around = next(loop for one in outer for loop in one.all() if hot in loop.inner)
         run, end = count([hot.own(), around.own()], target, target.model or target.cpu)
         taps = work.kernel**2
-        macs = sums.channels(taps, target.lanes) * taps * tile.pixels * tile.blocks * wide.lanes
+        macs = sums.channels(taps) * taps * tile.pixels * tile.blocks * wide.lanes
         rate = macs / (macs / run.rate + end.cycles)
         cells = [f"{found:.1f}" for found in (*rates, run.rate, rate)]
-        lines.append(f"| {work.name} | {tile.pixels}x{2 * tile.blocks} | {' | '.join(cells)} |")
+        lines.append(f"| {work.name} | {half.in_blocks(tile, target)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -250,7 +250,8 @@ allow it, the tiles chosen have more. `riscv64` took tiles of six sums in eight 
 spill (11.98 cycles); one register is left free now. `riscv64-v` took one block at a time, in up to 28 pixels (0.55 to
 0.86 cycles), and now takes the P670's two multiply-adds in a cycle into account.
 
-Tables of float16 give multiply-adds of numbers in a cycle. The N1 starts at most 8 of float32 and 16 of float16.
+Tables of float16 give multiply-adds of numbers in a cycle. The N1 starts at most 8 of float32 and 16 of float16, the
+V1 twice as many.
 Products of float16 are added up in float16, 32 or 36 of them in a run, and the sums of runs in float32
 (`specc/ir/sums.py`); what ends a run is widening its sums, with conversions in one of the core's two units, and adding
 them to those in memory.

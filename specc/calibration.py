@@ -110,7 +110,7 @@ def prepare(
     asked = (weights, given, BOUND if bound is None else bound, samples is None, told)
     if precision == "int8":
         return Calibrated(*asked)
-    return Halved(*asked, precision=precision, half_lanes=machine.lanes if machine.half_sums else 0)
+    return Halved(*asked, precision=precision, half_sums=machine.half_sums)
 
 
 # ---- the pass -------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Calibrated(Pass):
     outcome: Outcome = field(default_factory=Outcome)
     _decided: dict[str, tuple[Decision, Rewrite]] = field(default_factory=dict, compare=False, repr=False)
     precision: str = "int8"
-    half_lanes: int = 0
+    half_sums: bool = False
     """As the reference takes it: how the machine adds up products of float16."""
     name = "quantize"
     summary = "convolutions and matrix products of integers of 8 bits, where samples allow it"
@@ -168,7 +168,7 @@ class Calibrated(Pass):
         if text not in self._decided:  # a compilation within a limit of memory asks again and again
             layers, measured = self.narrowing.candidates(graph), self.measured(graph)
             rewrite = self.rewriting(graph)
-            trial = Trial(graph, self.weights, self.samples, layers, measured, rewrite, self.told, self.half_lanes)
+            trial = Trial(graph, self.weights, self.samples, layers, measured, rewrite, self.told, self.half_sums)
             self._decided[text] = trial.decide(self.bound), rewrite
         decided, rewrite = self._decided[text]
         result = rewrite(graph, decided.intervals, decided.layers, journal)

@@ -207,8 +207,8 @@ def _judge(
     exact = reference(spec, values, by_name)
     expected = exact if rounding is spec else reference(rounding, values, by_name)
     rounded = expected
-    if precision and precision.half_lanes:  # sums of float16 come nearer to these, or farther
-        rounded = evaluate(rounding, values, by_name, half_lanes=precision.half_lanes)
+    if precision and precision.half_sums:  # sums of float16 come nearer to these, or farther
+        rounded = evaluate(rounding, values, by_name, half_sums=precision.half_sums)
     apart = max(difference(a, b) for a, b in zip(rounded, exact))
     return Sample(given, [a.astype(o.dtype, copy=False) for o, a in zip(size.outputs, expected)]), apart
 
@@ -264,7 +264,8 @@ class _Lowering:
             if strips != 1 or peak is not None:
                 raise error("S1001", f"strips are rows of a picture: `{name}` cannot stay open beside them")
             if precision is not None:
-                raise error("S1001", f"a precision is measured at one size: `{name}` cannot stay open beside it")
+                message = f"a precision is measured at one size: `{name}` cannot stay open beside it"
+                raise error("S1001", message, notes=(f"give `{name}` a number, as `--shapes {name}=1`",))
             return self.by(_passes_for_open(level, self.machine) if passes is None else passes)
         arenas = []
         for number in (strips,) if peak is None else STRIPS:

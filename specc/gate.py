@@ -126,15 +126,15 @@ class Trial:
         measured: set[Value],
         rewrite: Rewrite,
         told: Callable[[int, int], None],
-        half_lanes: int = 0,
+        half_sums: bool = False,
     ) -> None:
         """`layers` are those that can be rounded by `rewrite`, `measured` the values whose intervals it has to know;
-        `told` hears how far it is; `half_lanes` is as the reference takes it."""
+        `told` hears how far it is; `half_sums` is as the reference takes it."""
         from specc.backends.torch import Shared, side_by_side
 
         self.graph, self.samples, self.layers, self.rewrite, self.told = graph, samples, layers, rewrite, told
         self.judged = _some(samples, JUDGED)
-        self.shared = Shared(weights, half_lanes=half_lanes)
+        self.shared = Shared(weights, half_sums=half_sums)
         self.real = self.shared.form(graph)
         self.seen = {value: Seen() for value in sorted(measured)}
         self.expected: dict[int, list[Array]] = {}

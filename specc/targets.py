@@ -90,7 +90,7 @@ class Target:
     @property
     def half_sums(self) -> bool:
         """Whether kernels add up products of float16 in float16 (`specc.ir.sums`), in twice the lanes of float32."""
-        return "asimdhp" in self.requires and "sve" not in self.requires
+        return "asimdhp" in self.requires
 
     @property
     def lanes(self) -> int:

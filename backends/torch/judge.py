@@ -2,7 +2,7 @@
 
 Every node is its record's PyTorch reference, for inference. Groups and layouts do not matter here: a layout is a way
 to lie in memory, and the reference sees the logical tensor alone. Nor does it matter how a target adds up products,
-unless it is asked for: `half_lanes` are the channels of a block where sums of products of float16 are (`runs`).
+unless it is asked for: with `half_sums`, products of float16 are added up in float16 (`runs`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def evaluate(
     weights: Mapping[str, Array],
     inputs: Mapping[str, Array],
     dtype: str = "float64",
-    half_lanes: int = 0,
+    half_sums: bool = False,
 ) -> list[Array]:
     """The outputs of the graph for checkpoint values by key and inputs by name, computed in `dtype`."""
-    found = run(graph, weights, inputs, dtype, set(graph.outputs), half_lanes=half_lanes)
+    found = run(graph, weights, inputs, dtype, set(graph.outputs), half_sums=half_sums)
     values = {value: as_array(tensor) for value, tensor in found}
     return [values[value] for value in graph.outputs]
 
@@ -103,7 +103,7 @@ def run(
     dtype: str,
     wanted: Collection[Value],
     known: Mapping[Value, Any] = MappingProxyType({}),
-    half_lanes: int = 0,
+    half_sums: bool = False,
 ) -> Iterator[tuple[Value, Any]]:
     """The values `wanted` as tensors, in the order of the graph, but for those that are `known`, which come first."""
     given = [np.asarray(array) for array in by_position(graph, (), inputs)]
@@ -113,7 +113,7 @@ def run(
     tensors = {identity: as_tensor(array, dtype) for identity, array in zip(graph.inputs, given)}
     order = _ancestors(graph, [value for value in wanted if value not in known], known)
     yield from ((value, known[value]) for value in wanted if value in known)
-    yield from _values(graph, order, weights, tensors, dtype, wanted, known, half_lanes)
+    yield from _values(graph, order, weights, tensors, dtype, wanted, known, half_sums)
 
 
 def _ancestors(graph: Graph, wanted: Iterable[Value], known: Collection[Value] = ()) -> list[int]:
@@ -129,10 +129,10 @@ def _ancestors(graph: Graph, wanted: Iterable[Value], known: Collection[Value] =
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def _step(graph: Graph, identity: int, operands: list[Any], half_lanes: int) -> tuple[Any, ...]:
+def _step(graph: Graph, identity: int, operands: list[Any], half_sums: bool) -> tuple[Any, ...]:
     node = graph.node(identity)
-    if half_lanes and sums.in_halves(graph, identity):
-        return (runs.layer(node.record.torch, half_lanes, operands, node.attrs),)
+    if half_sums and sums.in_halves(graph, identity):
+        return (runs.layer(node.record.torch, operands, node.attrs),)
     result = node.record.torch(*operands, **node.attrs)
     return result if isinstance(result, tuple) else (result,)
 
@@ -145,7 +145,7 @@ def _values(
     dtype: str,
     wanted: Collection[Value],
     given: Mapping[Value, Any] = MappingProxyType({}),
-    half_lanes: int = 0,
+    half_sums: bool = False,
 ) -> Iterator[tuple[Value, Any]]:
     """Runs the nodes of `order` and yields what is wanted; what no later node takes is dropped on the way.
 
@@ -161,7 +161,7 @@ def _values(
         elif node.op == "param":
             results = (as_tensor(_weight(graph, weights, identity), dtype),)
         else:
-            results = _step(graph, identity, [known[operand] for operand in operands], half_lanes)
+            results = _step(graph, identity, [known[operand] for operand in operands], half_sums)
             results = tuple(r.to(getattr(torch, dtype)) if r.is_floating_point() else r for r in results)
         for operand in operands:
             waiting[operand] -= 1

@@ -26,8 +26,8 @@ _GREATEST = 65504.0
 """The greatest float16."""
 
 
-def layer(compute: Callable[..., Any], lanes: int, operands: list[Any], attrs: Mapping[str, Any]) -> Any:
-    """The result of a layer that `compute` computes with exact sums; its input channels lie in blocks of `lanes`."""
+def layer(compute: Callable[..., Any], operands: list[Any], attrs: Mapping[str, Any]) -> Any:
+    """The result of a layer that `compute` computes with exact sums."""
     x, weight = operands[:2]
     result = compute(*operands, **attrs)
     windows = weight.ndim == 4
@@ -40,10 +40,10 @@ def layer(compute: Callable[..., Any], lanes: int, operands: list[Any], attrs: M
     places = torch.linspace(0, count - 1, min(count, PLACES), dtype=torch.float64).round().long()
     taps = prod(weight.shape[2:])
     if windows:
-        terms, factors = _windows(x, places, shape[1:3], lanes, weight, attrs), _ordered(weight, lanes)
+        terms, factors = _windows(x, places, shape[1:3], weight, attrs), _ordered(weight)
     else:
         terms, factors = x.reshape(-1, x.shape[-1])[places], weight
-    added = _added(terms, factors, sums.channels(taps, lanes) * taps)
+    added = _added(terms, factors, sums.channels(taps) * taps)
     errors = added - terms.to(added.dtype) @ factors.to(added.dtype).T
     if count > len(places):
         draw = torch.Generator().manual_seed(count)
@@ -52,7 +52,7 @@ def layer(compute: Callable[..., Any], lanes: int, operands: list[Any], attrs: M
     return (moved + errors.reshape(shape).to(result.dtype)).movedim(-1, axis)
 
 
-def _windows(x: Any, places: Any, extents: tuple[int, int], lanes: int, weight: Any, attrs: Mapping[str, Any]) -> Any:
+def _windows(x: Any, places: Any, extents: tuple[int, int], weight: Any, attrs: Mapping[str, Any]) -> Any:
     """What a convolution reads for the results at `places`, in the order of its sums: [places, terms]."""
     top, left, bottom, right = attrs["padding"]
     padded = torch.nn.functional.pad(x, (left, right, top, bottom))
@@ -61,12 +61,13 @@ def _windows(x: Any, places: Any, extents: tuple[int, int], lanes: int, weight: 
     rows = (pixel // extents[1] * attrs["stride"][0])[:, None] + steps[0]
     columns = (pixel % extents[1] * attrs["stride"][1])[:, None] + steps[1]
     found = padded[n[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return _ordered(found.permute(0, 3, 1, 2), lanes)
+    return _ordered(found.permute(0, 3, 1, 2))
 
 
-def _ordered(a: Any, lanes: int) -> Any:
-    """[n, c, kh, kw] with the terms of a sum in their order: [n, ceil(c / lanes) * kh * kw * lanes], zeros beyond c."""
+def _ordered(a: Any) -> Any:
+    """[n, c, kh, kw] with the terms of a sum in their order: [n, ceil(c / 4) * kh * kw * 4], zeros beyond c."""
     n, c, kh, kw = a.shape
+    lanes = sums.LANES
     blocks = torch.nn.functional.pad(a, (0, 0, 0, 0, 0, -c % lanes)).reshape(n, -1, lanes, kh * kw)
     return blocks.transpose(2, 3).reshape(n, -1)
 

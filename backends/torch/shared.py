@@ -34,7 +34,7 @@ class Form:
     numbers: Mapping[int, int]
     frozen: Mapping[Value, Any]
     dtype: str
-    half_lanes: int = 0
+    half_sums: bool = False
 
     def key(self, value: Value) -> Key:
         """What `value` has in common with equal ones of other forms."""
@@ -55,7 +55,7 @@ class Form:
         given = dict(self.frozen)
         for value in self.border(known):
             given[value] = torch.from_numpy(known[self.key(value)])
-        for value, tensor in run(self.graph, {}, inputs, self.dtype, wanted, given, self.half_lanes):
+        for value, tensor in run(self.graph, {}, inputs, self.dtype, wanted, given, self.half_sums):
             yield value, as_array(tensor)
 
     def outputs(self, inputs: Mapping[str, Array], known: Mapping[Key, Array] = MappingProxyType({})) -> list[Array]:
@@ -81,10 +81,10 @@ class Form:
 
 
 class Shared:
-    """Graphs that take the same `weights`, computed in `dtype`, and with `half_lanes` as `judge` says."""
+    """Graphs that take the same `weights`, computed in `dtype`, and with `half_sums` as `judge` says."""
 
-    def __init__(self, weights: Mapping[str, Array], dtype: str = "float32", half_lanes: int = 0) -> None:
-        self._weights, self._dtype, self._half_lanes = weights, dtype, half_lanes
+    def __init__(self, weights: Mapping[str, Array], dtype: str = "float32", half_sums: bool = False) -> None:
+        self._weights, self._dtype, self._half_sums = weights, dtype, half_sums
         self._numbers: dict[Any, int] = {}
         self._frozen: dict[Key, Any] = {}
 
@@ -96,7 +96,7 @@ class Shared:
         for value, array in freeze(graph, self._weights, missing).items():
             self._frozen[numbers[value.node], value.result] = as_tensor(array, self._dtype)
         frozen = {value: self._frozen[numbers[value.node], value.result] for value in values}
-        return Form(graph, numbers, frozen, self._dtype, self._half_lanes)
+        return Form(graph, numbers, frozen, self._dtype, self._half_sums)
 
     def _number(self, graph: Graph) -> dict[int, int]:
         found: dict[int, int] = {}

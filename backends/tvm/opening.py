@@ -57,8 +57,14 @@ class Opening:
 def check(graph: Graph, target: Target, at: Mapping[str, int]) -> None:
     """Raises S0807 where the graph's dimensions in `at` cannot stay open on `target`."""
     if not target.vectors or target.gpu or target.architecture == "wasm32":
+        name = next(iter(at))
+        inputs = [node for node in map(graph.node, graph.order()) if node.op == "input" and name in _open(node)]
         raise error(
-            "S0807", f"`{next(iter(at))}` cannot stay open for {target.name}: its kernels have fixed dimensions"
+            *("S0807", f"`{name}` cannot stay open for {target.name}: its kernels have fixed dimensions"),
+            *(Label(node.span) for node in inputs[:1] if node.span),
+            notes=(
+                f"give it the numbers that it is to have, as `--shapes {name}=1 --shapes {name}=8`: they share weights",
+            ),
         )
     found: dict[str, Node] = {}
     for node in map(graph.node, graph.order()):
@@ -71,6 +77,11 @@ def check(graph: Graph, target: Target, at: Mapping[str, int]) -> None:
             found.setdefault(node.op, node)
     if found:
         raise SpeccError(*(_refusal(graph, node) for node in found.values()))
+
+
+def _open(node: Node) -> set[str]:
+    """The open dimensions of a node's results."""
+    return {name for type in node.types for name in symbols_of(type)}
 
 
 def _refusal(graph: Graph, node: Node):  # type: ignore[no-untyped-def]

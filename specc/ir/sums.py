@@ -1,7 +1,7 @@
 """Sums of products of float16 that a core adds up in float16, a run at a time: in which order, and how many of them.
 
-    run      the products of `channels` neighbouring input channels with all taps of a window: of one block of channels
-             after the other, its rows of taps, their columns, and the channels of the block. Each is added in one
+    run      the products of `channels` neighbouring input channels with all taps of a window: of a block of `LANES` of
+             them after the other, its rows of taps, their columns, and the channels of the block. Each is added in one
              operation (fused multiply-add), whose result is rounded to float16.
     result   the bias and the sums of all runs, in float32
 
@@ -24,9 +24,13 @@ MOST_TAPS = 9
 """Windows of more taps would make longer runs: their products are added up in float32."""
 
 
-def channels(taps: int, lanes: int) -> int:
-    """The input channels of a run for a window of so many taps and channels in blocks of `lanes`."""
-    return max(lanes, TERMS // taps // lanes * lanes)
+LANES = 4
+"""Channels of a block, on every core; a tensor's blocks may be longer."""
+
+
+def channels(taps: int) -> int:
+    """The input channels of a run for a window of so many taps."""
+    return max(LANES, TERMS // taps // LANES * LANES)
 
 
 def in_halves(graph: Graph, identity: int) -> bool:

@@ -2,13 +2,15 @@
 
     sums = 0;  sums += x * w  for the terms of a run;  accumulators += float32(sums)         for all runs
 
-The loops and tiles are those of layers of float32 (`convolution`, `linear`), with vectors of twice the lanes: each has
-two output blocks. One load brings four neighbouring inputs of a pixel or row, and `fmla` takes each from a quarter of
-its register. The accumulators of float32 wait in memory while a run is added up, since its sums fill the registers.
+The loops and tiles are those of layers of float32 (`convolution`, `linear`), with NEON's vectors of eight numbers: each
+has two output blocks, or one where blocks are of eight channels, as on a core with SVE. One load brings four
+neighbouring inputs of a pixel or row, and `fmla` takes each from a quarter of its register. The accumulators of float32
+wait in memory while a run is added up, since its sums fill the registers.
 
 By llvm-mca's count (docs/arm-tiles.md), 11 to 12 multiply-adds in a cycle on the Neoverse N1, of 16; layers of float32
-make 7.5 to 8 of 8, those that widen their factors first 5. Every second one of the instructions that end a run
-converts, in one of the core's two units: with runs of 16 terms that costs as much time as the products do.
+make 7.5 to 8 of 8, those that widen their factors first 5. On the Neoverse V1, 24 to 25 of 32, where float32 makes
+10.6. Every second one of the instructions that end a run converts, in one of the N1's two units: with runs of 16 terms
+that costs as much time as the products do.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from specc.backends.tvm.kernels import convolution as convolutions
 from specc.backends.tvm.kernels import convolution_plan, tiles
 from specc.backends.tvm.kernels import linear as linears
 from specc.backends.tvm.kernels.epilogue import HEAVY, operand_packings
+from specc.backends.tvm.kernels.parts import ELEMENTS
 from specc.backends.tvm.packing import Packing
 from specc.ir import sums
 from specc.ir.types import block_of
@@ -36,8 +39,11 @@ from specc.targets import Target
 FASTER = 1.5
 """So many times as fast as direct sums of float32 they are, by llvm-mca's count."""
 
-_STEP = 4
-"""Inputs of a row that one load of a linear layer brings."""
+_WIDTH = 8
+"""Numbers in a vector of sums."""
+
+_STEP = sums.LANES
+"""Inputs of a pixel or row that one load brings."""
 
 
 def adds_up(group: Group, anchor: int, target: Target) -> bool:
@@ -59,12 +65,14 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
         return None
     if not all(group.inputs[v].frozen for v in (weight, *bias)):
         return None
-    packings[weight] = Packing("convolution", 2 * lanes, lanes)
+    packings[weight] = Packing("convolution", _WIDTH, lanes)
     packings |= {value: Packing("padded", lanes) for value in bias}
     geometry = convolution_plan.geometry_of(group, anchor, target, choices)
     heavy = any(step.op in HEAVY for step in group.steps)
-    schedule = convolution_plan.schedule_of(geometry, lanes, _wide(target), choices, size=2, fetch=False, heavy=heavy)
-    schedule = replace(schedule, tile=_in_blocks(schedule.tile))
+    schedule = convolution_plan.schedule_of(
+        geometry, lanes, wide(target, geometry.kernel[1]), choices, size=2, fetch=False, heavy=heavy
+    )
+    schedule = replace(schedule, tile=in_blocks(schedule.tile, target))
     return Template(
         lambda emitter: _Convolution(emitter, anchor, geometry, schedule, lanes, target).emit(), packings, once=True
     )
@@ -77,59 +85,71 @@ def linear(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     shape, inputs = group.type(anchor).concrete, group.type(group.step(anchor).operands[0]).concrete[-1]
     blocks = -(-shape[-1] // target.lanes)
-    packings = linears.operands_of(group, anchor, Packing("matrix", 2 * target.lanes), target)
-    if packings is None or inputs % _STEP or blocks % 2:
+    packings = linears.operands_of(group, anchor, Packing("matrix", _WIDTH), target)
+    if packings is None or inputs % _STEP or blocks % (_WIDTH // target.lanes):
         return None
-    schedule = linears.schedule_of(group, anchor, _wide(target), choices, size=2, depth=_STEP, fetch=False)
-    schedule = replace(schedule, tile=_in_blocks(schedule.tile))
+    schedule = linears.schedule_of(group, anchor, wide(target), choices, size=2, depth=_STEP, fetch=False)
+    schedule = replace(schedule, tile=in_blocks(schedule.tile, target))
     tile = schedule.tile
     once = prod(shape[:-1]) % tile.pixels == 0 and blocks % tile.blocks == 0
     return Template(lambda emitter: _Linear(emitter, anchor, schedule, target).emit(), packings, once=once)
 
 
-def _wide(target: Target) -> Target:
-    """The target as the cost model of tiles is to see it: a block is a vector of float16."""
-    return replace(target, vector_bits=2 * target.vector_bits)
+def wide(target: Target, taps: int = 1) -> Target:
+    """The target as the cost model of tiles is to see it: a block is a vector of float16, of 128 bits; `taps` is how
+    many columns the window has.
+
+    Four vectors start in a cycle on a core with SVE. Two registers are kept free there with one tap, else the inputs
+    of the next step spill: 7 x 3 makes 17.1 multiply-adds in a cycle, 5 x 4 24.5. With more taps, 4 x 4 makes 25.3,
+    and 20.1 is what the best tile makes that leaves two registers free.
+    """
+    free = 2 if taps == 1 and target.lanes == _WIDTH else 0
+    started = target.fma_per_cycle * target.lanes / ELEMENTS
+    registers = target.vector_registers - free
+    return replace(target, vector_bits=32 * _WIDTH, vector_registers=registers, fma_per_cycle=started)
 
 
-def _in_blocks(tile: tiles.Tile) -> tiles.Tile:
-    """A tile of vectors of float16 in blocks of float32."""
-    return tiles.Tile(tile.pixels, 2 * tile.blocks)
+def in_blocks(tile: tiles.Tile, target: Target) -> tiles.Tile:
+    """A tile of vectors of float16 in blocks of the target."""
+    return tiles.Tile(tile.pixels, _WIDTH // target.lanes * tile.blocks)
 
 
 class _Run:
-    """The sums of a run: `pixels` times as many vectors of float16 as hold `blocks`, which begin with an even one."""
+    """The sums of a run: `pixels` times as many vectors of float16 as hold `blocks`, which begin with a vector's first
+    one."""
 
     def __init__(self, pixels: int, blocks: int, lanes: int) -> None:
-        self.lanes, self.width, self.blocks, self.pairs = lanes, 2 * lanes, blocks, -(-blocks // 2)
-        self.kind = f"float16x{self.width}"
-        self.pixels = pixels
-        self.sums = Registers(pixels * self.pairs, self.width, "float16")
+        self.lanes, self.blocks, self.pixels = lanes, blocks, pixels
+        self.held = _WIDTH // lanes
+        """Blocks in a vector."""
+        self.vectors = -(-blocks // self.held)
+        self.kind = f"float16x{_WIDTH}"
+        self.sums = Registers(pixels * self.vectors, _WIDTH, "float16")
         for vector in self.sums.vectors:
-            T.buffer_store(vector, tirx.Broadcast(tirx.const(0.0, "float16"), self.width), [self._all])
+            T.buffer_store(vector, tirx.Broadcast(tirx.const(0.0, "float16"), _WIDTH), [self._all])
 
     @property
     def _all(self) -> Any:
-        return tirx.Ramp(0, 1, self.width)
+        return tirx.Ramp(0, 1, _WIDTH)
 
-    def inputs(self, buffer: Any, place: Sequence[Any], count: int) -> list[Any]:
-        """`count` neighbouring inputs from `place` on, each in all lanes of a vector."""
+    def inputs(self, buffer: Any, place: Sequence[Any]) -> list[Any]:
+        """The neighbouring inputs from `place` on that one load brings, each in all lanes of a vector."""
         *lead, last = place
-        bits = tirx.BufferLoad(buffer, [*lead, tirx.Ramp(last, 1, count)])
-        vector = tirx.reinterpret(f"float16x{count}", bits)
-        return [tirx.Shuffle([vector] * (self.width // count), [q] * self.width) for q in range(count)]
+        bits = tirx.BufferLoad(buffer, [*lead, tirx.Ramp(last, 1, _STEP)])
+        vector = tirx.reinterpret(f"float16x{_STEP}", bits)
+        return [tirx.Shuffle([vector] * (_WIDTH // _STEP), [q] * _WIDTH) for q in range(_STEP)]
 
-    def weights(self, buffer: Any, pair: Any, *place: Any) -> list[Any]:
-        """The weights of a step, of each pair of blocks from number `pair` on."""
+    def weights(self, buffer: Any, first: Any, *place: Any) -> list[Any]:
+        """The weights of a step, of each vector of blocks from number `first` on."""
         return [
-            tirx.reinterpret(self.kind, tirx.BufferLoad(buffer, [pair + p, *place, self._all]))
-            for p in range(self.pairs)
+            tirx.reinterpret(self.kind, tirx.BufferLoad(buffer, [first + p, *place, self._all]))
+            for p in range(self.vectors)
         ]
 
     def add(self, pixel: int, value: Any, weights: Sequence[Any]) -> None:
         """Adds the products of an input with the weights to the sums of a pixel, each rounded once."""
         for p, weight in enumerate(weights):
-            vector = self.sums.vectors[pixel * self.pairs + p]
+            vector = self.sums.vectors[pixel * self.vectors + p]
             total = tirx.BufferLoad(vector, [self._all])
             T.buffer_store(vector, tirx.call_llvm_pure_intrin(self.kind, "llvm.fma", value, weight, total), [self._all])
 
@@ -138,9 +158,10 @@ class _Run:
         part = [tirx.Ramp(0, 1, self.lanes)]
         for i in range(self.pixels):
             for j in range(self.blocks):
-                half = tirx.BufferLoad(self.sums.vectors[i * self.pairs + j // 2], [self._all])
-                lanes = [j % 2 * self.lanes + k for k in range(self.lanes)]
-                wide = tirx.Cast(f"float32x{self.lanes}", tirx.Shuffle([half], lanes))
+                half = tirx.BufferLoad(self.sums.vectors[i * self.vectors + j // self.held], [self._all])
+                if self.held > 1:
+                    half = tirx.Shuffle([half], [j % self.held * self.lanes + k for k in range(self.lanes)])
+                wide = tirx.Cast(f"float32x{self.lanes}", half)
                 vector = acc.vectors[i * self.blocks + j]
                 T.buffer_store(vector, tirx.BufferLoad(vector, part) + wide, part)
 
@@ -148,11 +169,10 @@ class _Run:
 class _Convolution(convolutions.Convolution):
     """Writes the loops of one convolution of float16."""
 
-    unit = 2
-
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.widens = False
+        self.unit = _WIDTH // self.lanes
 
     def _tile(self, place: convolutions.Place) -> None:
         emitter, g, blocks, pixels = self.emitter, self.geometry, place.blocks, place.span.pixels
@@ -162,8 +182,8 @@ class _Convolution(convolutions.Convolution):
             for j, block in enumerate(blocks):
                 for i in range(pixels):
                     emitter.store(acc, self._start(block, lane), [i * len(blocks) + j, lane])
-        size = sums.channels(prod(g.kernel), self.lanes) // self.lanes
-        whole, rest = divmod(-(-g.in_channels // self.inner), size)
+        size = sums.channels(prod(g.kernel)) // _STEP
+        whole, rest = divmod(-(-g.in_channels // _STEP), size)
         if whole:
             with emitter.serial(whole) as outer:
                 self._run(acc, place, outer * size, size)
@@ -174,19 +194,20 @@ class _Convolution(convolutions.Convolution):
             tile.finish(*at, lane)
         tile.flush(*at)
 
-    def _run(self, acc: Registers, place: convolutions.Place, first: Any, channels: int) -> None:
-        """The products of so many blocks of channels from number `first` on."""
+    def _run(self, acc: Registers, place: convolutions.Place, first: Any, count: int) -> None:
+        """The products of so many fours of channels from number `first` on."""
         emitter, g = self.emitter, self.geometry
         run = _Run(place.span.pixels, len(place.blocks), self.lanes)
-        pair = emitter.divmod(place.blocks[0], 2)[0]
-        with emitter.serial(channels, first) as channel, emitter.serial(place.taps) as r:
+        vector = emitter.divmod(place.blocks[0], self.unit)[0]
+        with emitter.serial(count, first) as four, emitter.serial(place.taps) as r:
+            channel, part = emitter.divmod(four, self.inner // _STEP)
             tap = place.low + r
             for s, pixels in enumerate(place.span.taps):
                 places = {i: i * g.stride[1] + s * g.dilation[1] for i in range(*pixels)}
                 read = {i: self._read(place, channel, tap, offset) for i, offset in places.items()}
-                values = {i: run.inputs(self.data, [*at, 0], self.lanes) for i, at in read.items()}
-                for q in range(self.lanes if values else 0):
-                    weights = run.weights(self.weight, pair, channel, tap, s, q)
+                values = {i: run.inputs(self.data, [*at, part * _STEP]) for i, at in read.items()}
+                for q in range(_STEP if values else 0):
+                    weights = run.weights(self.weight, vector, channel, tap, s, part * _STEP + q)
                     for i, vectors in values.items():
                         run.add(i, vectors[q], weights)
         run.end(acc)
@@ -196,7 +217,8 @@ class _Linear(linears.Linear):
     """Writes the loops of one linear layer of float16."""
 
     def _strip(self, group: Any, strips: int, strip: Any) -> None:
-        """As for float32, but that the last group begins early enough to be a whole one: pairs of blocks stay pairs."""
+        """As for float32, but that the last group begins early enough to be a whole one: blocks of a vector stay
+        together."""
         emitter, width, size = self.emitter, self.tile.blocks, self.tile.pixels
         start = group * width
         if self.blocks % width:
@@ -207,7 +229,7 @@ class _Linear(linears.Linear):
             self._tile(blocks, first if self.rows % size == 0 else tirx.min(first, self.rows - size), size)
 
     def _accumulate(self, acc: Registers, blocks: list[Any], first: Any, rows: int) -> None:
-        emitter, size = self.emitter, sums.channels(1, self.lanes)
+        emitter, size = self.emitter, sums.channels(1)
         with emitter.lanes(self.lanes) as lane:
             self._start(acc, blocks, rows, lane)
         whole, rest = divmod(self.inputs, size)
@@ -221,12 +243,12 @@ class _Linear(linears.Linear):
         """The products of so many inputs from number `start` on, for a number of rows from the first one on."""
         emitter, (first, rows) = self.emitter, lines
         run = _Run(rows, len(blocks), self.lanes)
-        pair = emitter.simplify(tirx.floordiv(blocks[0], 2)) if not isinstance(blocks[0], int) else blocks[0] // 2
+        vector = emitter.divmod(blocks[0], run.held)[0]
         with emitter.serial(terms // _STEP) as step:
             k = start + step * _STEP
-            values = [run.inputs(self.data, self._row(first + i, k), _STEP) for i in range(rows)]
+            values = [run.inputs(self.data, self._row(first + i, k)) for i in range(rows)]
             for q in range(_STEP):
-                weights = run.weights(self.weight, pair, k + q)
+                weights = run.weights(self.weight, vector, k + q)
                 for i in range(rows):
                     run.add(i, values[i][q], weights)
         run.end(acc)

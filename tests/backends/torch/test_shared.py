@@ -66,9 +66,9 @@ def _noting(computed: list[str]) -> Any:
 
     step = judge._step
 
-    def noted(graph: Graph, identity: int, operands: list[Any], half_lanes: int) -> Any:
+    def noted(graph: Graph, identity: int, operands: list[Any], half_sums: bool) -> Any:
         computed.append(graph.node(identity).op)
-        return step(graph, identity, operands, half_lanes)
+        return step(graph, identity, operands, half_sums)
 
     return noted
 
