@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group, Input
 from specc.backends.tvm.kernels import attention, convolution, depthwise, general, linear, select, squeeze, winograd
+from specc.backends.tvm.kernels import half as sums_of_runs
+from specc.backends.tvm.library import compile_kernel
+from specc.disassembly import disassemble
 from specc.ir.bits import of_bits, to_bits
 from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.model import Model
+from specc.static_profile import count, hot_loops
 from specc.unpack import unpack
 
 ALL_BITS = np.arange(1 << 16, dtype=np.uint16)
@@ -228,3 +233,23 @@ def test_products_are_added_up_in_float16_where_a_core_has_it(
     group = convolved(dtype, (1, 32, 15, 14), 40, kernel, {"stride": 2}, machine.blocked_layout)
     template = select.lower(group, machine)
     assert kernel_of(group, template, half=machine.half).template == expected
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("llvm-mca", "llvm-mca-19"))), reason="needs llvm-mca (make arm-test)")
+@pytest.mark.parametrize(("target", "peak"), [("neoverse-n1", 16), ("neoverse-v1", 32)])
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 1)])
+def test_runs_of_float16_multiply_nearly_all_the_time(target: str, peak: int, kernel: Any, tmp_path: Path) -> None:
+    """By llvm-mca's count of the hot loop, which a run's end does not belong to."""
+    machine = targets.find(target)
+    inputs = [half("float16", 1, 64, 28, 28, layout=machine.blocked_layout)]
+    group = program(
+        [*inputs, half("float16", 64, 64, *kernel, frozen=True)], ("conv2d", [0, 1], {"padding": kernel[0] // 2})
+    )
+    template = sums_of_runs.convolution(group, machine, Choices())
+    assert template is not None
+    function = kernel_of(group, template, half=machine.half).function.with_attr("global_symbol", "kernel")
+    made = compile_kernel(function, "kernel", machine, tmp_path).read_bytes()
+    loops = [loop.own() for loop in hot_loops(disassemble(made, machine, ["kernel"])["kernel"], machine)]
+    hot = max(count(loops, machine, machine.cpu), key=lambda loop: loop.macs)
+    assert hot.peak == peak
+    assert hot.rate > 0.75 * peak
