@@ -20,9 +20,8 @@ block of input channels is summed up, the pixels of the next (`fetch`): the prod
 
 One core of a Cascade Lake, beside the template for direct sums: 64 channels, 56 x 56, F(4 x 4): 0.41 of its time; 128
 channels, 28 x 28: 0.37; 256 channels, 14 x 14, F(3 x 3): 0.46; with stride 2, F(2 x 2), from 28 x 28: 256 or 128 to 256
-channels 0.78, 96 to 192 0.82. Transforming the weights in the kernel, to read 9 of
-them in place of 36, took longer (0.52, 0.45, 0.71): what is written to the second-level cache and read again costs as
-much.
+channels 0.78, 96 to 192 0.82. Transforming the weights in the kernel, to read 9 of them in place of 36, took longer
+(0.52, 0.45, 0.71): what is written to the second-level cache and read again costs as much.
 """
 
 from __future__ import annotations
