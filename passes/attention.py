@@ -101,15 +101,18 @@ def _way(graph: Graph, value: Value, goal: str, moves: bool) -> list[int] | None
 
 def _leads_to(graph: Graph, value: Value, goal: str) -> bool:
     """Whether elementwise nodes and reshapes alone stand between `value` and a `goal` above it."""
-    while graph.node(value.node).op != goal:
+    seen, waiting = {value}, [value]
+    while waiting:
+        value = waiting.pop()
         node = graph.node(value.node)
-        operands = [o for o in graph.operands(value.node) if graph.type(o).shape[-2:] == graph.type(value).shape[-2:]]
-        if not operands or not (node.record.elementwise or _keeps_rows(graph, value.node)):
-            return False
-        if len(operands) > 1:
-            return any(_leads_to(graph, operand, goal) for operand in operands)
-        value = operands[0]
-    return True
+        if node.op == goal:
+            return True
+        if node.record.elementwise or _keeps_rows(graph, value.node):
+            rows = graph.type(value).shape[-2:]
+            above = {operand for operand in graph.operands(value.node) if graph.type(operand).shape[-2:] == rows} - seen
+            seen |= above
+            waiting += above
+    return False
 
 
 def _keeps_rows(graph: Graph, identity: int) -> bool:

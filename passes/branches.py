@@ -29,10 +29,15 @@ from specc.passes.weight_space import add_bias, channel_axis, is_per_channel, pe
 def _terms_of(match: Match, root: Value) -> list[Value]:
     """The summands of the tree of additions under `root`, from left to right."""
     found: list[Value] = []
-    for operand in match.graph.operands(root.node):
+    waiting = [*reversed(match.graph.operands(root.node))]
+    while waiting:
+        operand = waiting.pop()
         inner = match.graph.op(operand) == "add" and match.graph.uses(operand) == 1
         same = match.type(operand) == match.type(root)  # a broadcast summand is a term, not a part of the tree
-        found += _terms_of(match, operand) if inner and same and not match.is_frozen(operand) else [operand]
+        if inner and same and not match.is_frozen(operand):
+            waiting += reversed(match.graph.operands(operand.node))
+        else:
+            found.append(operand)
     return found
 
 

@@ -37,6 +37,17 @@ def test_two_products_with_a_softmax_between() -> None:
     assert len(set(groups)) == 2, "what follows is a kernel of its own"
 
 
+def test_what_leads_to_a_softmax_is_looked_at_once() -> None:
+    """x * sigmoid(x), forty times: there are 2^40 ways up from the softmax, and no product at the end of any."""
+    lines = []
+    for number in range(0, 80, 2):
+        before = f"%{number - 1}" if number else "m"
+        lines.append(f"%{number}: float32[5, 7] = sigmoid({before})")
+        lines.append(f"%{number + 1}: float32[5, 7] = mul({before}, %{number})")
+    lines += ["%80: float32[5, 7] = softmax(%79)", "%81: float32[2, 5, 3] = matmul(%80, v)", "return %81"]
+    assert not names(net(*lines))
+
+
 def test_masks_and_moves_join() -> None:
     graph = net(
         "%0: float32[2, 7, 4] = permute(k) {order=(0, 2, 1)}",
