@@ -158,7 +158,9 @@ def tanh(k: Primitives[Number], x: Number) -> Number:
     return _odd_rational(k, x, TANH_LIMIT, TANH_NUMERATOR, TANH_DENOMINATOR)
 
 
-def _exponential(k: Primitives[Number], x: Number, parts: Sequence[float], sign: int = 1) -> tuple[Number, Number]:
+def _exponential(
+    k: Primitives[Number], x: Number, parts: Sequence[float], sign: int = 1, negative: bool = False
+) -> tuple[Number, Number]:
     """Half of 2^n and 2 * exp(r), whose product is exp(sign * x), for ln 2 as a sum of `parts`.
 
     The halving lets n be 128: 2^128 is no float32.
@@ -168,17 +170,18 @@ def _exponential(k: Primitives[Number], x: Number, parts: Sequence[float], sign:
         return k.const(value, "float32")
 
     low, high = sorted((sign * -87.3, sign * 88.7228))
-    x = k.let(k.min(k.max(x, const(low)), const(high)))
+    x = k.max(x, const(low))
+    x = k.let(x if negative else k.min(x, const(high)))
     n, power = k.binary(x * const(sign / math.log(2)))
     for part in parts:
         x = x - n * const(sign * part)
     return power, _polynomial(k, [sign**i * c for i, c in enumerate(EXP)], k.let(x))
 
 
-def exp(k: Primitives[Number], x: Number) -> Number:
-    """The exponential."""
+def exp(k: Primitives[Number], x: Number, negative: bool = False) -> Number:
+    """The exponential; `negative` says that x is 0 at most, which saves an instruction."""
     high = math.ldexp(round(math.ldexp(math.log(2), 9)), -9)  # ln 2 in nine bits: n * high is exact
-    power, series = _exponential(k, x, (high, math.log(2) - high))
+    power, series = _exponential(k, x, (high, math.log(2) - high), negative=negative)
     return series * power
 
 
