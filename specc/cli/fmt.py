@@ -36,7 +36,8 @@ def fmt(files: Sequence[str], only_check: bool) -> int:
     if only_check:
         for name in changed:
             click.echo(name)
-        say(f"{len(changed)} of {total} would change" if changed else f"{total} in canonical form")
+        if changed or not failed:
+            say(f"{len(changed)} of {total} would change" if changed else f"{total} in canonical form")
     elif changed and changed != ["<stdin>"]:
         say("\n".join(f"formatted {name}" for name in changed if name != "<stdin>"))
     return FAILED if failed or (only_check and changed) else FINE

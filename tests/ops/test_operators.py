@@ -254,7 +254,7 @@ CALLS: list[tuple[str, list[tuple[int, ...]], dict[str, Any], str]] = [
     ("linear", [(2, 3)], {}, "the argument `out` is missing"),
     ("batch_norm", [(4,)], {}, "takes [n, c, ...]"),
     ("max_pool2d", [(1, 2, 8, 8)], {"k": 2, "p": 2}, "is not below the window"),
-    ("softmax", [(2, 3)], {"axis": 2}, "not distinct dimensions"),
+    ("softmax", [(2, 3)], {"axis": 2}, "no dimension 2 in a tensor of rank 2"),
     ("add", [(2, 3), (2, 4)], {}, "3 and 4 differ at dimension 1"),
     ("add", [(2, 3)], {}, "takes 2 operands"),
 ]
