@@ -15,7 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring.results import NETWORKS, ROOT, rows_kept, say, specc, table
+import numpy as np
+
+from measuring.results import NETWORKS, ROOT, positive, rows_kept, say, specc, table
 
 TITLE = "Start and memory of a process"
 MEASURED = {
@@ -63,8 +65,8 @@ CONTENDERS = {
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this section."""
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="these alone", default=[])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--rounds", type=positive, default=15)
 
 
 def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, Any]:
@@ -163,7 +165,7 @@ def write(results: dict[str, Any]) -> list[str]:
 
 
 def _time(runs: dict[str, list[float]]) -> str:
-    low, *_, high = statistics.quantiles(runs["first_ms"], n=10, method="inclusive")
+    low, high = np.percentile(runs["first_ms"], (10, 90))
     return f"{statistics.median(runs['first_ms']):.0f} ({low:.0f} to {high:.0f})"
 
 

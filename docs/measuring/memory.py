@@ -12,7 +12,7 @@ import math
 import tempfile
 from typing import Any
 
-from measuring.results import NETWORKS, rows_kept, say, specc, table
+from measuring.results import NETWORKS, positive, rows_kept, say, specc, table
 
 TITLE = "Memory of a run"
 
@@ -20,7 +20,7 @@ TITLE = "Memory of a run"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this section."""
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="these alone", default=[])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--against", default="onnxruntime,openvino")
 
 

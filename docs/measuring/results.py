@@ -28,6 +28,14 @@ NETWORKS = {
 _LOAD = os.getloadavg()[0]
 
 
+def positive(word: str) -> int:
+    """A number of at least 1, for an option of a command line."""
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{word} is less than 1")
+    return number
+
+
 def load(section: str) -> dict[str, Any] | None:
     """What was measured last, or nothing: `command`, `options`, `machine`, `load` and `results`."""
     path = _path(section)
