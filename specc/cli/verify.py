@@ -36,7 +36,7 @@ from specc.terminal import FAILED, FINE
     "reduce_to",
     type=click.Path(),
     metavar="DIR",
-    help="With --per-pass: shrink what differs, write it here.",
+    help="Judge as --per-pass does; shrink what differs, and write it here.",
 )
 @tolerance_option
 @precision_options
