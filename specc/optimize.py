@@ -22,11 +22,14 @@ from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, MergeClaim
 from specc.ir.text import print_graph
 from specc.ir.verify import verify
+from specc.ops import OPERATORS
 from specc.passes.registry import Canonicalize, Pass, Reparam
 from specc.passes.rewrite import Journal
 
 MERGING: tuple[Pass, ...] = (Canonicalize(), Reparam())
 """The passes after which merge claims have to hold."""
+_CONVOLUTIONS = frozenset(name for name, record in OPERATORS.items() if "conv" in name and record.macs is not None)
+"""Passes make one of another, as `conv2d` of `conv1d`: they are counted together."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ class Step:
         changes += [f"{integers} layer{'s' * (integers > 1)} of integers"] if integers else []
         halves = (self._halves(self.before), self._halves(self.after))
         changes += [f"{halves[1] - halves[0]} layers of 16 bits"] if halves[1] > halves[0] else []
-        for what, op in (("convolutions", "conv2d"), ("batch norms", "batch_norm")):
-            changes += [f"{old[op]} {what} into {new[op]}"] if old[op] != new[op] and not integers else []
+        for what, ops in (("convolution", _CONVOLUTIONS), ("batch norm", {"batch_norm"})):
+            was, now = (sum(counts[op] for op in ops) for counts in (old, new))
+            changes += [f"{was} {what}{'s' * (was != 1)} into {now}"] if was != now and not integers else []
         groups = count_groups(self.after)
         changes += [f"{new.total()} nodes into {groups} groups"] if groups != count_groups(self.before) else []
         rewrites = sum(event.fired for event in self.journal.events)

@@ -45,19 +45,20 @@ def _page(code: str, title: str, means: str, do: str, example: str = "", shell: 
 
 
 def explain(name: str) -> str:
-    """The page of a code, a pass or an operator; raises S1001 for anything else."""
+    """The page of a code, a pass or an operator, in capitals or not; raises S1001 for anything else."""
     from specc import ops
     from specc.passes.registry import PASSES
 
-    if name.upper() in CODES:
-        return pages()[name.upper()].text
+    known = [*CODES, *PASSES, *ops.OPERATORS]
+    name = next((each for each in known if each.casefold() == name.casefold()), name)
+    if name in CODES:
+        return pages()[name].text
     if name in PASSES:
         home = PASSES[name].__module__
         module = import_module(f"specc.passes.{name}" if home == "specc.passes.registry" else home)
         return f"{name}: {PASSES[name].summary}\n\n{(module.__doc__ or '').strip()}"
     if name in ops.OPERATORS:
         return _operator(name)
-    known = [*CODES, *PASSES, *ops.OPERATORS]
     hint = did_you_mean(name, known) or (f"there are {next(iter(CODES))} ..., {', '.join(PASSES)}, and every operator",)
     raise error("S1001", f"`{name}` is no code, pass or operator", notes=hint)
 
