@@ -36,10 +36,10 @@ import numpy as np
 
 from specc.diagnostics import SpeccError, error
 from specc.ir.dtypes import STORED
+from specc.magic import MAGIC
 from specc.manifest import Manifest, dtype_of, natural, shape_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
-MAGIC = b"\x89specc\r\n"  # no text file begins so, and a transfer that changes line ends breaks it
 VERSION = 4
 ALIGNMENT = 64
 MEMBERS = ("library", "weights", "sample")
@@ -172,15 +172,6 @@ def read(path: str | Path, check: Check | None = None) -> Contents:
             return _Reader(str(path), file).contents(check)
     except OSError as problem:
         raise error("S0001", f"{path} cannot be read: {problem.strerror or problem}") from None
-
-
-def is_artifact(path: str | Path) -> bool:
-    """Whether the file at `path` begins as an artifact does."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 class _Reader:

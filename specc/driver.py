@@ -30,6 +30,7 @@ from specc.diagnostics import Label, Span, error
 from specc.ir.graph import Graph
 from specc.ir.specialize import specialize
 from specc.ir.text import print_graph
+from specc.magic import refuse_artifact
 from specc.manifest import Machine, Manifest, Size
 from specc.optimize import Step, run_passes
 from specc.passes.registry import Pass
@@ -72,6 +73,7 @@ def load(path: str | Path, network: str | None = None, variant: str | None = Non
     if isinstance(path, str) and path.startswith(zoo.PREFIX):
         path, named = zoo.find(path)
         variant = variant or named
+    refuse_artifact(path)
     return grammar.load(path, network, variant)
 
 
@@ -93,7 +95,7 @@ def compile(
     sources: Mapping[str, str] | None = None,
     passes: Sequence[Pass] | None = None,
     verify_each: bool = False,
-    strips: int = 1,
+    strips: int | None = None,
     peak: int | None = None,
     static: bool = False,
     precision: str = "float32",
@@ -112,8 +114,9 @@ def compile(
     sources   texts of the spec by file name, whose digest goes into the manifest (see `spec_sources`)
     passes    these instead of the level's
     verify_each  holds the graph to the invariants of the IR after every pass
-    strips    so many strips of rows for the first stages, which cuts the memory that they need
-    peak      bytes for the tensors between kernels: the smallest number of strips that fits; S1001 where none does
+    strips    so many strips of rows for the first stages, which cuts the memory that they need; None: 1, the whole
+    peak      in place of `strips`, bytes for the tensors between kernels: the smallest number of strips that fits;
+              S1001 where none does
     static    its library is an archive for a linker, which cannot be run from the artifact but only be unpacked
     precision "float32"; "bf16" or "fp16": layers of 16 bits; "int8": of integers; as many as `samples` allow (see
               `specc.calibration`)
@@ -126,7 +129,10 @@ def compile(
     told = progress or (lambda _: None)
     machine = targets.find(target)
     tuned = records.find(tuning).best(machine.name)
-    if passes is not None and (strips != 1 or peak is not None):
+    if strips is not None and peak is not None:
+        message = f"a limit of {peak} bytes finds the number of strips, and {strips} of them are asked for"
+        raise error("S1001", message, notes=("give the limit or the number",))
+    if passes is not None and (strips is not None or peak is not None):
         raise error("S1001", "strips are a pass of the level's; among passes of your own, name it: strips{count=4}")
     specs = specialize_all(graph, shapes)
     for _, spec in specs:
@@ -254,21 +260,21 @@ class _Lowering:
     told: Observer
 
     def run(
-        self, level: int, passes: Sequence[Pass] | None, strips: int, peak: int | None, precision: Pass | None = None
+        self, level: int, passes: Sequence[Pass] | None, strips: int | None, peak: int | None, precision: Pass | None
     ) -> tuple[Lowered, list[Step]]:
         """The kernels and the program; see `compile`. Raises S1001 where no number of strips needs so little memory."""
         from specc.passes.registry import pipeline
 
         if self.at:
             name = next(iter(self.at))
-            if strips != 1 or peak is not None:
+            if strips is not None or peak is not None:
                 raise error("S1001", f"strips are rows of a picture: `{name}` cannot stay open beside them")
             if precision is not None:
                 message = f"a precision is measured at one size: `{name}` cannot stay open beside it"
                 raise error("S1001", message, notes=(f"give `{name}` a number, as `--shapes {name}=1`",))
             return self.by(_passes_for_open(level, self.machine) if passes is None else passes)
         arenas = []
-        for number in (strips,) if peak is None else STRIPS:
+        for number in (1 if strips is None else strips,) if peak is None else STRIPS:
             found = self.by(pipeline(level, self.machine, number, precision) if passes is None else passes)
             arenas.append(found[0].arena)
             if peak is None or arenas[-1] <= peak:

@@ -15,6 +15,7 @@ import pytest
 from specc import artifact, model, runtime, targets
 from specc.artifact import ALIGNMENT, Contents, Sample, Seal
 from specc.diagnostics import SpeccError
+from specc.magic import is_artifact
 from specc.manifest import Machine, Manifest, Size, TensorSpec
 
 rng = np.random.default_rng(3)
@@ -326,7 +327,7 @@ def test_a_seal_of_another_length_is_refused(file: Path) -> None:
 @pytest.mark.parametrize("text", [b"", b"specc 1\n", b"PK\x03\x04", b"\x7fELF" + bytes(200), b"\x89PNG\r\n\x1a\n"])
 def test_other_files_are_no_artifacts(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "other").write_bytes(text)
-    assert not artifact.is_artifact(tmp_path / "other")
+    assert not is_artifact(tmp_path / "other")
     assert "is not an artifact" in refused(tmp_path / "other", "S0901")
 
 
@@ -391,4 +392,4 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("goal")
     artifact.write(tmp_path / "link", contents())
     assert (tmp_path / "link").is_symlink()
-    assert artifact.is_artifact(tmp_path / "goal")
+    assert is_artifact(tmp_path / "goal")

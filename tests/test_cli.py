@@ -195,6 +195,20 @@ def test_explain_shows_a_computed_weight_as_one_thing(spec: str, capsys: pytest.
     assert any(each.get("weights") == ["stem.bn.running_var", "stem.bn.weight", "stem.c.weight"] for each in found)
 
 
+def test_convolutions_of_all_dimensions_are_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One that becomes another with the same work is no difference; `conv1d` becomes `conv2d` of height 1."""
+    path = tmp_path / "row.specc"
+    path.write_text("specc 1\nnetwork Row(x: [1, 4, 32]) -> [1, 8, 32]:\n    y = conv1d(x, 8, k=3)\n    return y\n")
+    ran = Ran(capsys, "compile", str(path), "-o", str(tmp_path / "a"), "--target", "c")
+    assert ran.code == terminal.FINE
+    assert "\ncanonicalize: 1 nodes into 3 (" in ran.err
+
+
+@pytest.mark.parametrize(("asked", "title"), [("s0301", "S0301: "), ("Conv2D", "conv2d(x, "), ("REPARAM", "reparam: ")])
+def test_explain_does_not_mind_capitals(capsys: pytest.CaptureFixture[str], asked: str, title: str) -> None:
+    assert Ran(capsys, "explain", asked).out.startswith(title)
+
+
 def test_show_of_an_artifact(capsys: pytest.CaptureFixture[str], artifact: str) -> None:
     assert "3 convolutions into 2" in Ran(capsys, "show", artifact).out
     assert Ran(capsys, "show", artifact, "--json").json["network"] == "Tiny_small"
@@ -366,6 +380,15 @@ def test_bench_compares_results_for_equal_weights_alone(
         ["bench", "x", "--seconds", "nan"],
         ["show", "x.specc", "--shapes", "n=1,n=2"],
         ["show", "x.specc", "--shapes", "n=-1"],
+        ["show", "x.specc", "--at", "spec", "--explain", "reparam"],
+        ["show", "x.specc", "--json", "--depth", "3"],
+        ["show", "x.specc", "--target", "native"],
+        ["show", "x.specc", "--passes", "reparam"],
+        ["show", "x.specc", "--at", "spec", "-O1"],
+        ["show", "x.specc", "--at", "reparam", "--passes", "reparam", "-O1"],
+        ["compile", "x.specc", "-o", "y", "--emit", "onnx", "-O1"],
+        ["compile", "x.specc", "-o", "y", "--emit", "onnx", "--strips", "1"],
+        ["compile", "x.specc", "-o", "y", "--emit", "onnx", "--bound", "0.1"],
         ["run", "x", "--self-test", "--inputs", "y.npz"],
         ["run", "x", "--threads", "many"],
     ],

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from specc.cli.options import (
     Finite,
     check_precision,
     choose_size,
     compilation,
+    given,
     json_option,
     load_spec,
     measuring_options,
@@ -70,19 +70,18 @@ def bench(
     """Measure an artifact's latency beside its peers', in turns and with equal threads."""
     from specc import bench as stopwatch
     from specc import driver, report, runtime, sample
-    from specc.artifact import is_artifact
     from specc.backends.tvm import roofline
     from specc.calibration import drawn_samples, read_samples
     from specc.ir.specialize import specialize
     from specc.ir.text import parse_graph
+    from specc.magic import is_artifact
     from specc.peers import check_peers, peers
     from specc.targets import TARGETS
 
     names = [name.strip() for name in against.split(",") if name.strip()]
     if is_artifact(spec):
-        chosen = click.get_current_context().get_parameter_source
         for option, what in _COMPILED.items():
-            if chosen(option) is not ParameterSource.DEFAULT:
+            if given(option):
                 raise error("S1006", f"{spec} is compiled: its {what} cannot be chosen any more")
         artifact = runtime.open(spec, threads)
         precision = artifact.manifest.facts["precision"]["name"]
@@ -127,8 +126,8 @@ def bench(
         samples = drawn_samples(size.inputs) if calibrate is None else read_samples(calibrate, size.inputs)
     typical = [[one[spec.name] for spec in size.inputs] for one in samples]
     contenders += peers(names, graph, values, inputs, artifact.threads, precision, typical)
-    given = {spec.name: array for spec, array in zip(size.inputs, inputs)}
-    expected = driver.reference(graph, values, given) if same else None
+    named = {spec.name: array for spec, array in zip(size.inputs, inputs)}
+    expected = driver.reference(graph, values, named) if same else None
     cores = (
         roofline.Cores(TARGETS[artifact.manifest.machine.target], artifact.threads) if artifact.threads > 1 else None
     )

@@ -18,8 +18,10 @@ from specc.terminal import FAILED, FINE, say
 def check(spec: str, shapes: dict[str, int] | None, as_json: bool) -> int:
     """Say what is wrong with a spec; its shapes, parameters, MACs, `check` lines and merges."""
     from specc import grammar
+    from specc.magic import refuse_artifact
 
     path, variant = split_spec(spec)
+    refuse_artifact(path)
     reports = grammar.check(path, variant)
     found = [_checked(report, shapes) for report in reports]
     problems = [SpeccError(*failures, sources=r.sources) for r, (_, failures) in zip(reports, found) if failures]

@@ -14,6 +14,7 @@ from specc.cli.options import (
     check_precision,
     compilation,
     compiling_options,
+    given,
     json_option,
     load_spec,
     mention_weights,
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from specc.ir.graph import Graph
 
 
+_OF_KERNELS = ["level", "rounding", "tuning", "passes", "verify_each", "dump", "strips", "peak", "calibrate", "bound"]
+"""What has no say in an ONNX file."""
+
+
 @click.command()
 @spec_argument
 @compiling_options
@@ -44,9 +49,14 @@ if TYPE_CHECKING:
     help="One file; a folder with C sources, or with a static library, for another build; or an ONNX file.",
 )
 @click.option(
-    "--strips", type=click.IntRange(min=1), default=1, help="Strips of rows for the first stages: less memory."
+    "--strips", type=click.IntRange(min=1), help="Strips of rows for the first stages: less memory; 1 without it."
 )
-@click.option("--peak", type=click.IntRange(min=0), metavar="BYTES", help="As few strips as need no more memory.")
+@click.option(
+    "--peak",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="As few strips as need no more memory, in place of --strips.",
+)
 @precision_options
 @click.option("--dump", type=click.Path(), metavar="DIR", help="Write the graph's text after every pass here.")
 @json_option
@@ -61,7 +71,7 @@ def compile(
     passes: str | None,
     verify_each: bool,
     output: str,
-    strips: int,
+    strips: int | None,
     peak: int | None,
     emit: str,
     precision: str,
@@ -84,7 +94,7 @@ def compile(
         target = "c" if target == "native" else target
     elif emit == "static" and (target == "wasm32" or (target in TARGETS and not TARGETS[target].vectors)):
         raise click.UsageError(f"there are no static libraries for {target}")
-    elif emit == "onnx" and (target != "native" or passes or dump or strips != 1 or peak is not None):
+    elif emit == "onnx" and (target != "native" or any(map(given, _OF_KERNELS))):
         raise click.UsageError("--emit onnx is for any machine, with the passes that make fewer operators")
     if dump == "":
         raise click.UsageError("--dump names a folder")

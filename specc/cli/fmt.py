@@ -57,7 +57,9 @@ def _specs(files: Sequence[str]) -> Iterator[str]:
 def _formatted(name: str) -> tuple[str, str]:
     from specc import grammar
     from specc.grammar.modules import read
+    from specc.magic import refuse_artifact
 
+    refuse_artifact(name)
     text = _stdin() if name == "-" else read(Path(name))
     return text, grammar.format_text(text, "<stdin>" if name == "-" else name)
 

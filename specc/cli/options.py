@@ -10,6 +10,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from specc import terminal
 from specc.diagnostics import SpeccError
@@ -168,6 +169,11 @@ signature_option = click.option(
     help="Refuse what this public key has not signed.",
 )
 artifact_argument = click.argument("path", metavar="ARTIFACT", type=click.Path())
+
+
+def given(option: str) -> bool:
+    """Whether the command line has this option, whatever its value."""
+    return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:

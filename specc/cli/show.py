@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from specc.cli.options import (
+    given,
     json_option,
     level_option,
     load_spec,
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     from specc.artifact import Contents
     from specc.ir.graph import Graph
     from specc.optimize import Step
+
+
+_OF_SPECS = {
+    "at": "--at",
+    "depth": "--depth",
+    "explain": "--explain",
+    "target": "--target",
+    "shapes": "--shapes",
+    "level": "-O",
+    "passes": "--passes",
+}
+"""The options that an artifact has no use for, as they are written."""
 
 
 @click.command()
@@ -47,23 +60,26 @@ def show(
 ) -> None:
     """Show a network block by block; its graph as text with --at, as JSON with --json; or what an artifact is."""
     from specc import artifact
+    from specc.magic import is_artifact
 
-    if artifact.is_artifact(spec):
-        if at is not None or shapes or explain or passes:
-            raise error("S1006", f"{spec} is compiled: it has neither passes nor shapes to choose")
+    if is_artifact(spec):
+        for option, word in _OF_SPECS.items():
+            if given(option):
+                raise error("S1006", f"{spec} is compiled: {word} is for specs")
         _show_artifact(artifact.read(spec), as_json)
         return
     from specc import report
     from specc.ir.specialize import specialize
     from specc.ir.text import print_graph
 
+    _check_options(at, explain, target, passes, as_json)
     graph = load_spec(spec)
     if explain is not None:
-        steps = _steps(specialize(graph, shapes), explain, target, level, passes)
+        steps = _steps(specialize(graph, shapes), explain, [], target, level, passes)
         _explain([step for step in steps if step.transformation.name == explain], as_json)
         return
     if at is not None and at != "spec":
-        graph = _steps(specialize(graph, shapes), at, target, level, passes)[-1].after
+        graph = _steps(specialize(graph, shapes), at, ["spec"], target, level, passes)[-1].after
     elif shapes or (at is None and not as_json):
         graph = specialize(graph, shapes)
     if as_json:
@@ -89,8 +105,30 @@ def show(
         click.echo(f"\n{total[0]} parameters, {total[1]} MACs")
 
 
-def _steps(graph: Graph, name: str, target: str, level: int, chosen: str | None) -> list[Step]:
-    """The passes up to the last one called `name`, done; one that no level has (`strips`), where options put it."""
+def _check_options(at: str | None, explain: str | None, target: str, passes: str | None, as_json: bool) -> None:
+    """Raises S1001 for a target or a pass that is not there, and a usage error for options that would do nothing."""
+    from specc import targets
+
+    if given("target"):
+        targets.find(target)
+    parse_passes(passes)
+    if at is not None and explain is not None:
+        raise click.UsageError("--at writes a graph, --explain what a pass did to it: give one of the two")
+    if given("depth") and (as_json or at is not None or explain is not None):
+        raise click.UsageError("--depth is for the table of blocks: it goes with none of --at, --explain and --json")
+    through = explain is not None or at not in (None, "spec")
+    for option in ("target", "level", "passes"):
+        if given(option) and not through:
+            raise click.UsageError(f"{_OF_SPECS[option]} goes with --at PASS or --explain PASS: else no pass runs")
+        if given(option) and option != "passes" and passes is not None:
+            raise click.UsageError(f"--passes names all passes that run: {_OF_SPECS[option]} has no say in them")
+
+
+def _steps(graph: Graph, name: str, besides: list[str], target: str, level: int, chosen: str | None) -> list[Step]:
+    """The passes up to the last one called `name`, done; one that no level has (`strips`), where options put it.
+
+    Raises S1001 for another name; its message lists those that there are, and `besides`.
+    """
     from specc import targets
     from specc.optimize import run_passes
     from specc.passes.registry import LEVELS, PASSES, pipeline
@@ -101,7 +139,7 @@ def _steps(graph: Graph, name: str, target: str, level: int, chosen: str | None)
         passes = pipeline(level, machine, precision=PASSES[name]())
     names = [transformation.name for transformation in passes]
     if name not in names:
-        known = ["spec", *dict.fromkeys(names)]
+        known = [*besides, *dict.fromkeys(names)]
         where = f"--passes {chosen}" if chosen else f"-O{level}"
         message = f"{where} has no pass `{name}`; there are {', '.join(known)}"
         raise error("S1001", message, notes=did_you_mean(name, known))

@@ -8,3 +8,10 @@ specc run foreign.artifact
 specc run no_library.artifact
 specc unpack cut.artifact -o out
 specc show cut.artifact
+specc verify tiny.artifact
+specc check tiny.artifact
+specc fmt tiny.artifact
+specc show tiny.artifact:small
+specc tune tiny.artifact
+specc compile tiny.artifact -o a
+specc show tiny.artifact -O1
