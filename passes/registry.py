@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from specc.diagnostics import did_you_mean, error
 from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
-from specc.passes import canonicalize, fusion, halve, layout, quantize, reparam, strips
+from specc.passes import canonicalize, fusion, halve, layout, phases, quantize, reparam, strips
 from specc.passes.bodies import labelled, within
 from specc.passes.rewrite import Journal
 from specc.targets import Target
@@ -55,6 +55,17 @@ class Canonicalize(Pass):
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
         return within(graph, lambda each: canonicalize.canonicalize(each, journal))
+
+
+@dataclass(frozen=True)
+class Phases(Pass):
+    """See `specc.passes.phases`."""
+
+    name = "phases"
+    summary = "transposed convolutions as convolutions of stride 1 and pixel shuffles"
+
+    def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        return within(graph, lambda each: phases.phases(each, journal))
 
 
 @dataclass(frozen=True)
@@ -151,7 +162,7 @@ class Fusion(Pass):
 def _registered() -> dict[str, type[Pass]]:
     """Our passes, then those that installed packages add."""
     found: dict[str, type[Pass]] = {
-        each.name: each for each in (Canonicalize, Reparam, Quantize, Halve, Strips, Layout, Fusion)
+        each.name: each for each in (Canonicalize, Phases, Reparam, Quantize, Halve, Strips, Layout, Fusion)
     }
     for entry in sorted(entry_points(group="specc.passes"), key=lambda entry: entry.name):
         added = entry.load()
@@ -177,7 +188,7 @@ class _Passes(Mapping[str, type[Pass]]):
 PASSES: Mapping[str, type[Pass]] = _Passes()
 
 LEVELS = (0, 1, 2)
-"""0: what lowering needs and no more. 1: fewer operators. 2: fewer bytes moved too."""
+"""0: what lowering needs and no more. 1: fewer operators. 2: those that have fast kernels, and fewer bytes moved."""
 
 
 def pipeline(level: int, target: Target, strips: int = 1, precision: Pass | None = None) -> tuple[Pass, ...]:
@@ -202,8 +213,8 @@ def _level(level: int, target: Target) -> tuple[Pass, ...]:
     if level == 1:
         return (Canonicalize(), Reparam(), Canonicalize(), Fusion(epilogues=False))
     if target.gpu:  # a warp reads neighbours of a plain row as well as lanes of a block
-        return (Canonicalize(), Reparam(), Canonicalize(), Fusion(blocks=True))
-    return (Canonicalize(), Reparam(), Canonicalize(), Layout(target.lanes), Fusion(cache=target.l2_bytes))
+        return (Canonicalize(), Phases(), Reparam(), Canonicalize(), Fusion(blocks=True))
+    return (Canonicalize(), Phases(), Reparam(), Canonicalize(), Layout(target.lanes), Fusion(cache=target.l2_bytes))
 
 
 _PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>[^}]*)\})?\s*(?:,|$)")
