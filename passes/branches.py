@@ -10,24 +10,38 @@
 A sum is a tree of additions whose inner results nobody else uses; its terms may stand in any order. A branch of the
 first two rules is any linear region (`specc.passes.regions`): a convolution of any kernel, dilation and groups, an
 average pool, x itself, x scaled, or several of these in a row. All branches of one tensor become one term where that
-costs no more than they do together, else every two that do; so sums end. The idea of merging branches of different
+costs no more than they do together, else every two that do; so sums end. Two terms at a time, the journal counts; a sum
+of more than `LONG` terms takes all that its equation fits in one sweep, so that work grows with its length alone.
+The idea of merging branches of different
 kernels is RepVGG's (arXiv:2101.03697, section 3.3) and ACNet's (arXiv:1908.03930).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Collection, Sequence
+from functools import partial, reduce
 
 from specc.ir.graph import Value
 from specc.passes.regions import Region
 from specc.passes.rewrite import Match, Op, Refused, Rule, Var
 from specc.passes.weight_space import add_bias, channel_axis, is_per_channel, per_channel, sole_use
 
+LONG = 24
+"""A sum of so many terms or fewer merges two in a sweep: equations that stand before have their turn in between."""
 
-def _terms_of(match: Match, root: Value) -> list[Value]:
-    """The summands of the tree of additions under `root`, from left to right."""
+
+def terms_of(match: Match) -> list[Value]:
+    """The summands of the tree of additions under the root, from left to right; none where the sum goes on behind it.
+
+    So rules look at whole sums, from their last addition.
+    """
+    root = Value(match.root)
+    users = match.graph.users(root)
+    if match.graph.uses(root) == 1 and users:
+        user = match.graph.node(users[0][0])
+        if user.op == "add" and user.types[0] == match.type(root):
+            return []
     found: list[Value] = []
     waiting = [*reversed(match.graph.operands(root.node))]
     while waiting:
@@ -49,12 +63,6 @@ def _weighted(match: Match, term: Value, op: str) -> bool:
     return all(match.is_frozen(w) for w in weights)
 
 
-def _absorbable(match: Match, *terms: Value) -> None:
-    for term in terms:
-        if reason := sole_use(match, term):
-            raise Refused(reason)
-
-
 def _scaled(match: Match, term: Value) -> tuple[Value, Value | None]:
     """`term` as (x, factor): of `x * f` with a frozen f, these; of anything else, itself and None."""
     if match.graph.op(term) == "mul" and not match.is_frozen(term):
@@ -65,56 +73,7 @@ def _scaled(match: Match, term: Value) -> tuple[Value, Value | None]:
     return term, None
 
 
-Merge = Callable[[Match, Value, Value], Value | None]
-
-
-def _shift_shift(match: Match, a: Value, b: Value) -> Value | None:
-    """The sum t + v, both frozen."""
-    return match.apply("add", a, b) if match.is_frozen(a) and match.is_frozen(b) else None
-
-
-def _with_bias(op: str) -> Merge:
-    """The sum conv(x, a) + t or linear(x, a) + t."""
-
-    def merge(match: Match, a: Value, b: Value) -> Value | None:
-        if not _weighted(match, a, op) or not match.is_frozen(b):
-            return None
-        _absorbable(match, a)
-        axis = channel_axis(match, a)
-        if not is_per_channel(match, b, a, axis):
-            raise Refused(f"the summand {match.type(b)} differs within a channel")
-        shift = per_channel(match, b, a, axis)
-        assert shift is not None
-        x, weight, *bias = match.graph.operands(a.node)
-        channels = match.type(weight).shape[0]
-        assert isinstance(channels, int)
-        total = add_bias(match, tuple(bias), shift, channels)
-        return match.apply(op, x, weight, total, like=a.node, **match.graph.node(a.node).attrs)
-
-    return merge
-
-
-def _identity_identity(match: Match, a: Value, b: Value) -> Value | None:
-    """The sum x * s + x * t, where either product may be missing."""
-    (x, s), (y, t) = _scaled(match, a), _scaled(match, b)
-    if x != y or match.is_frozen(x):
-        return None
-    _absorbable(match, *(term for term, factor in ((a, s), (b, t)) if factor is not None))
-    factors = [match.constant(1.0) if factor is None else factor for factor in (s, t)]
-    return match.apply("mul", x, match.apply("add", *factors))
-
-
-def _is_outermost(match: Match) -> bool:
-    """Whether no addition takes the sum in: rules look at whole sums, from their last addition."""
-    root = Value(match.root)
-    users = match.graph.users(root)
-    if match.graph.uses(root) != 1 or not users:
-        return True
-    user = match.graph.node(users[0][0])
-    return user.op != "add" or user.types[0] != match.type(root)
-
-
-def _replaced(match: Match, terms: list[Value], merged: Value, *gone: int) -> Value | None:
+def replaced(match: Match, terms: Sequence[Value], merged: Value, gone: Collection[int]) -> Value | None:
     """The sum with `merged` in the place of the terms at the positions `gone`; None where that changes its type."""
     root = Value(match.root)
     others = [term for position, term in enumerate(terms) if position not in gone]
@@ -125,71 +84,159 @@ def _replaced(match: Match, terms: list[Value], merged: Value, *gone: int) -> Va
         match.graph.update(merged.node, path=node.path, span=node.span)
     for term in others:
         merged = match.apply("add", merged, term)
+    match.times = len(gone) - 1
     return merged if match.type(merged) == match.type(root) else None
 
 
-def with_pair(match: Match, merge: Callable[[Value, Value], Value | None]) -> Value | None:
-    """The sum with one term for the first two, in either order, that `merge` makes one of; None where it takes none.
+def _most(terms: Sequence[Value]) -> int:
+    """How many terms of a sum become one in a sweep, at most."""
+    return 2 if len(terms) <= LONG else len(terms)
 
-    Raises the first `Refused` where every pair that it might take is refused.
-    """
-    if not _is_outermost(match):
+
+def _shifts(match: Match) -> Value | None:
+    """The sum with one term for those that are frozen."""
+    terms = terms_of(match)
+    frozen = [position for position, term in enumerate(terms) if match.is_frozen(term)]
+    if len(frozen) < 2:
         return None
-    terms = _terms_of(match, Value(match.root))
+    gone = frozen[: _most(terms)]
+    return replaced(match, terms, reduce(partial(match.apply, "add"), (terms[position] for position in gone)), gone)
+
+
+def _multiples(match: Match) -> Value | None:
+    """The sum with one term for all multiples of a tensor, that of the first one of which there are several."""
+    terms = terms_of(match)
+    found: dict[Value, dict[int, Value | None]] = {}
+    for position, term in enumerate(terms):
+        x, factor = _scaled(match, term)
+        if not match.is_frozen(x):
+            found.setdefault(x, {})[position] = factor
     refusal = None
-    for i, j in itertools.permutations(range(len(terms)), 2):
-        try:
-            merged = merge(terms[i], terms[j])
-        except Refused as refused:
-            refusal = refusal or refused
+    for x, factors in found.items():
+        if len(factors) < 2:
             continue
-        total = None if merged is None else _replaced(match, terms, merged, i, j)
-        if total is not None:
-            return total
+        kept = {p: sole_use(match, terms[p]) for p, factor in factors.items() if factor is not None}
+        refusal = refusal or next(filter(None, kept.values()), None)
+        gone = [position for position in factors if not kept.get(position)]
+        if len(gone) < 2 or match.type(x) != match.type(Value(match.root)):
+            continue
+        gone = gone[: _most(terms)]
+        each = (match.constant(1.0) if (factor := factors[p]) is None else factor for p in gone)
+        return replaced(match, terms, match.apply("mul", x, reduce(partial(match.apply, "add"), each)), gone)
     if refusal:
-        raise refusal
+        raise Refused(refusal)
     return None
 
 
-def _pair_rule(equation: str, merge: Merge) -> Rule:
-    """The rule that takes the first two terms of a sum that `merge` makes one of."""
-    return Rule(equation, Op("add", Var("a"), Var("b")), lambda match: with_pair(match, partial(merge, match)))
+def _bias(op: str, name: str) -> Rule:
+    """The rule for frozen summands beside an `op`, which takes all that fit into its bias."""
+
+    def rewrite(match: Match) -> Value | None:
+        terms = terms_of(match)
+        frozen = [position for position, term in enumerate(terms) if match.is_frozen(term)]
+        refusal = None
+        for at, term in enumerate(terms if frozen else ()):
+            if not _weighted(match, term, op):
+                continue
+            reason, axis = sole_use(match, term), channel_axis(match, term)
+            fit = [p for p in frozen if is_per_channel(match, terms[p], term, axis)]
+            if reason is None and fit and match.type(term) == match.type(Value(match.root)):
+                gone = [at, *fit][: _most(terms)]
+                return replaced(match, terms, _with_bias(match, term, [terms[p] for p in gone[1:]]), gone)
+            differs = next((terms[p] for p in frozen if p not in fit), None)
+            if reason is None and differs is not None:
+                reason = f"the summand {match.type(differs)} differs within a channel"
+            refusal = refusal or reason
+        if refusal:
+            raise Refused(refusal)
+        return None
+
+    return Rule(f"{name}(x, a) + t => {name}(x, a, bias + t)", Op("add", Var("a"), Var("b")), rewrite)
 
 
-def _choices(region: Region, terms: list[Value]) -> Iterator[tuple[Value, tuple[int, ...]]]:
-    """What could become one: a source, and the positions of terms that are linear in it. The most terms come first."""
-    sources = {position: region.sources(term) for position, term in enumerate(terms)}
-    shared: dict[Value, tuple[int, ...]] = {}
-    for source in itertools.chain.from_iterable(sources.values()):
-        positions = tuple(position for position, known in sources.items() if source in known)
-        if len(positions) > 1 and not region.match.is_frozen(source):
-            shared[source] = positions
-    for source, positions in sorted(shared.items(), key=lambda item: -len(item[1])):
-        yield source, positions
-    for source, positions in shared.items():
-        if len(positions) > 2:
-            for pair in itertools.combinations(positions, 2):
-                yield source, pair
+def _with_bias(match: Match, term: Value, shifts: Sequence[Value]) -> Value:
+    """A convolution or matrix product with summands in its bias, each of which is the same within a channel."""
+    x, weight, *bias = match.graph.operands(term.node)
+    channels = match.type(weight).shape[0]
+    assert isinstance(channels, int)
+    for summand in shifts:
+        shift = per_channel(match, summand, term, channel_axis(match, term))
+        assert shift is not None
+        bias = [add_bias(match, tuple(bias), shift, channels)]
+    node = match.graph.node(term.node)
+    return match.apply(node.op, x, weight, *bias, like=term.node, **node.attrs)
+
+
+def _shared(region: Region, terms: list[Value]) -> dict[Value, tuple[int, ...]]:
+    """The sources in which several terms are linear, and the positions of these."""
+    found: dict[Value, list[int]] = {}
+    for position, term in enumerate(terms):
+        for source in region.sources(term):
+            found.setdefault(source, []).append(position)
+    several = {source: tuple(positions) for source, positions in found.items() if len(positions) > 1}
+    return {source: positions for source, positions in several.items() if not region.match.is_frozen(source)}
+
+
+def _together(
+    region: Region, terms: list[Value], source: Value, positions: Sequence[int], tables: bool
+) -> tuple[Value, Sequence[int]] | None:
+    """One term for those at `positions`, and these; None and refused as `Region.merged`."""
+    merged = region.merged([terms[position] for position in positions], source, tables)
+    return None if merged is None else (merged, positions)
+
+
+def _one_by_one(
+    region: Region, terms: list[Value], source: Value, positions: Sequence[int], tables: bool
+) -> tuple[Value, Sequence[int]] | None:
+    """One term for the first two that become one, and for those that it takes in further; and their positions.
+
+    Raises the first `Refused` where every two that might are refused.
+    """
+    refusal = None
+    heavy = {position for position in positions if region.weighs(terms[position], source)}
+    if not heavy:
+        return None
+    joining = region.joining([terms[position] for position in positions], source)
+    usable = [position for position, joins in zip(positions, joining) if joins]
+    for at, first in enumerate(usable):
+        merged, gone = terms[first], [first]
+        for position in usable[at + 1 :] if first in heavy else [p for p in usable[at + 1 :] if p in heavy]:
+            try:
+                made = region.merged([merged, terms[position]], source, tables)
+            except Refused as refused:
+                refusal = refusal or refused
+                continue
+            if made is not None:
+                merged, gone = made, [*gone, position]
+            if len(gone) == _most(terms):
+                break
+        if len(gone) > 1:
+            return merged, gone
+    if refusal:
+        raise refusal
+    return None
 
 
 def _branches(op: str, name: str) -> Rule:
     """The rule for branches of one kind, which also says why a term of that kind finds no partner."""
 
     def rewrite(match: Match) -> Value | None:
-        if not _is_outermost(match):
-            return None
-        terms = _terms_of(match, Value(match.root))
+        terms = terms_of(match)
         region, refusal = Region(match, op), None
-        for tables in (False, True):
-            for source, positions in _choices(region, terms):
-                try:
-                    merged = region.merged([terms[position] for position in positions], source, tables)
-                except Refused as refused:
-                    refusal = refusal or refused
-                    continue
-                total = None if merged is None else _replaced(match, terms, merged, *positions)
-                if total is not None:
-                    return total
+        shared = _shared(region, terms)
+        largest = sorted(shared.items(), key=lambda item: -len(item[1]))
+        ways = [(_together, *item) for item in largest]
+        ways += [(_one_by_one, *item) for item in shared.items() if len(item[1]) > 2]
+        for tables, (merge, source, positions) in itertools.product((False, True), ways):
+            try:
+                found = merge(region, terms, source, positions, tables)
+            except Refused as refused:
+                refusal = refusal or refused
+                continue
+            total = None if found is None else replaced(match, terms, *found)
+            if total is not None:
+                match.times = 1 if merge is _together else match.times
+                return total
         refusal = refusal or _without_partner(match, terms, op)
         if refusal:
             raise refusal
@@ -212,9 +259,9 @@ def _without_partner(match: Match, terms: list[Value], op: str) -> Refused | Non
 
 RULES = (
     _branches("conv2d", "conv"),
-    _pair_rule("conv(x, a) + t => conv(x, a, bias + t)", _with_bias("conv2d")),
+    _bias("conv2d", "conv"),
     _branches("linear", "linear"),
-    _pair_rule("linear(x, a) + t => linear(x, a, bias + t)", _with_bias("linear")),
-    _pair_rule("x * s + x * t => x * (s + t)", _identity_identity),
-    _pair_rule("x + t + v => x + (t + v)", _shift_shift),
+    _bias("linear", "linear"),
+    Rule("x * s + x * t => x * (s + t)", Op("add", Var("a"), Var("b")), _multiples),
+    Rule("x + t + v => x + (t + v)", Op("add", Var("a"), Var("b")), _shifts),
 )

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -240,6 +240,21 @@ def add(match: Match, a: Convolution, b: Convolution, type: TensorType) -> Convo
 
     bias, table = _sum(match, a.bias, b.bias), _sum(match, a.table, b.table)
     return Convolution(a.op, a.source, shape, cache(kernel), bias, table, a.stride, groups, (y.taps, x.taps))
+
+
+def total(match: Match, convs: Sequence[Convolution], type: TensorType) -> Convolution:
+    """The sum of several, from the left, with no deeper calls however many there are; refused as `add`."""
+    sums = list(itertools.accumulate(convs, lambda a, b: add(match, a, b, type)))
+
+    def in_turn(builds: list[Build | None]) -> Build | None:
+        """The last one, behind those before it, which it takes the results of."""
+        known = [build for build in builds if build]
+        return cache(lambda: [build() for build in known][-1]) if known else None
+
+    weight = in_turn([each.weight for each in sums])
+    assert weight is not None
+    bias, table = in_turn([each.bias for each in sums]), in_turn([each.table for each in sums])
+    return replace(sums[-1], weight=weight, bias=bias, table=table)
 
 
 def stack(match: Match, a: Convolution, b: Convolution) -> Convolution:

@@ -14,7 +14,9 @@ default, and one without a default as `NOMINAL`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -122,7 +124,7 @@ class Region:
         if op == "concat":
             return reduce(lambda a, b: convolutions.stack(match, a, b), parts)
         if op == "add":
-            total = reduce(lambda a, b: convolutions.add(match, a, b, match.type(value)), parts)
+            total = convolutions.total(match, parts, match.type(value))
             return convolutions.shifted(match, total, frozen[0], value) if frozen else total
         outer = convolutions.of_node(match, value, live[0], self.op)
         if outer is None:
@@ -141,10 +143,25 @@ class Region:
         def total() -> Convolution:
             if any(each != type for each in types):
                 raise Refused(f"the branches differ in shape: {', '.join(map(str, types))}")
-            convs = [self.read(term, source) for term in terms]
-            return reduce(lambda a, b: convolutions.add(self.match, a, b, type), convs)
+            return convolutions.total(self.match, [self.read(term, source) for term in terms], type)
 
         return self._merge(terms, source, total, type, tables)
+
+    def weighs(self, term: Value, source: Value) -> bool:
+        """Whether there is anything between a term and its source that a merge makes fewer of."""
+        return any(self.graph.op(Value(node)) in WEIGHING for node in self.inside(term, source))
+
+    def joining(self, terms: Sequence[Value], source: Value) -> list[bool]:
+        """Which terms could become one with others of these: `merged` refuses whatever the others have to do with."""
+        inside = [self.inside(term, source) for term in terms]
+        needed = {value.node for value in self._needed(terms, dict.fromkeys(itertools.chain(*inside)))}
+        found = []
+        for term, nodes in zip(terms, inside):
+            try:
+                found.append(not needed & nodes.keys() and bool(self.read(term, source)))
+            except Refused:
+                found.append(False)
+        return found
 
     def stacked(self, a: Value, b: Value, source: Value) -> Value | None:
         """The channels of a and b as one convolution of `source`; None and refused as `merged`."""
@@ -176,11 +193,16 @@ class Region:
 
     def _alone(self, terms: Sequence[Value], nodes: dict[int, None]) -> None:
         """Refuses where a result in between is needed outside of the region; that of the root is what it makes."""
+        for value in self._needed(terms, nodes):
+            raise Refused(uses_of(self.match, value))
+
+    def _needed(self, terms: Sequence[Value], nodes: dict[int, None]) -> Iterator[Value]:
+        taken = Counter(terms)
         for node in nodes.keys() - {self.match.root}:
             value = Value(node)
             outside = sum(user not in nodes for user, _ in self.graph.users(value)) + self.graph.outputs.count(value)
-            if outside > terms.count(value):
-                raise Refused(uses_of(self.match, value))
+            if outside > taken[value]:
+                yield value
 
     def _affords(self, conv: Convolution, type: TensorType, limit: int, nodes: dict[int, None]) -> None:
         cost = _number(self.graph, type) * conv.shape[1] * conv.shape[2] * conv.shape[3]

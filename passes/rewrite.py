@@ -16,6 +16,7 @@ the reason, the place in the spec and the path, so that they can be shown to the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,6 +158,8 @@ class Match(Mapping[str, Any]):
 
     def __init__(self, graph: Graph, root: int, bound: dict[str, Any], frozen: set[int]) -> None:
         self.graph, self.root, self._bound, self._frozen = graph, root, bound, frozen
+        self.times = 1
+        """How often a rewrite applied its equation at this root; the journal has as many events."""
 
     def __getitem__(self, name: str) -> Any:
         return self._bound[name]
@@ -304,5 +307,5 @@ def _fire(graph: Graph, rules: list[Rule], identity: int, frozen: set[int]) -> I
         made, needed = graph.type(result), node.types[0]
         assert made == needed, f"the rule `{rule.equation}` makes {made} where {needed} is needed"
         graph.replace(Value(identity), result)
-        yield Event(rule.equation, node.op, node.path, node.span)
+        yield from itertools.repeat(Event(rule.equation, node.op, node.path, node.span), match.times)
         return

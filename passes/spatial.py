@@ -10,13 +10,14 @@ locality injection of RepMLP (arXiv:2112.11081, section 3.4); the convolution ma
 
 from __future__ import annotations
 
-from functools import cache, partial
+import itertools
+from functools import cache
 
 from specc.ir.cost import fixed
 from specc.ir.dims import product
 from specc.ir.graph import Value
 from specc.passes import convolutions
-from specc.passes.branches import with_pair
+from specc.passes.branches import replaced, terms_of
 from specc.passes.convolutions import POINT, Convolution
 from specc.passes.regions import Region
 from specc.passes.rewrite import Match, Op, Refused, Rule, Var
@@ -73,10 +74,7 @@ def _as_matrix(match: Match, conv: Convolution, like: Convolution, result: Value
     )
 
 
-def _merged(match: Match, region: Region, term: Value, branch: Value) -> Value | None:
-    found = _product(match, term)
-    if found is None:
-        return None
+def _merged(match: Match, region: Region, term: Value, found: tuple[Value, Convolution], branch: Value) -> Value | None:
     made, matrix = found
     for source in region.sources(branch):
         types = match.type(source), match.type(branch), match.type(matrix.source)
@@ -107,7 +105,23 @@ def _merged(match: Match, region: Region, term: Value, branch: Value) -> Value |
 
 
 def _sum(match: Match) -> Value | None:
-    return with_pair(match, partial(_merged, match, Region(match, "conv2d")))
+    """The sum with one term for the first matrix product and the first branch that it takes in."""
+    terms, region, refusal = terms_of(match), Region(match, "conv2d"), None
+    products = {at: found for at, term in enumerate(terms) if (found := _product(match, term))}
+    for at, position in itertools.product(products, range(len(terms))):
+        if at == position:
+            continue
+        try:
+            merged = _merged(match, region, terms[at], products[at], terms[position])
+        except Refused as refused:
+            refusal = refusal or refused
+            continue
+        total = None if merged is None else replaced(match, terms, merged, (at, position))
+        if total is not None:
+            return total
+    if refusal:
+        raise refusal
+    return None
 
 
 RULES = (

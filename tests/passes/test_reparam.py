@@ -745,3 +745,52 @@ def test_rules_that_undo_each_other_end() -> None:
     graph = network(lambda graph, x: total(graph, x, graph.apply("relu", [x])), 2, 3)
     with pytest.raises(AssertionError, match=r"rules undo each other: a \+ b => b \+ a"):
         rewrite_graph(graph, [swap])
+
+
+def _beside(graph: Graph, x: Value, number: int) -> Value:
+    """Convolutions, the first of which somebody else needs as it is."""
+    if number == 1:
+        return graph.apply("relu", [Value(graph.users(x)[0][0])])
+    return conv(graph, x, 3, f"c{number}")
+
+
+def _vector(graph: Graph, number: int) -> Value:
+    return graph.parameter(f"v{number}", TensorType((3, 1, 1)))
+
+
+MANY = 300
+LONG_SUMS: dict[str, tuple[Callable[[Graph, Value, int], Value], dict[str, int], int]] = {
+    "the same tensor": (lambda g, x, i: x, {"mul": 1}, MANY - 1),
+    "multiples": (lambda g, x, i: g.apply("mul", [x, _vector(g, i)]), {"mul": 1}, MANY - 1),
+    "frozen summands": (lambda g, x, i: _vector(g, i) if i else x, {"add": 1}, MANY - 2),
+    "a bias": (lambda g, x, i: _vector(g, i) if i else conv(g, x, 3, "c"), {"conv2d": 1}, MANY - 1),
+    "convolutions": (lambda g, x, i: conv(g, x, 3, f"c{i}"), {"conv2d": 1}, 1),
+    "convolutions beside one that stays": (_beside, {"conv2d": 2, "relu": 1, "add": 2}, MANY - 3),
+    "what does not merge": (
+        lambda g, x, i: g.apply("relu", [conv(g, x, 3, f"c{i}")]),
+        {"conv2d": MANY, "relu": MANY, "add": MANY - 1},
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG_SUMS)
+def test_a_sum_of_many_terms_takes_a_few_sweeps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep for every pair of terms would be time by the square of their number: `y = y + x` in a loop."""
+    term, left, fired = LONG_SUMS[name]
+    before = network(lambda graph, x: total(graph, *(term(graph, x, number) for number in range(MANY))), 1, 3, 4, 4)
+    sweeps, prune = 0, Graph.prune
+
+    def counted(graph: Graph) -> None:
+        nonlocal sweeps
+        sweeps += 1
+        prune(graph)
+
+    journal = Journal()
+    with monkeypatch.context() as patched:
+        patched.setattr(Graph, "prune", counted)
+        after = reparam(before, journal)
+    assert live_operators(after) == left
+    assert len(journal.fired) == fired
+    assert sweeps <= 5
+    check_pass(reparam, before)
