@@ -75,25 +75,39 @@ class _Halving:
         for position, value in enumerate(self.graph.operands(identity)[:2]):
             self.graph.set_operand(identity, position, self._round(value))
 
+    def _known(self, value: Value) -> Value | None:
+        return value if self.graph.type(value).dtype in HALVES else self.rounded.get(value)
+
     def _round(self, value: Value) -> Value:
-        graph = self.graph
-        if graph.type(value).dtype in HALVES:
-            return value
-        if value not in self.rounded:
-            node = graph.node(value.node)
-            if _moves(graph, value.node):
-                operands = [self._round(operand) for operand in graph.operands(value.node)]
-                made = graph.apply(node.op, operands, dict(node.attrs), node.path, node.span)
-                self.rounded[value] = Value(made.node, value.result)
+        """`value` of 16 bits, behind all that it is moved from: those are stacked, as nothing bounds their number."""
+        graph, waiting = self.graph, [value]
+        while waiting:
+            each = waiting[-1]
+            node, moves = graph.node(each.node), _moves(graph, each.node)
+            operands = graph.operands(each.node) if moves and self._known(each) is None else ()
+            missing = [operand for operand in operands if self._known(operand) is None]
+            waiting += reversed(missing)
+            if missing:
+                continue
+            waiting.pop()
+            if self._known(each) is not None:
+                continue
+            if moves:
+                halves = [self._known(operand) or operand for operand in operands]
+                made = graph.apply(node.op, halves, dict(node.attrs), node.path, node.span)
+                self.rounded[each] = Value(made.node, each.result)
             else:
-                self.rounded[value] = graph.apply("cast", [value], {"dtype": self.dtype}, node.path, node.span)
-        return self.rounded[value]
+                self.rounded[each] = graph.apply("cast", [each], {"dtype": self.dtype}, node.path, node.span)
+        return self._known(value) or value
 
     def share(self) -> None:
         """Lets everyone read the 16 bits of a value where they exist, if nobody needs more of it."""
         graph = self.graph
+        graph.prune()  # nobody needs most of what only moved what layers read
         own = {value.node for value in self.rounded.values()}
         for value, half in reversed(self.rounded.items()):  # what moves elements stands behind what it moves
+            if not {value.node, half.node} <= graph.structure.nodes.keys():
+                continue
             if graph.is_frozen(value.node) or graph.op(value) == "input" or not self._serves(value, own):
                 continue
             for user, position in graph.users(value):
@@ -105,17 +119,20 @@ class _Halving:
     def _serves(self, value: Value, own: Collection[int]) -> bool:
         """Whether all who read a value could read it rounded to 16 bits."""
         graph = self.graph
-        if value in graph.outputs:
-            return False
-        for user, _ in graph.users(value):
-            node = graph.node(user)
-            if user in own or self._idle(user) or "any" not in node.record.classes(len(graph.operands(user))):
-                continue
-            results = [Value(user, result) for result in range(len(node.types))]
-            if not _moves(graph, user) or len(graph.operands(user)) > 1:
+        seen, waiting = {value}, [value]
+        while waiting:
+            each = waiting.pop()
+            if each in graph.outputs:
                 return False
-            if not all(self._serves(result, own) for result in results):
-                return False
+            for user, _ in graph.users(each):
+                node = graph.node(user)
+                if user in own or self._idle(user) or "any" not in node.record.classes(len(graph.operands(user))):
+                    continue
+                if not _moves(graph, user) or len(graph.operands(user)) > 1:
+                    return False
+                behind = {Value(user, result) for result in range(len(node.types))} - seen
+                seen |= behind
+                waiting += behind
         return True
 
     def _idle(self, identity: int) -> bool:

@@ -75,6 +75,19 @@ def test_a_network_deeper_than_calls_may_nest() -> None:
     )
 
 
+def test_moves_deeper_than_calls_may_nest() -> None:
+    """A value that is moved on and on before a layer is rounded before the first move."""
+    graph = Graph("Moved")
+    x = graph.input("x", TensorType((1, 64, 32, 32)))
+    moved = graph.apply("relu", [x])
+    for _ in range(sys.getrecursionlimit() + 100):
+        moved = graph.apply("permute", [moved], {"order": (0, 1, 3, 2)})
+    graph.outputs = [graph.call("conv2d", [moved], {"out": 64, "k": 3}, "a")]
+    result = halve(graph, dtype="bfloat16")
+    kinds = {(node.op, node.types[0].dtype) for node in map(result.node, result.live())}
+    assert kinds == {("relu", "float32"), ("cast", "bfloat16"), ("permute", "bfloat16"), ("conv2d", "float32")}
+
+
 def test_what_a_layer_reads_is_stored_in_16_bits() -> None:
     """Behind fusion, every kernel but those at the ends reads and writes 16 bits, and none of them only rounds."""
     graph = fuse(layout(BF16(residual()), 16))
