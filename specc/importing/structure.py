@@ -83,18 +83,27 @@ def _structured(graph: Graph, classes: Mapping[str, str], docstring: str) -> str
     (block,) = blocks_of(with_loops([network], names, arguments), names)
     root = emit(block, title, emitted, names, "network", graph)
     definitions = {name: e.definition for name, e in emitted.items()}
-    items: list[s.Item] = [*_in_order(root.definition, definitions), root.definition]
+    items: list[s.Item] = [*called_by(root.definition, definitions), root.definition]
     items += writer.checks(graph, root.definition)
     return grammar.format_text(print_file(s.File(1, docstring, (), tuple(items))))
 
 
-def _in_order(definition: s.Definition, definitions: dict[str, s.Definition]) -> Iterator[s.Definition]:
+def called_by(definition: s.Definition, definitions: dict[str, s.Definition]) -> Iterator[s.Definition]:
     """The blocks that `definition` calls, in the order of its calls, each behind those that it calls itself."""
-    for name in re.findall(r"\w+", print_file(s.File(1, None, (), (definition,)))):
-        inner = definitions.pop(name, None)
+
+    def names(of: s.Definition) -> Iterator[str]:
+        return iter(re.findall(r"\w+", print_file(s.File(1, None, (), (of,)))))
+
+    calling = [(definition, names(definition))]
+    while calling:
+        caller, called = calling[-1]
+        inner = next((found for name in called if (found := definitions.pop(name, None))), None)
         if inner is not None:
-            yield from _in_order(inner, definitions)
-            yield inner
+            calling.append((inner, names(inner)))
+            continue
+        calling.pop()
+        if caller is not definition:
+            yield caller
 
 
 def _ready(pending: list[Body], names: Mapping[str, str]) -> list[Body]:
