@@ -64,7 +64,9 @@ class Logarithmic:
 
 
 def duration(microseconds: float) -> str:
-    """Three digits and a unit: 853 µs, 3.89 ms, 1.20 s."""
+    """Up to three digits and a unit: 40 ns, 853 µs, 3.89 ms, 1.20 s."""
+    if 0 < microseconds < 0.0995:
+        return f"{1e3 * microseconds:.0f} ns"
     for scale, unit in ((1e6, "s"), (1e3, "ms")):
         if microseconds >= 0.9995 * scale:
             return f"{_three(microseconds / scale)} {unit}"

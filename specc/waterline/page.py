@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from specc.backends.tvm.roofline import Roofs
 
 FOLDER = files("specc.waterline")
+ROOM = 18.0
+"""Percent of the height of a low chart that a name below a line takes."""
 
 
 def render(profile: Profile, origin: Origin, alone: Profile | None = None) -> str:
@@ -159,10 +161,19 @@ def _waterline(calls: Sequence[KernelTime], number_of: Mapping[int, int], tree: 
         "ticks": height.ticks(unit, scale),
         "lines": {name: " ".join(points) for name, points in lines.items()},
         "between": " ".join([*lines["actual"], *reversed(lines["ideal"])]),
-        "end": 100 - total.at(sums["actual"]),
+        "ends": _ends({name: total.at(spent) for name, spent in sums.items()}),
         **{name: duration(spent) for name, spent in sums.items()},
         "totals": total.ticks(whole_unit, whole_scale),
         "bands": _bands(calls, tree),
+    }
+
+
+def _ends(heights: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Where the names of the lines stand at their ends: above the upper one, below the lower one if there is room."""
+    lower = min(heights, key=lambda name: (heights[name], name != "ideal"))
+    return {
+        name: {"top": round(100 - height, 3), "side": "below" if name == lower and height > ROOM else "above"}
+        for name, height in heights.items()
     }
 
 

@@ -220,3 +220,23 @@ def test_small_networks_have_a_page_that_works(tab: Page, tmp_path: Path, profil
     assert len(names(tab)) == len(profile.calls)
     assert tab.ask("document.documentElement.scrollWidth") == 390
     assert not tab.problems
+
+
+@pytest.mark.parametrize("ideal", [0.02, 0.2, 0.5, 0.95, 1.0, 1.2])
+def test_the_names_of_lines_are_apart_and_within_their_chart(tab: Page, tmp_path: Path, ideal: float) -> None:
+    tab.resize(1280)
+    tab.open(write(tmp_path, network(call("conv2d", "stem", 100.0, 100.0 * ideal))).as_uri())
+    actual, best = tab.ask(
+        "['actual', 'ideal'].map(name => document.querySelector('.end.' + name).getBoundingClientRect().toJSON())"
+    )
+    plot = tab.ask("document.querySelector('.chart.low').getBoundingClientRect().toJSON()")
+    upper, lower = sorted((actual, best), key=lambda box: box["top"])
+    assert upper["bottom"] <= lower["top"]
+    assert (upper is actual) == (ideal <= 1)
+    assert lower["bottom"] <= plot["bottom"] and upper["top"] >= plot["top"] - 20
+    ends = tab.ask(
+        "[...document.querySelectorAll('.chart.low .line')].map(line => {"
+        "const box = line.getBoundingClientRect(); return box.top})"
+    )
+    for box in (actual, best):
+        assert not any(box["top"] < end < box["bottom"] for end in ends), "a line runs through a name"
