@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,15 @@ def test_our_own_mistakes_are_called_so(capsys: pytest.CaptureFixture[str], monk
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal gives it: a shell starts what runs in its background, with all children, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_nothing(spec: str, tmp_path: Path) -> None:
     """Ctrl-C while kernels are compiled, into an empty cache so that there are some."""
     goal = tmp_path / "goal" / "a"
@@ -474,6 +484,7 @@ def test_an_interrupt_leaves_nothing(spec: str, tmp_path: Path) -> None:
     assert list(goal.parent.iterdir()) == []
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("after", ["weights", "kernels"])
 def test_an_interrupt_that_is_dropped_still_ends_the_command(
     spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, after: str

@@ -25,8 +25,8 @@ from specc.tuning import tuner, variants
 TEXT = """specc 1
 
 network Net(image: [1, 32, h = 56, w = 56]) -> [1, 48, _, _]:
-    first = conv2d(image, 64, k=3, s=2)
-    second = conv2d(relu(first), 48, k=3, s=2)
+    first = conv2d(image, 64, k=3, s=2, d=2)
+    second = conv2d(relu(first), 48, k=3, s=2, d=2)
     return second
 """
 
