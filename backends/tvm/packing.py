@@ -20,6 +20,8 @@ class Packing:
     blocked             [n, c, h, w] -> [n, ceil(c / block), h, w, block], zeros beyond c
     padded              [..., c, ...] -> [ceil(c / block) * block], every other extent being 1, zeros beyond c
     convolution         [o, i, kh, kw] -> [ceil(o / block), ceil(i / inner), kh, kw, inner, block], zeros beyond
+    grouped             as convolution, of weights of `groups` groups, `together` of which are one: what the outputs of
+                        one have for the inputs of another is zeros
     dot                 [o, i, ...] -> [ceil(o / block), ceil(i / inner) * ... * inner / 4, block * 4], zeros beyond:
                         four neighbours of i for each o
     pairs               [o, i, ...] -> [ceil(o / block), ceil(i / inner), ..., inner / 2, block * 2], zeros beyond: two
@@ -42,6 +44,8 @@ class Packing:
     inner: int = 1
     tile: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
+    groups: int = 1
+    together: int = 1
     wide: bool = False
 
     def shape(self, logical: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,6 +72,14 @@ class Packing:
         o, i, kh, kw = a.shape
         blocks = a.reshape(o // self.block, self.block, i // self.inner, self.inner, kh, kw)
         return blocks.transpose(0, 2, 4, 5, 3, 1)
+
+    def _grouped(self, a: NDArray[Any]) -> NDArray[Any]:
+        own, inputs = a.shape[0] // self.groups, a.shape[1]
+        joined = np.zeros((a.shape[0], inputs * self.together, *a.shape[2:]), a.dtype)
+        for first in range(0, a.shape[0], own):
+            start = first // own % self.together * inputs
+            joined[first : first + own, start : start + inputs] = a[first : first + own]
+        return self._convolution(joined)
 
     def _winograd(self, a: NDArray[Any]) -> NDArray[Any]:
         a = _grown(_grown(a, 0, self.block), 1, self.inner)

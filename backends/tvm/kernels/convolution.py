@@ -305,9 +305,13 @@ class Convolution:
         taps = enumerate(span.taps)
         return sorted({i * g.stride[1] + s * g.dilation[1] for s, pixels in taps for i in range(*pixels)})
 
+    def _channel(self, number: Any) -> Any:
+        """Which block of the input's channels is number `number` of the reduction."""
+        return number
+
     def _read(self, place: Place, channel: Any, tap: Any, offset: int) -> list[Any]:
         """Where the block of channels lies that a tile reads at a row of the window and a column."""
-        g = self.geometry
+        g, channel = self.geometry, self._channel(channel)
         if g.flat:
             return [place.n, channel, *self._pixel(place.y, place.x + offset)]
         row = place.y * g.stride[0] + tap * g.dilation[0] - g.padding[0]
@@ -411,7 +415,7 @@ class Convolution:
         else:
             y = place.y * g.stride[0] + row * g.dilation[0] - g.padding[0]
             column = x * g.stride[1] + line * apart - g.padding[1]
-        soon(self.data, place.n, place.chunk * self.channels + following, y, column, 0)
+        soon(self.data, place.n, self._channel(place.chunk * self.channels + following), y, column, 0)
 
     def _ask_for_results(self, place: Place, channel: Any, pixel: Any) -> None:
         """Asks for what the epilogue reads and writes for a pixel: of one output block for each block of channels."""

@@ -16,7 +16,17 @@ from specc import driver, targets
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group, Input
-from specc.backends.tvm.kernels import attention, convolution, depthwise, general, linear, select, squeeze, winograd
+from specc.backends.tvm.kernels import (
+    attention,
+    convolution,
+    depthwise,
+    general,
+    grouped,
+    linear,
+    select,
+    squeeze,
+    winograd,
+)
 from specc.backends.tvm.kernels import half as sums_of_runs
 from specc.backends.tvm.library import compile_kernel
 from specc.disassembly import disassemble
@@ -133,6 +143,13 @@ def test_convolutions(dtype: str, shape: Any, out: int, kernel: Any, attrs: dict
 def test_convolutions_in_vectors_of_any_length(target: Any) -> None:
     group = convolved("bfloat16", *CONVOLUTIONS[0], target.blocked_layout)
     check(group, convolution.lower, target, ROUNDING["bfloat16"])
+
+
+@both
+def test_grouped_convolutions(dtype: str) -> None:
+    attrs = {"groups": 8, "padding": 1}
+    group = convolved(dtype, (1, 64, 7, 9), 64, (3, 3), attrs, NATIVE.blocked_layout)
+    check(group, grouped.lower, NATIVE, ROUNDING[dtype])
 
 
 @both
