@@ -258,7 +258,7 @@ def test_verify_judges(capsys: pytest.CaptureFixture[str], spec: str) -> None:
     ran = Ran(capsys, "verify", f"{spec}:small", "--per-pass", "--json")
     assert ran.code == terminal.FINE
     assert ran.json["holds"] is True
-    assert len(ran.json["verdicts"]) == 6  # type: ignore[arg-type]
+    assert len(ran.json["verdicts"]) == 7  # type: ignore[arg-type]
 
 
 def test_verify_fails_where_the_tolerance_is_missed(capsys: pytest.CaptureFixture[str], spec: str) -> None:

@@ -235,6 +235,7 @@ def test_importing_it_brings_little_along() -> None:
         "gpus",
         "ir",
         "ir.dtypes",
+        "magic",
         "manifest",
         "model",
         "runtime",
