@@ -39,7 +39,7 @@ from specc.backends.tvm.emitter import Emitter, Registers, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
-from specc.backends.tvm.kernels.convolution_plan import UNROLL, Geometry, Schedule, geometry_of, schedule_of
+from specc.backends.tvm.kernels.convolution_plan import UNROLL, Geometry, Schedule, geometry_of, kept_of, schedule_of
 from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon
 from specc.backends.tvm.kernels.pairs import DEPTH, Factors, Pairs, imported, take
@@ -74,30 +74,36 @@ Lanewise = Callable[[Any], None]
 """Writes what is to be done for a lane of a vector."""
 
 
-def lower(group: Group, target: Target, choices: Choices) -> Template | None:
-    """The template of a group whose anchor is a dense convolution; None for another group."""
-    anchor = group.anchor
+def anchored(group: Group, target: Target) -> tuple[int, dict[int, Packing], int] | None:
+    """The convolution in float32, of frozen weights, that is a group's anchor: its number, how its bias and the
+    operands of its epilogue are stored, and the channels in a block of its input; None for another group."""
+    anchor, lanes = group.anchor, target.lanes
     if anchor is None or group.step(anchor).op != "conv2d" or group.type(anchor).dtype != "float32":
         return None
-    step = group.step(anchor)
-    data, weight, *bias = step.operands
-    lanes = target.lanes
-    packings = operand_packings(group, lanes, anchor)
-    x = group.type(data)
-    if packings is None or step.attrs["groups"] != 1 or any(v >= len(group.inputs) for v in step.operands):
+    data, *weights = group.step(anchor).operands
+    packings, block = operand_packings(group, lanes, anchor), block_of(group.type(data).layout)
+    if packings is None or any(v >= len(group.inputs) for v in (data, *weights)):
         return None
-    if not all(group.inputs[v].frozen for v in (weight, *bias)) or block_of(x.layout) not in (0, lanes):
+    if not all(group.inputs[v].frozen for v in weights) or block not in (0, lanes):
         return None
-    inner = block_of(x.layout) or 1
+    return anchor, packings | {value: Packing("padded", lanes) for value in weights[1:]}, block or 1
+
+
+def lower(group: Group, target: Target, choices: Choices) -> Template | None:
+    """The template of a group whose anchor is a dense convolution; None for another group."""
+    found = anchored(group, target)
+    if found is None or group.step(found[0]).attrs["groups"] != 1:
+        return None
+    anchor, packings, inner = found
+    data, weight, *_ = group.step(anchor).operands
+    x, lanes = group.type(data), target.lanes
     paired = x.dtype == group.type(weight).dtype == "bfloat16" and inner % 2 == 0
     packings[weight] = Packing("pairs" if paired else "convolution", lanes, inner)
-    packings |= {value: Packing("padded", lanes) for value in bias}
     geometry = geometry_of(group, anchor, target, choices)
     heavy = any(step.op in HEAVY for step in group.steps)
     pairs = take(choices, target) if paired else None
     size, depth = (2, DEPTH) if pairs else (4, 1)
-    again = inner == 1 and geometry.kernel[1] > geometry.stride[1] and not target.broadcast_registers
-    kept = 0 if again else None
+    kept = kept_of(geometry, inner, target)
     tiled, unroll = (pairs.tiled(target, reserve=4), pairs.written or UNROLL) if pairs else (target, UNROLL)
     schedule = schedule_of(
         *(geometry, inner // depth, tiled, choices, size), heavy=heavy, kept=kept, depth=depth, unroll=unroll

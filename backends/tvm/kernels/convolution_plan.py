@@ -118,6 +118,13 @@ def schedule_of(
     return Schedule(tile, groups, bool(wanted), strips, chunks, unroll, soon, ahead, inputs, results)
 
 
+def kept_of(g: Geometry, inner: int, target: Target) -> int | None:
+    """`kept` of `tiles.fits`, for an input in blocks of `inner` channels: LLVM keeps the inputs of a plain row for the
+    next taps."""
+    again = inner == 1 and g.kernel[1] > g.stride[1] and not target.broadcast_registers
+    return 0 if again else None
+
+
 def take_chunks(choices: Choices, channels: int, weights: int, target: Target, short: bool) -> int:
     """Into how many chunks a reduction over so many blocks of `channels` is cut, all of one length.
 

@@ -23,39 +23,31 @@ from tvm.tirx.script.builder import ir as T
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels.convolution import Convolution
-from specc.backends.tvm.kernels.convolution_plan import Geometry, Schedule, geometry_of, schedule_of
-from specc.backends.tvm.kernels.epilogue import HEAVY, operand_packings
+from specc.backends.tvm.kernels.convolution import Convolution, anchored
+from specc.backends.tvm.kernels.convolution_plan import Geometry, Schedule, geometry_of, kept_of, schedule_of
+from specc.backends.tvm.kernels.epilogue import HEAVY
 from specc.backends.tvm.packing import Packing
-from specc.ir.types import block_of
 from specc.targets import Target
 
 
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group whose anchor is a grouped convolution; None for another group."""
-    anchor = group.anchor
-    if anchor is None or group.step(anchor).op != "conv2d" or group.type(anchor).dtype != "float32":
+    found = anchored(group, target)
+    if found is None:
         return None
+    anchor, packings, inner = found
     step, lanes = group.step(anchor), target.lanes
-    data, weight, *bias = step.operands
-    packings = operand_packings(group, lanes, anchor)
-    if packings is None or any(v >= len(group.inputs) for v in step.operands):
-        return None
-    if not all(group.inputs[v].frozen for v in (weight, *bias)) or block_of(group.type(data).layout) not in (0, lanes):
-        return None
-    inner = block_of(group.type(data).layout) or 1
+    data, weight, *_ = step.operands
     groups, inputs, outputs = step.attrs["groups"], group.type(data).concrete[1], step.type.concrete[1]
     together = _together(groups, inputs // groups, outputs // groups, inner, lanes)
     if groups == 1 or together is None:
         return None
     parts = groups // together
     packings[weight] = Packing("grouped", lanes, inner, groups=groups, together=together)
-    packings |= {value: Packing("padded", lanes) for value in bias}
     whole = geometry_of(group, anchor, target, choices)
     geometry = replace(whole, batch=whole.batch * parts, in_channels=inputs // parts, out_channels=outputs // parts)
     heavy = any(step.op in HEAVY for step in group.steps)
-    again = inner == 1 and geometry.kernel[1] > geometry.stride[1] and not target.broadcast_registers
-    schedule = schedule_of(geometry, inner, target, choices, heavy=heavy, kept=0 if again else None)
+    schedule = schedule_of(geometry, inner, target, choices, heavy=heavy, kept=kept_of(geometry, inner, target))
 
     def write(emitter: Emitter) -> None:
         _Grouped(emitter, anchor, geometry, schedule, parts, inner, target).emit()
