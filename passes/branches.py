@@ -11,9 +11,9 @@ A sum is a tree of additions whose inner results nobody else uses; its terms may
 first two rules is any linear region (`specc.passes.regions`): a convolution of any kernel, dilation and groups, an
 average pool, x itself, x scaled, or several of these in a row. All branches of one tensor become one term where that
 costs no more than they do together, else every two that do; so sums end. Two terms at a time, the journal counts; a sum
-of more than `LONG` terms takes all that its equation fits in one sweep, so that work grows with its length alone.
-The idea of merging branches of different
-kernels is RepVGG's (arXiv:2101.03697, section 3.3) and ACNet's (arXiv:1908.03930).
+of more than `LONG` terms takes all that its equation fits in one sweep, so that work grows with its length alone. The
+idea of merging branches of different kernels is RepVGG's (arXiv:2101.03697, section 3.3) and ACNet's
+(arXiv:1908.03930).
 """
 
 from __future__ import annotations
