@@ -7,6 +7,7 @@ it is resolved to its vector extensions, so that an artifact says what it needs.
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,8 +33,8 @@ class Target:
     which an artifact for this target is refused. `options` are LLVM's own. `model` is the core by whose timing
     `specc.static_profile` counts cycles, where LLVM knows none of `cpu` itself. `dot_product` is the instruction that
     adds four products of integers of 8 bits to each lane of 32, `pair_product` the one that adds two products of
-    bfloat16 to each lane of float32. `rounding` is asked of the kernels, not of the machine: their rounding errors may
-    be so many times those of direct sums.
+    bfloat16 to each lane of float32, `tile_product` the unit that multiplies small matrices of both. `rounding` is
+    asked of the kernels, not of the machine: their rounding errors may be so many times those of direct sums.
 
     With `gpu`, kernels run on an NVIDIA GPU of that architecture, and everything else on a processor as `triple` says:
     a vector is a warp, the first-level cache is what a multiprocessor has of shared memory and cache, the second is
@@ -59,6 +60,7 @@ class Target:
     processors: int = 0
     dot_product: Literal["", "vpdpbusd", "sdot", "usdot"] = ""
     pair_product: Literal["", "vdpbf16ps", "bfdot"] = ""
+    tile_product: Literal["", "amx"] = ""
     rounding: float = ROUNDING
 
     @property
@@ -153,6 +155,16 @@ TARGETS: dict[str, Target] = {
             requires=(*_V4, "avx512_vnni", "avx512_bf16"),
             dot_product="vpdpbusd",
             pair_product="vdpbf16ps",
+        ),
+        # Those, and products of small matrices: Sapphire Rapids and later. `vdpbf16ps` starts in every second cycle
+        # there and adds up half of what multiply-adds of float32 do in a second, so it is left out.
+        Target(
+            *("x86-64-v4-amx", "x86_64-linux-gnu", "x86-64-v4"),
+            ("-prefer-256-bit", "+avx512vnni", "+avx512bf16", "+avx512fp16", "+amx-tile", "+amx-int8", "+amx-bf16"),
+            *(512, 32, 48 << 10, 2 << 20),
+            requires=(*_V4, *("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16")),
+            dot_product="vpdpbusd",
+            tile_product="amx",
         ),
         # The small cores, and the A72, start one multiply-add of 128 bits and one load in a cycle.
         _arm("aarch64", "generic", 32 << 10, 256 << 10),
@@ -251,7 +263,7 @@ def missing_features(architecture: str, requires: tuple[str, ...]) -> tuple[str,
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """The CPU features that the system reports for this machine."""
+    """The CPU features that the system reports for this machine, and lets this process use."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -259,11 +271,21 @@ def cpu_features() -> frozenset[str]:
     for line in lines:
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
-            return frozenset(value.split()) | _vector_length()
+            found = frozenset(value.split()) | _vector_length()
+            return found if "amx_tile" not in found or _tiles_permitted() else found - _TILES
         if key.strip() == "isa":  # of RISC-V, such as rv64imafdcv_zicsr: letters, then words
             letters, *words = value.strip().split("_")
             return frozenset((*letters.removeprefix("rv64"), *words))
     return frozenset()
+
+
+_TILES = frozenset(("amx_tile", "amx_int8", "amx_bf16"))
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
+
+
+def _tiles_permitted() -> bool:
+    """Asks Linux for the registers of AMX: it gives them to processes that have asked (Linux 5.16 and later)."""
+    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0)
 
 
 def _vector_length() -> frozenset[str]:

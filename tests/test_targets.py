@@ -11,6 +11,7 @@ from specc import targets
 
 RISCV = "processor\t: 0\nhart\t: 1\nisa\t: rv64imafdc{v}_zicsr_zba\nmmu\t: sv39\n"
 X86 = f"processor\t: 0\nflags\t\t: fpu sse2 {' '.join(targets.TARGETS['x86-64-v4'].requires)} {{more}}\n"
+AMX = "avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16"
 ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm asimdhp asimddp {sve}\n"
 
 
@@ -20,6 +21,8 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm asimdhp asimddp {sve}\n"
         ("x86_64", {"/proc/cpuinfo": X86.format(more="")}, "x86-64-v4"),
         ("x86_64", {"/proc/cpuinfo": X86.format(more="avx512_vnni")}, "x86-64-v4-vnni"),
         ("x86_64", {"/proc/cpuinfo": X86.format(more="avx512_vnni avx512_bf16 amx_bf16")}, "x86-64-v4-bf16"),
+        ("x86_64", {"/proc/cpuinfo": X86.format(more=AMX)}, "x86-64-v4-amx"),
+        ("x86_64", {"/proc/cpuinfo": X86.format(more=AMX), "refused": ""}, "x86-64-v4-bf16"),
         ("riscv64", {"/proc/cpuinfo": RISCV.format(v="")}, "riscv64"),
         ("riscv64", {"/proc/cpuinfo": RISCV.format(v="v")}, "riscv64-v"),
         ("aarch64", {"/proc/cpuinfo": "Features\t: fp asimd evtstrm\n"}, "aarch64"),
@@ -51,6 +54,7 @@ def test_native(
 
     monkeypatch.setattr(platform, "machine", lambda: architecture)
     monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(targets, "_tiles_permitted", lambda: "refused" not in files)
     targets.cpu_features.cache_clear()
     try:
         assert targets.native().name == expected

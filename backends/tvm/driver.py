@@ -22,7 +22,10 @@ Calls = Callable[[int, Program, Callable[[Storage], str]], Iterable[str]]
 """Writes the tables of what the size of a number runs: its program, and what an operand that lies there is in C."""
 
 _SPACES = {"input": "INPUT", "output": "OUTPUT", "arena": "ARENA"}
-_GCC_NAMES = {"bmi1": "bmi", "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16"}
+_GCC_NAMES = {
+    **{"bmi1": "bmi", "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16", "avx512_fp16": "avx512fp16"},
+    **{f"amx_{part}": f"amx-{part}" for part in ("tile", "int8", "bf16")},
+}
 _LINUX_NAMES = {"vfpv4": "VFPv4"}
 """Features that gcc, and Linux' headers, call otherwise than /proc/cpuinfo does."""
 _SECOND_WORD = {"bf16", "i8mm"}
@@ -155,7 +158,8 @@ def _processor(target: Target) -> Iterable[str]:
         yield "  __builtin_cpu_init();"
         for feature in target.requires:
             yield f'  if (!__builtin_cpu_supports("{_GCC_NAMES.get(feature, feature)}")) return 0;'
-        yield "  return 1;"
+        permitted = "syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0"
+        yield f"  return {permitted if 'amx_tile' in target.requires else '1'};"
     elif not target.requires:
         yield "  return 1;"
     else:

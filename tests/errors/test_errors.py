@@ -37,6 +37,7 @@ MACHINE = (
     (r"\(\d+\.\d+ s\)", "(... s)"),
     (r"it has \d+ bytes, and its header says \d+", "it has ... bytes, and its header says ..."),
     (r"(it was compiled for |no C compiler for )\S+", r"\1..."),
+    (r"cache=\d+", "cache=..."),
     (r"there can be 1 to \d+ here", "there can be 1 to ... here"),
     (r"(does not load: ).*", r"\1..."),
 )

@@ -17,6 +17,10 @@
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #include <sys/prctl.h>
+#elif defined __linux__ && defined __x86_64__
+#include <sys/syscall.h>
+long syscall(long number, ...); /* <unistd.h> keeps it from programs of POSIX alone */
+enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 }; /* asm/prctl.h of Linux 5.16 and later */
 #endif
 #include "specc.h"
 

@@ -1,0 +1,87 @@
+"""Products of small matrices on x86 processors with AMX: eight tiles, each a matrix of 16 rows of 64 bytes.
+
+    C[i, j] <- C[i, j] + sum over k of A[i, k] * B[k, j]        16 x 16 sums of 32 bits
+
+A row of A is 64 bytes of the reduction: 32 bfloat16 or 64 integers of 8 bits, such as the channels of a pixel. A row of
+B holds, for each of 16 columns (output channels), the 4 bytes of the reduction that are neighbours: two bfloat16, or
+four integers. So weights lie in memory as `vdpbf16ps` and `vpdpbusd` take them (`Packing`, pairs and dot), 16 of their
+vectors to a tile.
+
+    bfloat16   sums are float32, rounded to the nearest after each product; numbers below 2^-126 count as 0
+    integers   of uint8 and int8, in 32 bits, exact
+
+Every tile has all rows and all columns (`configured`): a matrix with fewer is one with zeros, or with rows that nobody
+reads the results of. That costs nothing where it fills one tile instead of a part of it: a product takes as many cycles
+as the greater of the rows of A and of B, ten at least (measured on a processor of the Granite Rapids generation, as all
+of the following). One of full tiles takes 18 cycles, 22 where it adds to what the one before it has computed; a load
+takes 9 from the first-level cache, whatever lies between the rows, and nearly as few from the second-level one; a store
+17. So two loads a product are as fast as the products are, and each weight may be read once.
+
+Linux gives a process the tiles when it asks for them (`specc.targets`, and the artifact's driver, do). They belong to a
+thread: each configures them for itself and releases them, since the system has less to store then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+TILES = 8
+"""Tiles of a thread."""
+ROWS = 16
+"""Rows of a tile; also the columns of sums."""
+BYTES = 64
+"""Bytes in a row of a tile."""
+DEPTHS = {"bfloat16": BYTES // 2, "uint8": BYTES}
+"""Elements of the reduction in a row of A, by the type of activations."""
+
+_PRODUCTS = {"bfloat16": "tdpbf16ps", "uint8": "tdpbusd"}
+
+
+@contextmanager
+def configured() -> Iterator[None]:
+    """What is written in here can use all tiles, of full size; one thread runs it. They are undefined at first."""
+    config = T.alloc_buffer((BYTES // 4,), "int32", scope="local")
+    words = [1, 0, 0, 0, *([BYTES | BYTES << 16] * 4), *([0] * 4), *([ROWS * 0x01010101] * 2), 0, 0]
+    for first, word in enumerate(words):  # palette 1, bytes of a row for each tile, then rows for each
+        T.buffer_store(config, tirx.const(word, "int32"), [first])
+    _call("ldtilecfg", _address(config, [0]))
+    yield
+    _call("tilerelease")
+
+
+def zero(tile: int) -> None:
+    """Sets a tile to zeros."""
+    _call("tilezero", _number(tile))
+
+
+def load(tile: int, buffer: Any, position: Sequence[Any], stride: Any) -> None:
+    """Reads 16 rows of 64 bytes into a tile: the first one begins at an element of `buffer`, each other one `stride`
+    bytes behind the one before it. All of them have to lie inside of memory that the kernel may read."""
+    _call("tileloadd64", _number(tile), _address(buffer, position), tirx.Cast("int64", stride))
+
+
+def store(tile: int, buffer: Any, position: Sequence[Any], stride: Any) -> None:
+    """Writes the 16 rows of a tile as `load` reads them."""
+    _call("tilestored64", _number(tile), _address(buffer, position), tirx.Cast("int64", stride))
+
+
+def multiply(dtype: str, sums: int, left: int, right: int) -> None:
+    """Adds the product of two tiles to the tile `sums`: of activations of `dtype` (`DEPTHS`) and weights."""
+    _call(_PRODUCTS[dtype], _number(sums), _number(left), _number(right))
+
+
+def _number(tile: int) -> Any:
+    return tirx.const(tile, "int8")
+
+
+def _address(buffer: Any, position: Sequence[Any]) -> Any:
+    return tirx.address_of(tirx.BufferLoad(buffer, list(position)))
+
+
+def _call(name: str, *arguments: Any) -> None:
+    T.evaluate(tirx.call_llvm_intrin("void", f"llvm.x86.{name}", *arguments))
