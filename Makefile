@@ -3,7 +3,7 @@
 #   make test    linter, type checker and the tests
 #   make slow    the tests that take long: every variant of every example
 #   make zoo     holds every network of the zoo to its checks beside its reference, and writes docs/zoo.md
-#   make bench   measures networks beside their peers and writes docs/performance.md (three hours, half of them tuning;
+#   make bench   measures networks beside their peers and writes docs/performance*.md (three hours, half of them tuning;
 #                nothing else may run on the machine meanwhile)
 #   make docs    writes docs/errors.md and docs/std.md from their sources
 #   make arm-test  networks for ARM cores, RISC-V and a microcontroller, run under emulators, and their loops counted

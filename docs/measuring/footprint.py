@@ -17,9 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from measuring.aims import Aim
+from measuring.latency import threads_of
+from measuring.machine import Machine
 from measuring.results import NETWORKS, ROOT, positive, rows_kept, say, specc, table
 
 TITLE = "Start and memory of a process"
+AIM = Aim()
 MEASURED = {
     "digits": "digits.specc",
     "repvit_m1_1": NETWORKS["repvit_m1_1"],
@@ -49,6 +53,7 @@ from specc import runtime
 {image}
 print(runtime.open('net.artifact', {threads})(image)[0].argmax())
 """
+_PEERS = ("onnxruntime", "onnxruntime, optimized", "openvino", "openvino, cached")
 _SAVE = "options.optimized_model_filepath = 'optimized.onnx'"
 _AS_SAVED = "options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL"
 CONTENDERS = {
@@ -140,7 +145,21 @@ def _rounds(launch: Path, folder: Path, commands: dict[str, list[str]], count: i
     return found
 
 
-def write(results: dict[str, Any]) -> list[str]:
+def ratios(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Medians of `specc.runtime`, in parts of those of the peer that does best."""
+    threads = threads_of(found["options"]["threads"])
+    return {
+        f"{threads}, {said}": {name: _ratio(runs, key) for name, runs in found["results"].items()}
+        for key, said in (("first_ms", "start"), ("peak_bytes", "memory"))
+    }
+
+
+def _ratio(runs: dict[str, Any], key: str) -> float:
+    medians = {contender: statistics.median(values[key]) for contender, values in runs.items()}
+    return float(medians["specc.runtime"] / min(medians[peer] for peer in _PEERS))
+
+
+def write(results: dict[str, Any], machine: Machine) -> list[str]:
     """The section of the page."""
     text = [
         "A process of its own reads one image, loads the network, computes once and prints the class.",

@@ -9,8 +9,14 @@ import argparse
 from typing import Any
 
 from measuring import latency
+from measuring.aims import Aim
+from measuring.machine import Machine
+from measuring.results import NETWORKS
 
 TITLE = "Latency in integers of 8 bits"
+MEASURED = NETWORKS
+AIM = Aim(greatest=1.0)
+ratios = latency.ratios
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +30,7 @@ def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[s
     return latency.measure(options, known, ("--precision", "int8"))
 
 
-def write(results: dict[str, Any]) -> list[str]:
+def write(results: dict[str, Any], machine: Machine) -> list[str]:
     """The section of the page."""
     return [
         "The same networks with `--precision int8`, and the peers with models that NNCF (OpenVINO) and ONNX Runtime",

@@ -10,11 +10,17 @@ import argparse
 import json
 import math
 import tempfile
+from collections.abc import Iterable
 from typing import Any
 
+from measuring.aims import Aim
+from measuring.machine import Machine
 from measuring.results import NETWORKS, compile_fresh, rows_kept, say, specc, table
+from specc.bench import OWN
 
 TITLE = "Latency"
+MEASURED = NETWORKS
+AIM = Aim(mean=0.85, greatest=1.05)
 SHORT = {
     "repvit_m1_1": "RepViT-M1.1",
     "resnet50": "ResNet-50",
@@ -28,13 +34,6 @@ SHORT = {
 }
 """What the networks are called in the README."""
 
-
-OWN_CORES = (
-    "Two virtual cores of this machine are now two cores, now the two threads of one, as the host has it at that",
-    "moment; in the second case kernels that are near the roof gain nothing from a second thread, and slower ones do.",
-    "So each turn begins and ends with multiply-adds from registers, on all threads and on one: the column `own cores`",
-    "has the ratio over the turns where each thread did at least 0.85 of what one alone can, and how many these were.",
-)
 KEPT = ("seconds", "threads", "against")
 """Options that rows have to share to stand in one table."""
 
@@ -75,7 +74,7 @@ def timings(name: str, artifact: str, options: argparse.Namespace) -> dict[str, 
     return found
 
 
-def write(results: dict[str, Any]) -> list[str]:
+def write(results: dict[str, Any], machine: Machine) -> list[str]:
     """The section of the page."""
     return [
         "Batch 1, 224x224, float32, weights drawn from seed 0, no tuning. Milliseconds: the median, and the 10th and",
@@ -83,26 +82,46 @@ def write(results: dict[str, Any]) -> list[str]:
         "to the best peer, the median over the turns; below 1, specc is ahead. `specc bench examples/SPEC` makes a row",
         "again.",
         "",
-        *OWN_CORES,
-        "",
         *tables(results),
         *forms(results),
         *compilation(results),
     ]
 
 
-def summary(results: dict[str, Any]) -> list[str]:
-    """The table of the README: specc's medians, and the ratio to the best peer."""
-    counts = list(next(iter(results.values()))["timings"])
-    head, ratios = [""], {count: [ratio(row["timings"][count]) for row in results.values()] for count in counts}
-    rows = [[SHORT.get(name, name)] for name in results]
-    means = ["geometric mean"]
-    for count in counts:
-        head += [f"{count} thread{'s' * (count != '1')}", "ratio"]
-        for row, found, to_best in zip(rows, results.values(), ratios[count], strict=True):
-            row += [f"{found['timings'][count][0]['median_ms']:.1f}", f"{to_best:.2f}"]
-        means += ["", f"{geometric_mean(ratios[count]):.2f}"]
-    return table(head, [*rows, means])
+def ratios(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """For each number of threads, the ratio to the best peer of each network."""
+    results = found["results"]
+    return {
+        threads_of(count): {name: ratio(row["timings"][count]) for name, row in results.items()}
+        for count in next(iter(results.values()))["timings"]
+    }
+
+
+def threads_of(count: str | int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{count} thread{'s' * (str(count) != '1')}"
+
+
+def own_cores(sections: Iterable[dict[str, Any]]) -> list[str]:
+    """What the turns of several threads in all these sections' results say of the machine's cores."""
+    rows = (row for results in sections for row in results.values())
+    timings = [timings[0] for row in rows for timings in row.get("timings", {}).values()]
+    asked = [timing for timing in timings if timing.get("own_cores")]
+    turns, own = (sum(each) for each in ([t["turns"] for t in asked], [t["own_cores"]["turns"] for t in asked]))
+    if not turns:
+        return []
+    text = [
+        "Two virtual cores may be two cores, or the two threads of one, as the host has it at that moment; in the",
+        "second case kernels that are near the roof gain nothing from a second thread, and slower ones do. So each",
+        "turn begins and ends with multiply-adds from registers, on all threads and on one: a thread has a core of its",
+        f"own where it does at least {OWN} of what one alone can. Here each thread had one in {own} of {turns} turns.",
+    ]
+    if own < turns:
+        text += [
+            "The column `own cores` has the ratio over such turns, and how many they were; a dash stands where there",
+            "was none, or where nobody asked.",
+        ]
+    return ["", *text]
 
 
 def ratio(timings: list[dict[str, Any]]) -> float:
@@ -129,19 +148,19 @@ def tables(results: dict[str, Any]) -> list[str]:
     threads = list(next(iter(results.values()))["timings"])
     for count in threads:
         measured = {name: row["timings"][count] for name, row in results.items()}
-        ratios, own = list(map(ratio, measured.values())), list(map(own_ratio, measured.values()))
-        asked = any(timings[0].get("own_cores") for timings in measured.values())
+        every, own = list(map(ratio, measured.values())), list(map(own_ratio, measured.values()))
+        shared = any(_shared(timings[0]) for timings in measured.values())
         rows = []
-        for (name, timings), all_turns, own_turns in zip(measured.items(), ratios, own, strict=True):
+        for (name, timings), all_turns, own_turns in zip(measured.items(), every, own, strict=True):
             turns = (timings[0].get("own_cores") or {}).get("turns", 0)
             last = f"{own_turns:.2f} ({turns} of {timings[0]['turns']})" if own_turns else "-"
-            rows.append([name, *map(_cell, timings), f"{all_turns:.2f}", *([last] if asked else [])])
+            rows.append([name, *map(_cell, timings), f"{all_turns:.2f}", *([last] if shared else [])])
         contenders = [timing["name"] for timing in next(iter(measured.values()))]
-        head = ["network", *contenders, "ratio", *(["own cores (turns)"] if asked else [])]
-        text += [f"### {count} thread{'s' * (count != '1')}", "", *table(head, rows), ""]
-        text += [f"Geometric mean of the ratios: {geometric_mean(ratios):.2f}; the greatest: {max(ratios):.2f}."]
+        head = ["network", *contenders, "ratio", *(["own cores (turns)"] if shared else [])]
+        text += [f"### {threads_of(count)}", "", *table(head, rows), ""]
+        text += [f"Geometric mean of the ratios: {geometric_mean(every):.2f}; the greatest: {max(every):.2f}."]
         known = [found for found in own if found]
-        if known:
+        if known and shared:
             which = "" if len(known) == len(own) else f" (of {len(known)} networks)"
             text += [f"With own cores{which}: {geometric_mean(known):.2f}; the greatest: {max(known):.2f}."]
         text += [""]
@@ -183,6 +202,12 @@ def forms(results: dict[str, Any]) -> list[str]:
         rows += [[contender, form, rest if form == most else ", ".join(where)] for form, where in found.items()]
     head = ["contender", "form", "networks (threads)"]
     return ["### What ran", "", *table(head, rows), ""]
+
+
+def _shared(timing: dict[str, Any]) -> bool:
+    """Whether there was a turn in which two threads shared a core."""
+    own = timing.get("own_cores")
+    return own is not None and bool(own["turns"] < timing["turns"])
 
 
 def _cell(timing: dict[str, Any]) -> str:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 from typing import Any
 
+from measuring.aims import Aim
+from measuring.latency import geometric_mean, threads_of
+from measuring.machine import Machine
 from measuring.results import NETWORKS, positive, rows_kept, say, specc, table
 
 TITLE = "Memory of a run"
+MEASURED = NETWORKS
+AIM = Aim(greatest=1.0)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,16 +46,24 @@ def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[s
     return {name: found[name] for name in NETWORKS if name in found}
 
 
-def write(results: dict[str, Any]) -> list[str]:
+def ratios(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The ratio to the best peer of each network."""
+    return {threads_of(found["options"]["threads"]): {name: _ratio(row) for name, row in found["results"].items()}}
+
+
+def _ratio(row: dict[str, Any]) -> float:
+    ours, *theirs = row["bytes"].values()
+    return float(ours / min(theirs))
+
+
+def write(results: dict[str, Any], machine: Machine) -> list[str]:
     """The section of the page."""
     contenders = list(next(iter(results.values()))["bytes"])
-    rows, ratios = [], []
+    rows = []
     for name, row in results.items():
-        ours, *theirs = row["bytes"].values()
-        ratios.append(ours / min(theirs))
-        cells = [f"{bytes_ / 1e6:.1f}" for bytes_ in (ours, *theirs)]
-        rows.append([name, f"{row['arena_bytes'] / 1e6:.1f}", *cells, f"{ratios[-1]:.2f}"])
-    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        cells = [f"{taken / 1e6:.1f}" for taken in row["bytes"].values()]
+        rows.append([name, f"{row['arena_bytes'] / 1e6:.1f}", *cells, f"{_ratio(row):.2f}"])
+    every = list(map(_ratio, results.values()))
     return [
         "MB (10^6 bytes) by which the resident memory of a process grows at the peak of the first run, beyond what it",
         "is when the network is loaded: pages that are touched, without those of files, so neither code nor mapped",
@@ -61,5 +73,5 @@ def write(results: dict[str, Any]) -> list[str]:
         "",
         *table(["network", "specc's arena", *contenders, "ratio"], rows),
         "",
-        f"Geometric mean of the ratios: {mean:.2f}; the greatest: {max(ratios):.2f}.",
+        f"Geometric mean of the ratios: {geometric_mean(every):.2f}; the greatest: {max(every):.2f}.",
     ]

@@ -1,4 +1,8 @@
-"""Results of a section <-> `docs/measured/SECTION.json`, with the machine and the command that made them."""
+"""Results of a section <-> `docs/measured/MACHINE/SECTION.json`, with the command that made them.
+
+Each machine has a folder of its own, and `machine.json` in it says what it is: results of one machine never take the
+place of another's.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from measuring import machine
+from measuring.machine import Machine
+
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "performance.md"
+MEASURED = ROOT / "docs" / "measured"
 NETWORKS = {
     "repvit_m1_1": "reparam/repvit.specc:m1_1",
     "resnet50": "cnn/resnet.specc:resnet50",
@@ -36,48 +43,40 @@ def positive(word: str) -> int:
     return number
 
 
-def load(section: str) -> dict[str, Any] | None:
-    """What was measured last, or nothing: `command`, `options`, `machine`, `load` and `results`."""
-    path = _path(section)
+def machines() -> list[Machine]:
+    """Those of which there are results, by name."""
+    return [machine.read(path) for path in sorted(MEASURED.glob("*/machine.json"))]
+
+
+def load(of: Machine, section: str) -> dict[str, Any] | None:
+    """What was measured last on that machine, or nothing: `command`, `options`, `load` and `results`."""
+    path = MEASURED / of.name / f"{section}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def rows_kept(options: argparse.Namespace, known: dict[str, Any] | None, alike: tuple[str, ...]) -> dict[str, Any]:
-    """The rows of `known` that stay where networks are named: all, if machine and the options `alike` are the same."""
-    if not options.networks or not known or known["machine"] != machine():
+    """The rows of `known`, of the same machine, that stay where networks are named: all, if the options `alike` are
+    the same."""
+    if not options.networks or not known:
         return {}
     same = all(known["options"].get(name) == getattr(options, name) for name in alike)
     return dict(known["results"]) if same else {}
 
 
-def save(section: str, options: dict[str, Any], results: Any) -> None:
-    """Keeps the results, with what made them."""
+def save(of: Machine, section: str, options: dict[str, Any], results: Any) -> None:
+    """Keeps the results of that machine, with what made them."""
     options = {name: value for name, value in options.items() if name not in ("section", "networks")}
     words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
     found = {
         "command": " ".join(["python docs/measure.py", section, *words]),
         "options": options,
-        "machine": machine(),
         "load": round(_LOAD, 2),
         "results": results,
     }
-    _path(section).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-def _path(section: str) -> Path:
-    return ROOT / "docs" / "measured" / f"{section}.json"
-
-
-def machine() -> str:
-    """The processor, the cores that this process may use, and the cache."""
-    facts: dict[str, str] = {}
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
-    model = f"family {facts.get('cpu family')}, model {facts.get('model')}, stepping {facts.get('stepping')}"
-    return (
-        f"{facts.get('model name')} ({model}), {len(os.sched_getaffinity(0))} virtual cores, {facts.get('cache size')}"
-    )
+    folder = MEASURED / of.name
+    folder.mkdir(parents=True, exist_ok=True)
+    machine.write(folder / "machine.json", of)
+    (folder / f"{section}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def specc(*words: str, **environment: str) -> str:

@@ -12,9 +12,18 @@ import tempfile
 from typing import Any
 
 from measuring import latency
+from measuring.aims import Aim
+from measuring.machine import Machine
 from measuring.results import NETWORKS, rows_kept, say, specc, table
 
 TITLE = "Latency, tuned"
+MEASURED = NETWORKS
+AIM = Aim(
+    mean=0.75,
+    greatest=1.0,
+    networks={"repvgg_a0": 0.6, "resnet50": 0.75, "mobilenetv3_large_100": 0.7, "efficientnet_b0": 0.7},
+)
+ratios = latency.ratios
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +48,7 @@ def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[s
     return {name: found[name] for name in NETWORKS if name in found}
 
 
-def write(results: dict[str, Any]) -> list[str]:
+def write(results: dict[str, Any], machine: Machine) -> list[str]:
     """The section of the page."""
     text = [
         "The same networks, peers and process, with kernels that `specc tune` has chosen (docs/tuning.md).",
