@@ -1,4 +1,4 @@
-"""What all tests share: the option that rewrites goldens, hypothesis' profiles, and the references."""
+"""What all tests share: options, hypothesis' profiles, instructions that the processor lacks, and the references."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 import profiles  # noqa: F401  (loads hypothesis' profile)
 import pytest
+from emulation import processor
+
+from specc import targets
 
 os.environ["SPECC_TUNING"] = "none"
 """What was tuned on this machine has no part in what the tests compile."""
@@ -15,6 +18,20 @@ os.environ["SPECC_TUNING"] = "none"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the expected texts instead of comparing")
+    parser.addoption("--without-amx", action="store_true", help="emulate the tiles of AMX where the processor has them")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--without-amx"):
+        processor.hide_tiles()
+
+
+@pytest.fixture
+def matrix_tiles() -> Iterator[None]:
+    """Kernels and artifacts for `processor.able` of `x86-64-v4-amx` run in this process on any machine with AVX-512:
+    AMX is emulated where the processor lacks it."""
+    with processor.running(targets.TARGETS["x86-64-v4-amx"]):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,20 @@
 """Products of bfloat16 in pairs: kernels of `x86-64-v4-bf16` as LLVM makes them, run and counted; those of
 `neoverse-v1` counted (`tests/deploy/test_emulated.py` runs them).
 
-Where the processor has AVX-512 and not this instruction, a signal's handler computes it (`tests/emulation`).
+Where the processor has AVX-512 and not this instruction, a signal's handler computes it (`tests/emulation/processor`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import shutil
-import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tvm
+from emulation import processor
 from kernel_programs import check, execute, program, weight
 
 import specc
@@ -34,33 +32,29 @@ from specc.model import Model
 from specc.static_profile import LoopCount, count, hot_loops
 
 TARGET = targets.TARGETS["x86-64-v4-bf16"]
-MISSING = targets.missing_features(TARGET.architecture, TARGET.requires)
+MISSING = processor.missing(TARGET)
 ROUNDING = 2.0**-7
-TESTS = Path(__file__).parents[2]
-EXAMPLES = TESTS.parent / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def half(*shape: int, layout: str = "", frozen: bool = False) -> Input:
     return Input(TensorType(shape, "bfloat16", layout), frozen)
 
 
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    if not set(MISSING) <= {"avx512_vnni", "avx512_bf16"}:
-        pytest.skip(f"this processor lacks {', '.join(MISSING)}")
-    library = tmp_path_factory.mktemp("emulator") / "emulator.so"
-    flags = ("-std=c11", "-O2", "-mfma", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
-    subprocess.run(["gcc", *flags, str(TESTS / "emulation" / "vdpbf16ps.c"), "-o", str(library), "-lm"], check=True)
-    return ctypes.CDLL(str(library))
+@pytest.fixture
+def emulated() -> Iterator[None]:
+    """Computes the instruction where the processor does not, and sees to it that there were some."""
+    with processor.running(TARGET) as computed:
+        yield
+        assert (computed(False) > 0) == ("avx512_bf16" in MISSING)
 
 
 @pytest.fixture
-def emulated(emulator: Any) -> Iterator[None]:
-    """Computes the instruction where the processor does not, and sees to it that there were some."""
-    emulator.start()
-    yield
-    seen = emulator.stop()
-    assert (seen > 0) == ("avx512_bf16" in MISSING)
+def widened() -> Iterator[None]:
+    """Sees to it that there are none."""
+    with processor.running(TARGET) as computed:
+        yield
+        assert computed(False) == 0
 
 
 def convolved(shape: tuple[int, ...], out: int, kernel: tuple[int, int], attrs: dict[str, Any], act: str) -> Group:
@@ -97,17 +91,15 @@ def test_linear_layers(rows: int, inputs: int, outputs: int, act: str, emulated:
     check(group, linear.lower, TARGET, 2e-6)
 
 
-@pytest.mark.usefixtures("emulator")
-def test_factors_can_be_widened_in_place_of_that() -> None:
-    """A choice that a measurement may make: without the instruction, as no handler is there for it."""
+def test_factors_can_be_widened_in_place_of_that(widened: None) -> None:
+    """A choice that a measurement may make: without the instruction."""
     group = convolved((1, 35, 7, 5), 33, (1, 1), {}, "relu")
     check(group, convolution.lower, TARGET, ROUNDING, configuration={"pairs": False})
     group = program([half(3, 34), half(20, 34, frozen=True)], ("linear", [0, 1], {}))
     check(group, linear.lower, TARGET, configuration={"pairs": False})
 
 
-@pytest.mark.usefixtures("emulator")
-def test_an_odd_number_of_inputs_is_widened() -> None:
+def test_an_odd_number_of_inputs_is_widened(widened: None) -> None:
     check(program([half(3, 33), half(20, 33, frozen=True)], ("linear", [0, 1], {})), linear.lower, TARGET)
 
 
@@ -146,8 +138,7 @@ def test_the_roof_multiplies_pairs(emulated: None, monkeypatch: pytest.MonkeyPat
 def test_a_network_is_refused_or_computed(emulated: None, tmp_path: Path) -> None:
     """By who reads the file and by the library itself; made as if every processor with AVX-512 were one, it is run."""
     graph = specc.load(EXAMPLES / "digits.specc")
-    able = replace(TARGET, requires=tuple(set(TARGET.requires) - set(MISSING)))
-    artifact = specc.compile(graph, target=able, precision="bf16")
+    artifact = specc.compile(graph, target=processor.able(TARGET), precision="bf16")
     assert artifact.manifest.facts["precision"]["layers"] == 3
     artifact.self_test()
     if "avx512_bf16" in MISSING:
