@@ -11,6 +11,7 @@ import pytest
 from emulation import processor
 
 from specc import targets
+from specc.targets import Target
 
 os.environ["SPECC_TUNING"] = "none"
 """What was tuned on this machine has no part in what the tests compile."""
@@ -27,11 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def matrix_tiles() -> Iterator[None]:
-    """Kernels and artifacts for `processor.able` of `x86-64-v4-amx` run in this process on any machine with AVX-512:
-    AMX is emulated where the processor lacks it."""
-    with processor.running(targets.TARGETS["x86-64-v4-amx"]):
-        yield
+def matrix_tiles() -> Iterator[Target]:
+    """The target `x86-64-v4-amx` as far as this machine runs it. What is compiled for it runs in this process on any
+    machine with AVX-512: AMX is emulated where the processor lacks it.
+    """
+    target = targets.TARGETS["x86-64-v4-amx"]
+    with processor.running(target):
+        yield processor.able(target)
 
 
 @pytest.fixture(scope="session")

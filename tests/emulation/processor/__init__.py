@@ -4,9 +4,10 @@ them run in this process on any machine with AVX-512.
     emulated    vdpbf16ps, vpdpbusd (vectors.c); the tiles of AMX: their configuration, loads and stores, products of
                 bfloat16 and of bytes (tiles.c)
 
-Tests make kernels for `able(target)`, and run them inside of `running(target)`; the fixture `matrix_tiles` of
-`tests/conftest.py` is the latter for AMX. A process that Linux gave the tiles of AMX keeps them. To see the handler
-compute them where the processor has AMX, pytest is started with `--without-amx`: its process gets none (`hide_tiles`).
+Tests make kernels for `able(target)` and run them inside of `running(target)`; for AMX the fixture `matrix_tiles` of
+`tests/conftest.py` is both. A process that Linux gave the tiles of AMX keeps them, and `targets.cpu_features` asks for
+them. To see the handler compute them where the processor has AMX, pytest is started with `--without-amx`: its process
+gets none (`hide_tiles`).
 """
 
 from __future__ import annotations
@@ -69,8 +70,7 @@ def able(target: Target) -> Target:
 
 @contextmanager
 def running(target: Target) -> Iterator[Callable[[bool], int]]:
-    """Code for the target runs in this process: what the processor lacks is computed by the handler, and for tiles that
-    it has Linux is asked.
+    """Code for `able(target)` runs in this process: what the processor lacks is computed by the handler.
 
     Skips the test where the processor lacks what is not emulated nor spared. Gives what tells how many instructions
     were computed, on tiles or on vectors.
@@ -78,8 +78,6 @@ def running(target: Target) -> Iterator[Callable[[bool], int]]:
     if others := missing(target) - VECTORS - TILES - set(SPARED):
         pytest.skip(f"this processor lacks {', '.join(sorted(others))}")
     emulator = library()
-    if TILES.intersection(target.requires) and not TILES & missing(target):
-        assert not emulator.ask(), "Linux does not give this process the tiles of AMX"
     begin = [emulator.computed(tiles) for tiles in range(2)]
     emulator.start()
     try:
@@ -89,8 +87,10 @@ def running(target: Target) -> Iterator[Callable[[bool], int]]:
 
 
 def hide_tiles() -> None:
-    """From here on Linux gives this process, and those that it starts, no tiles; `targets.cpu_features` has none."""
+    """From here on Linux gives no tiles to this process nor to those that it starts; what is spared is not there."""
     problem = library().forbid()
     assert not problem, f"seccomp fails with {problem}"
-    found = targets.cpu_features() - TILES
+    targets.cpu_features.cache_clear()
+    found = targets.cpu_features() - set(SPARED)
+    assert not TILES & found, "the process has asked for them before"
     targets.cpu_features = cache(lambda: found)

@@ -92,10 +92,7 @@ void stop(void) { sigaction(SIGILL, &before, 0); }
 /* How many there were, of those on vectors (0) or on tiles (1). */
 long computed(int tiles) { return __atomic_load_n(&seen[tiles], __ATOMIC_RELAXED); }
 
-/* Asks Linux for the tiles, on behalf of the process: 0 where they may be used from then on. */
-int ask(void) { return syscall(SYS_arch_prctl, ASK, TILEDATA) ? errno : 0; }
-
-/* From now on nobody gets that in this process, nor in one that it starts: as on a processor that has no tiles. */
+/* From now on Linux gives nobody the tiles, in this process or in one that it starts, as on a processor that has none. */
 int forbid(void) {
   struct sock_filter filter[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
