@@ -1,7 +1,8 @@
 """The roofs over every kernel on this machine, measured: multiply-adds from registers, and reads from its memories.
 
     multiplications   vectors that never leave the registers, enough of them to hide the latency of a multiply-add;
-                      of float32, and of integers of 8 bits and bfloat16 where the target has products for them
+                      of float32, and of integers of 8 bits and bfloat16 where the target has products for them, by
+                      the fastest that it has: of tiles where there are tiles, whatever a kernel is made of
     traffic           the sum of an array, read again and again: of a small one from a cache, of a large one from memory
 
 A kernel that does F operations and moves B bytes takes at least max(F / operations, B / bytes) seconds (Williams,
@@ -28,18 +29,24 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter, Registers
-from specc.backends.tvm.kernels import dots, pairs
+from specc.backends.tvm.kernels import amx, dots, pairs
 from specc.backends.tvm.library import tvm_target
 from specc.backends.tvm.translation import translate
 from specc.targets import Target
 
 _STEPS, _VECTORS = 1 << 20, 12
+_TILE_STEPS, _TILES = 1 << 16, amx.TILES - 2
+"""A product of tiles takes 18 cycles. Two tiles hold the factors, all others sums."""
+
 _ARRAY = 1 << 24
 """float32 in the array that a thread reads: 64 MB, which no cache holds."""
 
 _WINDOWS = (1 << 16, 1 << 18, 1 << 20)
 """float32 in what a thread reads again and again: 256 kB, 1 MB, 4 MB. Most processors have a second-level cache of 256
 kB to 2 MB, and a third-level one of some MB a core."""
+
+_TILE_SUMS = {"bfloat16": "float32", "uint8": "int32"}
+"""What products of tiles are added up in, by the type of activations."""
 
 _CHAINS = 8
 """Sums side by side: an addition has to wait for the one before it in the same sum."""
@@ -108,23 +115,32 @@ class Meter:
             self._reads.append([lambda a=a, r=r, read=read: read(a, r) for a, r in zip(arrays, results)])
         self._operations = 2 * _STEPS * _VECTORS * target.lanes
         self._others: list[tuple[str, int, list[Callable[[], Any]]]] = []
-        """Types of factors, how many products of them an instruction adds up in a lane, and what multiplies them."""
+        """Types of factors, the operations of a call, and the calls of all threads that multiply them."""
+        if target.tile_product:
+            for element, sums in _TILE_SUMS.items():
+                work = self._products(target, _multiply_tiles(element), (1 + _TILES, amx.ROWS, amx.ROWS), sums)
+                products = amx.ROWS * amx.ROWS * amx.DEPTHS[element]
+                self._others.append((element, 2 * _TILE_STEPS * _TILES * products, work))
+            return
+        vectors = (2, target.lanes)
         if target.dot_product:
-            self._others.append(("uint8", dots.DEPTH, self._products(target, _multiply_integers(target), np.int32)))
+            work = self._products(target, _multiply_integers(target), vectors, "int32")
+            self._others.append(("uint8", dots.DEPTH * self._operations, work))
         if target.pair_product:
-            self._others.append(("bfloat16", pairs.DEPTH, self._products(target, _multiply_pairs(target), np.float32)))
+            work = self._products(target, _multiply_pairs(target), vectors, "float32")
+            self._others.append(("bfloat16", pairs.DEPTH * self._operations, work))
 
-    def _products(self, target: Target, function: Any, dtype: Any) -> list[Callable[[], Any]]:
-        """The calls of all threads of a function that multiplies."""
+    def _products(self, target: Target, function: Any, shape: tuple[int, ...], dtype: str) -> list[Callable[[], Any]]:
+        """The calls of all threads of a function that multiplies; each has an array of ones."""
         multiply = _compiled(target, function)
-        arrays = [tvm.runtime.tensor(np.ones((2, target.lanes), dtype)) for _ in range(self.threads)]
+        arrays = [tvm.runtime.tensor(np.ones(shape, dtype)) for _ in range(self.threads)]
         return [partial(multiply, array) for array in arrays]
 
     def measure(self) -> Roofs:
         """The roofs now; takes about a fifth of a second."""
         with _Team(self.threads) as team:
             operations = team.rate(self._multiply, self._operations)
-            others = [(element, team.rate(work, depth * self._operations)) for element, depth, work in self._others]
+            others = [(element, team.rate(work, amount)) for element, amount, work in self._others]
             rates = [team.rate(read, 4 * _ARRAY) for read in self._reads]
         sizes = [4 * window * self.threads for window in _WINDOWS]
         return Roofs(operations, rates[-1], tuple(zip(sizes, rates)), tuple(others))
@@ -256,6 +272,27 @@ def _multiply_pairs(target: Target) -> Any:
             with T.vectorized(0, target.lanes) as lane:
                 total = sum((registers[i, lane] for i in range(1, _VECTORS)), registers[0, lane])
                 Emitter.store(factors, total, (1, lane))
+    return builder.get()
+
+
+def _multiply_tiles(element: str) -> Any:
+    """(factors and results): products of tiles; the first one of the buffer is both factors of them all, and the sums
+    of each tile are stored behind it."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("kernel")
+        T.func_attr({"tirx.noalias": True})
+        tiles = T.arg("tiles", T.buffer((1 + _TILES, amx.ROWS, amx.ROWS), _TILE_SUMS[element]))
+        left, right = _TILES, _TILES + 1
+        with amx.configured():
+            for factor in (left, right):
+                amx.load(factor, tiles, (0, 0, 0), amx.BYTES)
+            for sums in range(_TILES):
+                amx.zero(sums)
+            with T.serial(0, _TILE_STEPS):
+                for sums in range(_TILES):
+                    amx.multiply(element, sums, left, right)
+            for sums in range(_TILES):
+                amx.store(sums, tiles, (1 + sums, 0, 0), amx.BYTES)
     return builder.get()
 
 

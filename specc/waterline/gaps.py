@@ -158,6 +158,17 @@ def roof(kernel: Sum, profile: Profile) -> float:
     return profile.roofs.multiplying(kernel.calls[0].about["element"])
 
 
+def roofs(profile: Profile) -> str:
+    """The operations in a second that are the most, on float32 and on the other factors that kernels have."""
+    kinds = {call.about["element"] for call in profile.calls}
+    others = [f"{_rate(of, rate)} of {of}" for of, rate in profile.roofs.others if of in kinds]
+    return ", ".join((_rate("float32", profile.roofs.operations), *others))
+
+
+def _rate(element: str, operations: float) -> str:
+    return f"{operations / 1e9:.0f} {'GOP/s' if 'int' in element else 'GFLOP/s'}"
+
+
 def reason(kernel: Sum, profile: Profile) -> str:
     """What holds a kernel back, as far as a profile can tell, and what would help."""
     call, threads = kernel.calls[0], profile.threads
@@ -176,9 +187,8 @@ def reason(kernel: Sum, profile: Profile) -> str:
         return f"its loop has {pieces} pieces for {threads} threads, which leaves them idle {idle:.0%} of the time"
     if bound == "compute":
         done = kernel.operations / kernel.microseconds / 1e3
-        unit = "GOP/s" if "int" in call.about["element"] else "GFLOP/s"
         return (
-            f"computing bounds it, at {done:.0f} of {roof(kernel, profile) / 1e9:.0f} {unit}: "
+            f"computing bounds it, at {done:.0f} of {_rate(call.about['element'], roof(kernel, profile))}: "
             "another tile or template may come closer"
         )
     moved = kernel.bytes / kernel.microseconds / 1e3

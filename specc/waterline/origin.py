@@ -13,6 +13,7 @@ from pathlib import Path
 from specc.manifest import Size
 from specc.profile import Profile
 from specc.runtime import Artifact
+from specc.waterline import gaps
 from specc.waterline.axes import amount
 from specc.waterline.gaps import Blocks
 
@@ -43,7 +44,7 @@ def origin(artifact: Artifact, size: Size, path: str | Path, found: Profile, com
         "Machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores for this process",
         "Threads": str(found.threads),
         "Other load": f"{os.getloadavg()[0]:.1f} programs at work on average in the last minute, this one among them",
-        "Roofs": f"{roofs.operations / 1e9:.0f} GFLOP/s; {roofs.bytes / 1e9:.1f} GB/s from memory, {cached}",
+        "Roofs": f"{gaps.roofs(found)}; {roofs.bytes / 1e9:.1f} GB/s from memory, {cached}",
         "Memory": f"{amount(size.facts['memory']['arena'], 'B')} for the tensors between kernels",
     }
     threads = f"{found.threads} thread{'s' * (found.threads > 1)}"

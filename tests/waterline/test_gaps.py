@@ -111,7 +111,12 @@ def test_integers_have_a_roof_of_their_own() -> None:
     assert roofs.seconds(1_000_000, 1000, element="uint8") * 1e6 == pytest.approx(2.5)
     made = call("k", "", 100.0, 12.5, 5_000_000, element="uint8")
     (kernel,) = gaps.by_kernel([made])
-    assert "computing bounds it, at 50 of 400 GOP/s" in gaps.reason(kernel, replace(network(made), roofs=roofs))
+    profile = replace(network(made), roofs=roofs)
+    assert "computing bounds it, at 50 of 400 GOP/s" in gaps.reason(kernel, profile)
+    assert (gaps.roofs(profile), gaps.roofs(replace(profile, calls=()))) == (
+        "100 GFLOP/s, 400 GOP/s of uint8",
+        "100 GFLOP/s",
+    )
 
 
 def test_of_two_measurements_the_higher_roofs_count() -> None:
