@@ -21,11 +21,13 @@ from specc.backends.tvm.kernels import (
     pooling,
     scan,
     squeeze,
+    tiled,
     winograd,
 )
 from specc.targets import Target
 
 TEMPLATES = (
+    tiled.convolution,
     winograd.lower,
     half.convolution,
     convolution.lower,

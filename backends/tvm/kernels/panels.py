@@ -1,0 +1,186 @@
+"""The operand of a convolution as tiles of 16 rows of 64 bytes read it (`amx`), in memory of the kernel.
+
+    packed[n, panel, phase, q * width + c] = input[n, channels of the panel, q * sy + py - top, c * sx + px - left]
+
+A *position* is 64 bytes of the reduction: 64 channels of integers, or 32 of bfloat16, of a pixel, and zeros beyond the
+last channel. A convolution with strides (sy, sx) reads sy * sx *phases* of the image, (py, px) the remainders of rows
+and columns; those that no tap reads are left out. Each phase is an image with its border written in it (`outside`), so
+no tap has a condition; and in each, the convolution has stride 1. So the results are one axis, too: result (y, x) is
+number p = y * width + x, and a tap reads position p + `shift`, whatever p is. 16 consecutive results read 16
+consecutive positions, a tile. Of the results of a row, those beyond the last column are computed, and not used.
+
+Blocks of 16 channels lie side by side after that: some loads and stores of 16 or 32 bytes a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from specc.backends.tvm.emitter import Emitter
+from specc.backends.tvm.halves import stored
+from specc.backends.tvm.kernels.amx import DEPTHS, ROWS
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a dense convolution reads and computes, and how its operand is packed."""
+
+    dtype: str
+    batch: int
+    channels: int
+    height: int
+    width: int
+    rows: int
+    columns: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+
+    @cached_property
+    def depth(self) -> int:
+        """Channels of a position."""
+        return DEPTHS[self.dtype]
+
+    @cached_property
+    def panels(self) -> int:
+        """Positions that hold all channels of a pixel."""
+        return -(-self.channels // self.depth)
+
+    @cached_property
+    def remainders(self) -> tuple[list[int], list[int]]:
+        """The rows' and the columns' remainders that taps read."""
+        rows, columns = (
+            sorted({tap * self.dilation[axis] % self.stride[axis] for tap in range(self.kernel[axis])})
+            for axis in (0, 1)
+        )
+        return rows, columns
+
+    @cached_property
+    def phases(self) -> int:
+        """How many phases are packed."""
+        rows, columns = self.remainders
+        return len(rows) * len(columns)
+
+    def _reach(self, axis: int) -> int:
+        """Rows or columns of a phase from the first tap's to the last one's."""
+        return max(tap * self.dilation[axis] // self.stride[axis] for tap in range(self.kernel[axis]))
+
+    @cached_property
+    def across(self) -> int:
+        """Positions in a row of a phase."""
+        return self.columns + self._reach(1)
+
+    @cached_property
+    def down(self) -> int:
+        """Rows of a phase."""
+        return self.rows + self._reach(0)
+
+    @cached_property
+    def results(self) -> int:
+        """Results from the first one to the last one, with those that are not used."""
+        return (self.rows - 1) * self.across + self.columns
+
+    def tap(self, r: int, s: int) -> tuple[int, int]:
+        """The phase that a tap reads, and the shift of the position."""
+        rows, columns = self.remainders
+        (down, py), (right, px) = (
+            divmod(tap * self.dilation[axis], self.stride[axis]) for axis, tap in enumerate((r, s))
+        )
+        return rows.index(py) * len(columns) + columns.index(px), down * self.across + right
+
+    def positions(self, results: int) -> int:
+        """Positions of a phase where so many results are computed; what lies behind the last row is never written."""
+        return max(self.down * self.across, results + self._reach(0) * self.across + self._reach(1))
+
+
+class Panels:
+    """Writes the loops that pack the operand `data`, in blocks of channels, for so many `results`; then `buffer` holds
+    it: [n, panel, phase, position, channel]."""
+
+    def __init__(self, emitter: Emitter, image: Image, data: Any, lanes: int, results: int, outside: int = 0) -> None:
+        self.emitter, self.image, self.data, self.lanes = emitter, image, data, lanes
+        self.kind, self.outside = stored(image.dtype), outside
+        shape = (image.batch, image.panels, image.phases, image.positions(results), image.depth)
+        self.buffer = T.alloc_buffer(shape, self.kind)
+
+    def emit(self) -> None:
+        """All loops; threads share the rows of all phases."""
+        emitter, image = self.emitter, self.image
+        with emitter.parallel(image.batch * image.panels * image.phases * image.down) as work:
+            rest, q = emitter.divmod(work, image.down)
+            rest, phase = emitter.divmod(rest, image.phases)
+            n, panel = emitter.divmod(rest, image.panels)
+            rows, columns = image.remainders
+            number, other = emitter.divmod(phase, len(columns))
+            row = q * image.stride[0] + _picked(rows, number) - image.padding[0]
+            start = _picked(columns, other) - image.padding[1]
+            place = (n, panel, phase, q * image.across)
+            last = (image.down - 1) * image.stride[0] + rows[-1] - image.padding[0]
+            if image.padding[0] <= 0 and last < image.height:
+                return self._row(place, row, start)
+            with T.If(tirx.And(row >= 0, row < image.height)):
+                with T.Then():
+                    self._row(place, row, start)
+                with T.Else():
+                    self._border(place, 0, image.across)
+
+    def _row(self, place: Sequence[Any], row: Any, start: Any) -> None:
+        """A row of a phase, whose first position is column `start` of the image."""
+        image = self.image
+        step, across = image.stride[1], image.across
+        if isinstance(start, int):
+            first: Any = min(across, max(0, -(start // step)))
+            end: Any = max(first, min(across, (image.width - 1 - start) // step + 1))
+        else:
+            first = T.Bind(tirx.min(across, tirx.max(0, -tirx.floordiv(start, step))))
+            end = T.Bind(tirx.max(first, tirx.min(across, tirx.floordiv(image.width - 1 - start, step) + 1)))
+        self._border(place, 0, first)
+        self._copy(place, row, start, first, end)
+        self._border(place, end, across)
+
+    def _copy(self, place: Sequence[Any], row: Any, start: Any, first: Any, end: Any) -> None:
+        """The positions of a row from `first` to `end`, which lie inside of the image."""
+        emitter, image, lanes = self.emitter, self.image, self.lanes
+        (n, panel, phase, begin), blocks, count = place, -(-image.channels // lanes), image.depth // lanes
+        with emitter.serial(end - first, first) as c, emitter.lanes(lanes) as lane:
+            for j in range(count):
+                number = panel * count + j
+                value = self.data[n, tirx.min(number, blocks - 1), row, start + c * image.stride[1], lane]
+                if (image.panels - 1) * count + j >= blocks:
+                    value = tirx.Select(number < blocks, value, tirx.const(0, self.kind))
+                emitter.store(self.buffer, value, [n, panel, phase, begin + c, j * lanes + lane])
+
+    def _border(self, place: Sequence[Any], first: Any, end: Any) -> None:
+        """Positions that lie outside of the image."""
+        if isinstance(first, int) and isinstance(end, int) and first >= end:
+            return
+        emitter, (n, panel, phase, begin) = self.emitter, place
+        with emitter.serial(end - first, first) as c, emitter.lanes(self.image.depth) as lane:
+            emitter.store(self.buffer, tirx.const(self.outside, self.kind), [n, panel, phase, begin + c, lane])
+
+
+def whole(results: int, tiles: int) -> int:
+    """So many results, rounded up to whole units of `tiles` tiles."""
+    size = ROWS * tiles
+    return -(-results // size) * size
+
+
+def _picked(numbers: Sequence[int], index: Any) -> Any:
+    """The number at an index that may not be known yet."""
+    if len(numbers) == 1:
+        return numbers[0]
+    if isinstance(index, int):
+        return numbers[index]
+    if list(numbers) == [*range(len(numbers))]:
+        return index
+    found: Any = numbers[0]
+    for place, number in enumerate(numbers[1:], 1):
+        found = tirx.Select(index == place, number, found)
+    return found
