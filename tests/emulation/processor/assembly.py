@@ -1,6 +1,7 @@
 """Programs in assembly to run on the processor and in the handler: random instructions, registers and addresses.
 
-Each is a function of an address: what lies there is read and written, in registers of any kind.
+Each is a function of an address: what lies there is read and written, with any registers. So the address itself lies in
+mm0, and the stack pointer in mm1.
 """
 
 from __future__ import annotations
@@ -40,30 +41,30 @@ class Program:
         scale = int(self.rng.integers(4))
         moved = stride if stride is not None else int(self.rng.integers(-9, 9)) << scale
         far = offset - start - (moved if stride is None else 0)
-        self.lines += [f"mov address(%rip), %{base}", f"add ${start}, %{base}"]
+        self.lines += [f"movq %mm0, %{base}", f"add ${start}, %{base}"]
         if moved or stride is None:
             self.lines.append(f"mov ${moved >> scale}, %{index}")
             operand = f"{far}(%{base}, %{index}, {1 << scale})"
         else:
             operand = f"{far}(%{base})"
         self.one(text.format(operand))
-        self.lines.append("mov stack(%rip), %rsp")
+        self.lines.append("movq %mm1, %rsp")
 
     def clear(self, offset: int) -> None:
         """Makes a byte zero."""
-        self.lines += ["mov address(%rip), %rax", f"movb $0, {offset}(%rax)"]
+        self.lines += ["movq %mm0, %rax", f"movb $0, {offset}(%rax)"]
 
     def vectors(self, text: str, offset: int) -> None:
         """Copies all vectors from there or to there: {0} is the place, {1} the register."""
-        self.lines.append("mov address(%rip), %rax")
+        self.lines.append("movq %mm0, %rax")
         self.lines += [text.format(f"{offset + 64 * i}(%rax)", f"%zmm{i}") for i in range(32)]
 
     def text(self, name: str, marked: bool) -> str:
         pushes = [f"push %{name}" for name in _KEPT]
         pops = [f"pop %{name}" for name in reversed(_KEPT)]
-        begin = ["mov %rdi, address(%rip)", "mov %rsp, stack(%rip)"]
+        begin = ["movq %rdi, %mm0", "movq %rsp, %mm1"]
         lines = [line.replace("MARK ", "ud2; " if marked else "") for line in self.lines]
-        return "\n  ".join([f".globl {name}\n{name}:", *pushes, *begin, *lines, "vzeroupper", *pops, "ret"])
+        return "\n  ".join([f".globl {name}\n{name}:", *pushes, *begin, *lines, "vzeroupper", "emms", *pops, "ret"])
 
 
 def assemble(programs: dict[str, Program], library: Path) -> None:
@@ -74,8 +75,7 @@ def assemble(programs: dict[str, Program], library: Path) -> None:
         for marked in (False, True)
     ]
     file = library.with_suffix(".s")
-    variables = ".local address, stack\n.comm address, 8\n.comm stack, 8\n.section .note.GNU-stack\n"
-    file.write_text(".text\n" + "\n".join(texts) + f"\n{variables}")
+    file.write_text("\n".join([".text", *texts, '.section .note.GNU-stack, "", @progbits\n']))
     subprocess.run(["gcc", "-shared", str(file), "-o", str(library)], check=True)
 
 

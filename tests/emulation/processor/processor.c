@@ -60,21 +60,27 @@ void complete(const machine *from, int number) {
   *present |= 1ul << number;
 }
 
-static void handle(int number, siginfo_t *info, void *context) {
-  (void)number, (void)info;
-  mcontext_t *thread = &((ucontext_t *)context)->uc_mcontext;
+/* Computes one, and gives what stands behind it, or 0. */
+static const uint8_t *compute(mcontext_t *thread) {
   const uint8_t *at = (const uint8_t *)thread->gregs[REG_RIP], *behind;
   int marked = at[0] == 0x0f && at[1] == 0x0b, tiles = 0;
   machine from = {thread->gregs, (char *)thread->fpregs, at + 2 * marked, marked};
-  _mm_setcsr(FLUSH_AND_ROUND_TO_NEAREST); /* the thread gets its own one back */
   behind = run_vectors(&from);
   if (!behind) tiles = 1, behind = run_tiles(&from);
-  if (!behind) {
-    sigaction(SIGILL, &before, 0); /* which meets the same instruction again */
-    return;
+  if (behind) __atomic_add_fetch(&seen[tiles], 1, __ATOMIC_RELAXED);
+  return behind;
+}
+
+static void handle(int number, siginfo_t *info, void *context) {
+  (void)number, (void)info;
+  mcontext_t *thread = &((ucontext_t *)context)->uc_mcontext;
+  _mm_setcsr(FLUSH_AND_ROUND_TO_NEAREST); /* the thread gets its own one back */
+  const uint8_t *behind = compute(thread);
+  if (!behind) sigaction(SIGILL, &before, 0); /* which meets the same instruction again */
+  while (behind) { /* and those that follow: a signal takes longer than they do */
+    thread->gregs[REG_RIP] = (greg_t)behind;
+    behind = compute(thread);
   }
-  thread->gregs[REG_RIP] = (greg_t)behind;
-  __atomic_add_fetch(&seen[tiles], 1, __ATOMIC_RELAXED);
 }
 
 /* Begins to compute them. */

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,14 @@ def test_the_handler_computes_what_the_processor_does(programs: Programs) -> Non
             assert np.array_equal(native, marked), name
             assert native[STORED - ROOM :].any()
         assert computed(True) > 60 * 20 and computed(False) >= 60 * 12
+
+
+def test_each_thread_has_tiles_of_its_own(programs: Programs) -> None:
+    library, memories = programs
+    with processor.running(TARGET), ThreadPoolExecutor(4) as pool:
+        together = pool.map(lambda name: run(library, f"marked_{name}", memories[name]), memories)
+        for name, made in zip(memories, together, strict=True):
+            assert np.array_equal(made, run(library, name, memories[name])), name
 
 
 def test_tiles_that_linux_keeps_back_are_computed(programs: Programs, tmp_path: Path) -> None:

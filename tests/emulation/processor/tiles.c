@@ -57,11 +57,12 @@ static int whole(int tile) { return usable(tile) && set.bytes[tile] % 4 == 0; }
 static const uint8_t *configuring(const machine *from, int prefix, const uint8_t *modrm, int x, int b) {
   static const configuration none;
   configuration found;
-  int tile = *modrm >> 3 & 7;
+  int tile = *modrm >> 3 & 7, zeroing = *modrm >> 6 == 3 && prefix == 3;
+  if (!zeroing && !from->marked && kept(from, TILECFG)) return 0; /* the processor does that itself */
   if (*modrm >> 6 == 3) {
     if (prefix == 0 && *modrm == 0xc0) {
       configure(&none);
-    } else if (prefix == 3 && !(*modrm & 7) && usable(tile)) {
+    } else if (zeroing && !(*modrm & 7) && usable(tile)) {
       memset(tiles[tile], 0, sizeof *tiles);
       set.start = 0;
     } else {
