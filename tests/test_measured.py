@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 
-from measuring import bf16, latency, machine, pages, results
+from measuring import bf16, latency, machine, pages, results, roofs
 
 OLD = """\
 vendor_id	: GenuineIntel
@@ -124,6 +124,21 @@ def test_what_is_said_of_own_cores_is_what_was_seen(own: int) -> None:
     assert f"in {own} of 8 turns" in said and ("The column `own cores`" in said) == (own < 8)
     assert ("own cores (turns)" in " ".join(latency.tables(measured))) == (own < 8)
     assert latency.own_cores([{"resnet50": row(50, 60)}]) == []
+
+
+def test_what_the_processor_can_do_is_told_for_each_number_of_threads() -> None:
+    one = {"operations": {"float32": 2e11, "uint8": 7e12}, "bytes": 1.5e10, "cached": [[1 << 18, 1e11]]}
+    two = {"operations": {"float32": 4e11, "uint8": 14e12}, "bytes": 2e10, "cached": [[1 << 19, 2e11]]}
+    lines = roofs.write({"1": one, "2": two}, FIRST)
+    assert "| GB/s from 256 KB a thread, read again and again | 200 |" in roofs.write({"2": two}, FIRST)
+    assert lines[3:] == [
+        "|  | 1 thread | 2 threads |",
+        "| --- | --- | --- |",
+        "| GFLOP/s of float32 | 200 | 400 |",
+        "| GOP/s of uint8 | 7000 | 14000 |",
+        "| GB/s from 256 KB a thread, read again and again | 100 | 200 |",
+        "| GB/s from memory | 15.0 | 20.0 |",
+    ]
 
 
 def test_the_section_in_bfloat16_knows_the_processor() -> None:

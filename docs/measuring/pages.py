@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from measuring import bf16, footprint, integers, latency, memory, tuned
+from measuring import bf16, footprint, integers, latency, memory, roofs, tuned
 from measuring.aims import COMPILED_IN, Aim, judged, wanted
 from measuring.machine import Machine
 from measuring.results import NETWORKS, ROOT, load, machines, table
 
 SECTIONS = {
+    "roofs": roofs,
     "latency": latency,
     "tuned": tuned,
     "integers": integers,
@@ -22,7 +23,7 @@ SECTIONS = {
     "memory": memory,
     "footprint": footprint,
 }
-"""In the order of the pages. Each has a docstring, TITLE, MEASURED (its networks), AIM, and arguments(), measure(),
+"""In the order of the pages. Each has a docstring, TITLE, MEASURED (the networks), AIM, and arguments(), measure(),
 ratios() and write()."""
 
 README = ROOT / "README.md"
