@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emulation import processor
 from kernel_programs import check, execute, program, reference, weight
 from test_integer import drawn, integers
 from test_pairs import ROUNDING, half
@@ -16,12 +17,10 @@ from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiled
 
-TARGET = targets.TARGETS["x86-64-v4-amx"]
+TARGET = processor.able(targets.TARGETS["x86-64-v4-amx"])
 LAYOUT = TARGET.blocked_layout
 
-pytestmark = pytest.mark.skipif(
-    bool(targets.missing_features(TARGET.architecture, TARGET.requires)), reason="needs a processor with AMX"
-)
+pytestmark = pytest.mark.usefixtures("matrix_tiles")
 
 CONVOLUTIONS: list[tuple[tuple[int, ...], int, tuple[int, int], dict[str, Any]]] = [
     ((1, 64, 7, 7), 96, (1, 1), {}),
