@@ -19,13 +19,19 @@ from emulation import processor
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+import specc
 from specc import targets
 from specc.backends.tvm.kernels import amx
 from specc.backends.tvm.library import tvm_target
 from specc.backends.tvm.translation import translate
+from specc.diagnostics import SpeccError
 from specc.ir.bits import of_bits, to_bits
+from specc.model import Model
 from specc.targets import Target
 
+TARGET = targets.TARGETS["x86-64-v4-amx"]
+MISSING = processor.missing(TARGET)
+EXAMPLES = Path(__file__).parents[3] / "examples"
 Array = np.ndarray[Any, Any]
 TASKS, STEPS, WIDTH = 5, 3, 24
 """Products side by side in threads, tiles of the reduction of each, and columns that results lie in."""
@@ -142,10 +148,27 @@ def flushed(values: Array) -> Array:
     return np.where(np.abs(rounded) < 2.0**-126, np.float32(0), rounded)
 
 
+def test_a_network_is_refused_or_computed(matrix_tiles: Target, tmp_path: Path) -> None:
+    """By who reads the file and by the library itself, which asks Linux for the tiles."""
+    graph = specc.load(EXAMPLES / "digits.specc")
+    with processor.running(TARGET) as computed:
+        specc.compile(graph, target=matrix_tiles, precision="bf16").self_test()
+        assert (computed(True) > 0) == ("amx_tile" in MISSING)
+    real = specc.compile(graph, target=TARGET, precision="bf16")
+    real.save(tmp_path / "real.artifact")
+    if not MISSING:
+        specc.open(tmp_path / "real.artifact").self_test()
+        return
+    with pytest.raises(SpeccError, match=r"lacks .*amx_tile"):
+        specc.open(tmp_path / "real.artifact")
+    with pytest.raises(SpeccError, match="extension"):
+        Model(real.contents.library, real.contents.weights)
+
+
 def test_all_of_them_are_emulated(request: pytest.FixtureRequest) -> None:
     """Another process, whose tiles are computed by the handler, comes to the same."""
-    if processor.TILES & processor.missing(targets.TARGETS["x86-64-v4-amx"]):
+    if processor.TILES & MISSING:
         pytest.skip("here they are anyway")
     command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--without-amx", __file__]
     done = subprocess.run(command, cwd=Path(request.config.rootpath), capture_output=True, text=True)
-    assert done.returncode == 0 and "4 passed, 1 skipped" in done.stdout, done.stdout
+    assert done.returncode == 0 and "5 passed, 1 skipped" in done.stdout, done.stdout
