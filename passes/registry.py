@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from specc.diagnostics import did_you_mean, error
 from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
-from specc.passes import canonicalize, fusion, halve, layout, phases, quantize, reparam, strips
+from specc.passes import canonicalize, frames, fusion, halve, layout, phases, quantize, reparam, strips
 from specc.passes.bodies import labelled, within
 from specc.passes.rewrite import Journal
 from specc.targets import Target
@@ -66,6 +66,17 @@ class Phases(Pass):
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
         return within(graph, lambda each: phases.phases(each, journal))
+
+
+@dataclass(frozen=True)
+class Frames(Pass):
+    """See `specc.passes.frames`."""
+
+    name = "frames"
+    summary = "convolutions over time as convolutions of pictures"
+
+    def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        return within(graph, lambda each: frames.frames(each, journal))
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,7 @@ class Fusion(Pass):
 def _registered() -> dict[str, type[Pass]]:
     """Our passes, then those that installed packages add."""
     found: dict[str, type[Pass]] = {
-        each.name: each for each in (Canonicalize, Phases, Reparam, Quantize, Halve, Strips, Layout, Fusion)
+        each.name: each for each in (Canonicalize, Phases, Frames, Reparam, Quantize, Halve, Strips, Layout, Fusion)
     }
     for entry in sorted(entry_points(group="specc.passes"), key=lambda entry: entry.name):
         added = entry.load()
@@ -212,9 +223,10 @@ def _level(level: int, target: Target) -> tuple[Pass, ...]:
         return (Fusion(epilogues=False),)
     if level == 1:
         return (Canonicalize(), Reparam(), Canonicalize(), Fusion(epilogues=False))
+    merging = (Canonicalize(), Phases(), Frames(), Reparam(), Canonicalize())
     if target.gpu:  # a warp reads neighbours of a plain row as well as lanes of a block
-        return (Canonicalize(), Phases(), Reparam(), Canonicalize(), Fusion(blocks=True))
-    return (Canonicalize(), Phases(), Reparam(), Canonicalize(), Layout(target.lanes), Fusion(cache=target.l2_bytes))
+        return (*merging, Fusion(blocks=True))
+    return (*merging, Layout(target.lanes), Fusion(cache=target.l2_bytes))
 
 
 _PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>[^}]*)\})?\s*(?:,|$)")

@@ -260,7 +260,7 @@ def test_verify_judges(capsys: pytest.CaptureFixture[str], spec: str) -> None:
     assert ran.json["holds"] is True
     verdicts: Any = ran.json["verdicts"]
     judged = [verdict["subject"].partition("{")[0] for verdict in verdicts]
-    passes = ["canonicalize", "phases", "reparam", "canonicalize", "layout", "fusion"]
+    passes = ["canonicalize", "phases", "frames", "reparam", "canonicalize", "layout", "fusion"]
     assert judged == [*passes, f"artifact for {targets.native().name}"]
 
 
