@@ -36,7 +36,8 @@ class Packing:
     terms               [o, i, ...] -> [... * i, o]
     rows                [o, i, ...] -> [o, ... * ceil(i / block) * block], zeros beyond i
 
-    Numbers of 16 bits stay such, but for `wide` ones: they are stored as float32.
+    Numbers of 16 bits stay such, but for `wide` ones: they are stored as float32. In dot and pairs, the zeros that fill
+    the last block of i stand in front of what it has of `a` where they are `early`, not behind.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Packing:
     groups: int = 1
     together: int = 1
     wide: bool = False
+    early: bool = False
 
     def shape(self, logical: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the packed array."""
@@ -89,15 +91,23 @@ class Packing:
         return u.reshape(-1, i, o // self.block, self.block).transpose(2, 0, 1, 3)
 
     def _dot(self, a: NDArray[Any]) -> NDArray[Any]:
-        a = _grown(_grown(a, 0, self.block), 1, self.inner)
+        a = self._filled(_grown(a, 0, self.block))
         o, i, *kernel = a.shape
         blocks = a.reshape(o // self.block, self.block, i // self.inner, self.inner // 4, 4, *kernel)
         taps = range(5, blocks.ndim)
         packed = blocks.transpose(0, 2, *taps, 3, 1, 4)
         return packed.reshape(packed.shape[0], -1, self.block * 4)
 
+    def _filled(self, a: NDArray[Any]) -> NDArray[Any]:
+        """With zeros up to a multiple of `inner` on axis 1."""
+        if not self.early:
+            return _grown(a, 1, self.inner)
+        whole = a.shape[1] // self.inner * self.inner
+        zeros = np.zeros((a.shape[0], -a.shape[1] % self.inner, *a.shape[2:]), a.dtype)
+        return np.concatenate([a[:, :whole], zeros, a[:, whole:]], 1)
+
     def _pairs(self, a: NDArray[Any]) -> NDArray[Any]:
-        a = _grown(_grown(a, 0, self.block), 1, self.inner)
+        a = self._filled(_grown(a, 0, self.block))
         o, i, *kernel = a.shape
         blocks = a.reshape(o // self.block, self.block, i // self.inner, self.inner // 2, 2, *kernel)
         packed = blocks.transpose(0, 2, *range(5, blocks.ndim), 3, 1, 4)

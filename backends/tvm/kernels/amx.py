@@ -10,12 +10,13 @@ vectors to a tile.
     bfloat16   sums are float32, rounded to the nearest after each product; numbers below 2^-126 count as 0
     integers   of uint8 and int8, in 32 bits, exact
 
-Every tile has all rows and all columns (`configured`): a matrix with fewer is one with zeros, or with rows that nobody
-reads the results of. That costs nothing where it fills one tile instead of a part of it: a product takes as many cycles
-as the greater of the rows of A and of B, ten at least (measured on a processor of the Granite Rapids generation, as all
-of the following). One of full tiles takes 18 cycles, 22 where it adds to what the one before it has computed; a load
-takes 9 from the first-level cache, whatever lies between the rows, and nearly as few from the second-level one; a store
-17. So two loads a product are as fast as the products are, and each weight may be read once.
+Every tile has all columns, and all rows unless `configured` says otherwise: a matrix with fewer is one with zeros, or
+with rows that nobody reads the results of. That costs nothing where it fills one tile instead of a part of it: a
+product takes as many cycles as the greater of the rows of A and of B, ten at least (measured on a processor of the
+Granite Rapids generation, as all of the following). One of full tiles takes 18 cycles, 22 where it adds to what the one
+before it has computed; a load takes 9 from the first-level cache, whatever lies between the rows, and nearly as few
+from the second-level one; a store 17. So two loads a product are as fast as the products are, and each weight may be
+read once.
 
 Linux gives a process the tiles when it asks for them (`specc.targets`, and the artifact's driver, do). They belong to a
 thread: each configures them for itself and releases them, since the system has less to store then.
@@ -23,7 +24,7 @@ thread: each configures them for itself and releases them, since the system has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,10 +44,12 @@ _PRODUCTS = {"bfloat16": "tdpbf16ps", "uint8": "tdpbusd"}
 
 
 @contextmanager
-def configured() -> Iterator[None]:
-    """What is written in here can use all tiles, of full size; one thread runs it. They are undefined at first."""
+def configured(rows: Sequence[int] = (ROWS,) * TILES) -> Iterator[None]:
+    """What is written in here can use all tiles, of so many `rows` and of full width; one thread runs it. They are
+    undefined at first."""
     config = T.alloc_buffer((BYTES // 4,), "int32", scope="local")
-    words = [1, 0, 0, 0, *([BYTES | BYTES << 16] * 4), *([0] * 4), *([ROWS * 0x01010101] * 2), 0, 0]
+    heights = [int.from_bytes(bytes(rows[first : first + 4]), "little") for first in (0, 4)]
+    words = [1, 0, 0, 0, *([BYTES | BYTES << 16] * 4), *([0] * 4), *heights, 0, 0]
     for first, word in enumerate(words):  # palette 1, bytes of a row for each tile, then rows for each
         T.buffer_store(config, tirx.const(word, "int32"), [first])
     _call("ldtilecfg", _address(config, [0]))
@@ -73,6 +76,40 @@ def store(tile: int, buffer: Any, position: Sequence[Any], stride: Any) -> None:
 def multiply(dtype: str, sums: int, left: int, right: int) -> None:
     """Adds the product of two tiles to the tile `sums`: of activations of `dtype` (`DEPTHS`) and weights."""
     _call(_PRODUCTS[dtype], _number(sums), _number(left), _number(right))
+
+
+def products(
+    dtype: str, high: int, wide: int, left: Callable[[int, int], None], right: Callable[[int, int], None]
+) -> None:
+    """Adds to sum number i * wide + j, a tile each, the product of the activations i and the weights j.
+
+    `left` and `right` load factors: a number of them to a tile. Those of the shorter side stay in tiles of their own;
+    `fits` says whether there are enough.
+    """
+    sums, (least, most) = high * wide, sorted((high, wide))
+    kept, moving = (left, right) if high <= wide else (right, left)
+    free = [*range(sums + least, TILES)]
+    for number in range(least):
+        kept(number, sums + number)
+    for number in range(most):
+        tile = free[number % len(free)]
+        moving(number, tile)
+        for other in range(least):
+            i, j = (other, number) if high <= wide else (number, other)
+            factors = (sums + other, tile) if high <= wide else (tile, sums + other)
+            multiply(dtype, i * wide + j, *factors)
+
+
+def fits(high: int, wide: int) -> bool:
+    """Whether the tiles hold sums of `high` tiles of activations and `wide` ones of weights, and what `products`
+    reads."""
+    return high * wide + min(high, wide) + 1 <= TILES
+
+
+def heights(high: int, wide: int, rows: int) -> list[int]:
+    """The rows of each tile for `products` of so many `rows`: those that hold weights have 16 of them."""
+    sums, least = high * wide, min(high, wide)
+    return [rows if n < sums or (n < sums + least) == (high <= wide) else ROWS for n in range(TILES)]
 
 
 def _number(tile: int) -> Any:

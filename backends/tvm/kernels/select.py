@@ -22,6 +22,7 @@ from specc.backends.tvm.kernels import (
     scan,
     squeeze,
     tiled,
+    tiled_linear,
     winograd,
 )
 from specc.targets import Target
@@ -37,6 +38,7 @@ TEMPLATES = (
     pooling.lower,
     normalization.lower,
     half.linear,
+    tiled_linear.lower,
     linear.lower,
     integer.convolution,
     integer.linear,
