@@ -50,7 +50,7 @@ _VECTORS = 3
 _ACCUMULATORS = 24
 """Accumulators of a tile of scores, likewise."""
 
-_ENOUGH = 8
+ENOUGH = 8
 """Pieces that are enough for threads to share out, where each begins with a copy."""
 
 
@@ -198,7 +198,7 @@ class _Attention:
         blocks, heads = full + (rest > 0), prod(self.lead)
         strips = blocks
         if self.copied:
-            strips = next((n for n in range(1, blocks) if heads * n >= _ENOUGH and heads * n % 4 == 0), blocks)
+            strips = next((n for n in range(1, blocks) if heads * n >= ENOUGH and heads * n % 4 == 0), blocks)
         with emitter.parallel(heads * strips) as work:
             head, strip = emitter.divmod(work, strips)
             lead: list[Any] = []

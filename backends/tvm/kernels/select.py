@@ -22,6 +22,7 @@ from specc.backends.tvm.kernels import (
     scan,
     squeeze,
     tiled,
+    tiled_attention,
     tiled_linear,
     winograd,
 )
@@ -43,6 +44,7 @@ TEMPLATES = (
     integer.convolution,
     integer.linear,
     squeeze.lower,
+    tiled_attention.lower,
     attention.lower,
 )
 """Each takes a group of a single result, a target, and what answers its choices (`choices`), and gives a template, or
