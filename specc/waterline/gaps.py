@@ -19,6 +19,9 @@ BRIEF = 15.0
 NEAR = 0.8
 """The share of a roof from which on a kernel counts as near it."""
 
+FAR = 0.25
+"""The share of a roof below which a kernel is far from it: moving fewer bytes would not make it faster."""
+
 
 @dataclass(frozen=True)
 class Sum:
@@ -185,17 +188,21 @@ def reason(kernel: Sum, profile: Profile) -> str:
     if idle >= 0.15:
         pieces = max(call.about["parallel"], default=1)
         return f"its loop has {pieces} pieces for {threads} threads, which leaves them idle {idle:.0%} of the time"
-    if bound == "compute":
-        done = kernel.operations / kernel.microseconds / 1e3
-        return (
-            f"computing bounds it, at {done:.0f} of {_rate(call.about['element'], roof(kernel, profile))}: "
-            "another tile or template may come closer"
-        )
     moved = kernel.bytes / kernel.microseconds / 1e3
+    done = (
+        f"{kernel.operations / kernel.microseconds / 1e3:.0f} of {_rate(call.about['element'], roof(kernel, profile))}"
+    )
+    if bound == "compute":
+        return f"computing bounds it, at {done}: another tile or template may come closer"
     if not kernel.operations:
         return (
             f"it moves {moved:.1f} GB/s without a multiply-add that is counted: fuse it with a neighbour, "
             "or its arithmetic (exponentials, comparisons, reductions) takes the time"
+        )
+    if kernel.share < FAR:
+        return (
+            f"neither computing, at {done}, nor moving data, at {moved:.1f} GB/s, explains its time: "
+            "another tile or template may come closer"
         )
     return f"moving data bounds it, at {moved:.1f} GB/s: fuse it with a neighbour, so that less is moved"
 

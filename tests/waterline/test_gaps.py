@@ -97,6 +97,8 @@ def test_the_place_is_that_of_the_block_and_else_of_the_operator() -> None:
         (call("k", "", 100.0, 10.0, parallel=[3]), "3 pieces for 2 threads, which leaves them idle 25% of the time"),
         (call("k", "", 100.0, 50.0, 5_000_000), "computing bounds it, at 50 of 100 GFLOP/s"),
         (call("k", "", 100.0, 50.0, 1_000_000, 1_000_000), "moving data bounds it, at 10.0 GB/s"),
+        (call("k", "", 100.0, 20.0, 900_000, 200_000), "at 9 of 100 GFLOP/s, nor moving data, at 2.0 GB/s, explains"),
+        (call("k", "", 100.0, 20.0, 0, 200_000), "2.0 GB/s without a multiply-add"),
         (call("k", "", 100.0, 50.0, 0, 1_000_000), "10.0 GB/s without a multiply-add"),
     ],
 )
