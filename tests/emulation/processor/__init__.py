@@ -35,6 +35,8 @@ TILES = frozenset(("amx_tile", "amx_int8", "amx_bf16"))
 SPARED = {"avx512_fp16": "+avx512fp16"}
 """Features that kernels can be made without, and what LLVM calls them."""
 
+_hidden: set[str] = set()
+
 _FLAGS = ("-std=c11", "-O2", "-mavx512f", "-mfma", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
 
 
@@ -50,9 +52,10 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def missing(target: Target) -> frozenset[str]:
+def missing(target: Target) -> set[str]:
     """What this processor lacks of what the target requires."""
-    return frozenset(targets.missing_features(target.architecture, target.requires))
+    lacks = targets.missing_features(target.architecture, target.requires)
+    return _hidden.intersection(target.requires).union(lacks)
 
 
 def able(target: Target) -> Target:
@@ -87,10 +90,9 @@ def running(target: Target) -> Iterator[Callable[[bool], int]]:
 
 
 def hide_tiles() -> None:
-    """From here on Linux gives no tiles to this process nor to those that it starts; what is spared is not there."""
+    """From here on Linux gives no tiles to this process nor to those that it starts; what is spared is missing."""
     problem = library().forbid()
     assert not problem, f"seccomp fails with {problem}"
     targets.cpu_features.cache_clear()
-    found = targets.cpu_features() - set(SPARED)
-    assert not TILES & found, "the process has asked for them before"
-    targets.cpu_features = cache(lambda: found)
+    assert not TILES & targets.cpu_features(), "the process has asked for them before"
+    _hidden.update(SPARED)
