@@ -1,8 +1,9 @@
 """The roofs over every kernel on this machine, measured: multiply-adds from registers, and reads from its memories.
 
     multiplications   vectors that never leave the registers, enough of them to hide the latency of a multiply-add;
-                      of float32, and of integers of 8 bits and bfloat16 where the target has products for them, by
-                      the fastest that it has: of tiles where there are tiles, whatever a kernel is made of
+                      of float32, of float16 where kernels add up in it, and of integers of 8 bits and bfloat16 where
+                      the target has products for them, by the fastest that it has: of tiles where there are tiles,
+                      whatever a kernel is made of
     traffic           the sum of an array, read again and again: of a small one from a cache, of a large one from memory
 
 A kernel that does F operations and moves B bytes takes at least max(F / operations, B / bytes) seconds (Williams,
@@ -116,6 +117,9 @@ class Meter:
         self._operations = 2 * _STEPS * _VECTORS * target.lanes
         self._others: list[tuple[str, int, list[Callable[[], Any]]]] = []
         """Types of factors, the operations of a call, and the calls of all threads that multiply them."""
+        if target.half_sums:
+            work = self._products(target, _multiply(target, "float16"), (2 * target.lanes,), "float16")
+            self._others.append(("float16", 2 * self._operations, work))
         if target.tile_product:
             for element, sums in _TILE_SUMS.items():
                 work = self._products(target, _multiply_tiles(element), (1 + _TILES, amx.ROWS, amx.ROWS), sums)
@@ -208,17 +212,18 @@ def _compiled(target: Target, function: Any) -> Any:
     return translate({"kernel": function}, tvm_target(target))["kernel"]
 
 
-def _multiply(target: Target) -> Any:
-    """(result): multiplies and adds in registers for a while and stores their sum."""
+def _multiply(target: Target, element: str = "float32") -> Any:
+    """(result): multiplies and adds vectors of `element` in registers for a while and stores their sum."""
+    lanes = target.vector_bits // (8 * np.dtype(element).itemsize)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("kernel")
         T.func_attr({"tirx.noalias": True})
-        result = T.arg("result", T.buffer((target.lanes,), "float32"))
-        registers = Registers(_VECTORS, target.lanes, "float32")
-        with T.vectorized(0, target.lanes) as lane:
+        result = T.arg("result", T.buffer((lanes,), element))
+        registers = Registers(_VECTORS, lanes, element)
+        with T.vectorized(0, lanes) as lane:
             factor = T.Bind(result[lane])
             for i in range(_VECTORS):
-                Emitter.store(registers, tirx.const(float(i), "float32"), (i, lane))
+                Emitter.store(registers, tirx.const(float(i), element), (i, lane))
             with T.serial(0, _STEPS):
                 for i in range(_VECTORS):
                     Emitter.store(registers, registers[i, lane] * factor + factor, (i, lane))

@@ -9,7 +9,7 @@ from emulation import processor
 
 from specc.backends.tvm import roofline
 from specc.backends.tvm.kernels import amx
-from specc.targets import TARGETS
+from specc.targets import TARGETS, find
 
 TILES = TARGETS["x86-64-v4-amx"]
 
@@ -35,6 +35,7 @@ def test_the_roof_multiplies_tiles(
         ("x86-64-v4-vnni", ["uint8"]),
         ("x86-64-v4-bf16", ["uint8", "bfloat16"]),
         ("x86-64-v4-amx", ["bfloat16", "uint8"]),
+        ("neoverse-n1", ["float16", "uint8"]),
     ],
 )
 def test_every_type_that_the_target_multiplies_has_a_roof(
@@ -48,10 +49,20 @@ def test_every_type_that_the_target_multiplies_has_a_roof(
     found = roofline.Meter(target, 1).measure()
     vectors = 2 * roofline._STEPS * roofline._VECTORS * target.lanes
     tiles = 2 * roofline._TILE_STEPS * roofline._TILES * amx.ROWS * amx.ROWS
-    amounts = (
-        {"bfloat16": 32 * tiles, "uint8": 64 * tiles}
-        if target.tile_product
-        else {"uint8": 4 * vectors, "bfloat16": 2 * vectors}
-    )
+    amounts = {"float16": 2 * vectors, "uint8": 4 * vectors, "bfloat16": 2 * vectors}
+    if target.tile_product:
+        amounts |= {"bfloat16": 32 * tiles, "uint8": 64 * tiles}
+    if target.half_sums:
+        others = ["float16", *(element for element in others if element != "float16")]
     assert found.operations == vectors
     assert found.others == tuple((element, amounts[element]) for element in others)
+
+
+def test_the_roof_multiplies_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In twice the lanes of float32; where the processor has no such products, LLVM widens them."""
+    monkeypatch.setattr(roofline, "_STEPS", 10)
+    target = find("native")
+    multiply = roofline._compiled(target, roofline._multiply(target, "float16"))
+    sums = tvm.runtime.tensor(np.ones(2 * target.lanes, np.float16))
+    multiply(sums)
+    assert (sums.numpy() == sum(range(roofline._VECTORS)) + 10 * roofline._VECTORS).all()
