@@ -92,7 +92,7 @@ class Target:
     @property
     def half_sums(self) -> bool:
         """Whether kernels add up products of float16 in float16 (`specc.ir.sums`), in twice the lanes of float32."""
-        return "asimdhp" in self.requires
+        return not {"asimdhp", "avx512_fp16"}.isdisjoint(self.requires)
 
     @property
     def lanes(self) -> int:

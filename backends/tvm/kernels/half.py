@@ -15,7 +15,8 @@ that costs as much time as the products do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -24,13 +25,13 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.emitter import Registers, Template
+from specc.backends.tvm.emitter import Emitter, Registers, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import convolution as convolutions
 from specc.backends.tvm.kernels import convolution_plan, tiles
 from specc.backends.tvm.kernels import linear as linears
 from specc.backends.tvm.kernels.epilogue import HEAVY, operand_packings
-from specc.backends.tvm.kernels.parts import ELEMENTS
+from specc.backends.tvm.kernels.parts import ELEMENTS, FENCE, fence
 from specc.backends.tvm.packing import Packing
 from specc.ir import sums
 from specc.ir.types import block_of
@@ -39,11 +40,21 @@ from specc.targets import Target
 FASTER = 1.5
 """So many times as fast as direct sums of float32 they are, by llvm-mca's count."""
 
-_WIDTH = 8
-"""Numbers in a vector of sums."""
+_NEON = 8
+"""Numbers in a vector of NEON's."""
 
 _STEP = sums.LANES
-"""Inputs of a pixel or row that one load brings."""
+"""Inputs of a pixel or row that are written out."""
+
+
+def by_element(target: Target) -> bool:
+    """Whether a multiply-add takes a factor from an element of a vector, as NEON's does; else each input is broadcast."""
+    return target.architecture == "aarch64"
+
+
+def width(target: Target) -> int:
+    """Numbers in a vector of sums."""
+    return _NEON if by_element(target) else 2 * target.lanes
 
 
 def adds_up(group: Group, anchor: int, target: Target) -> bool:
@@ -65,7 +76,7 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
         return None
     if not all(group.inputs[v].frozen for v in (weight, *bias)):
         return None
-    packings[weight] = Packing("convolution", _WIDTH, lanes)
+    packings[weight] = Packing("convolution", width(target), lanes)
     packings |= {value: Packing("padded", lanes) for value in bias}
     geometry = convolution_plan.geometry_of(group, anchor, target, choices)
     heavy = any(step.op in HEAVY for step in group.steps)
@@ -73,9 +84,12 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
         geometry, lanes, wide(target, geometry.kernel[1]), choices, size=2, fetch=False, heavy=heavy
     )
     schedule = replace(schedule, tile=in_blocks(schedule.tile, target))
-    return Template(
-        lambda emitter: _Convolution(emitter, anchor, geometry, schedule, lanes, target).emit(), packings, once=True
-    )
+
+    def write(emitter: Emitter) -> None:
+        with _fenced(target):
+            _Convolution(emitter, anchor, geometry, schedule, lanes, target).emit()
+
+    return Template(write, packings, once=True)
 
 
 def linear(group: Group, target: Target, choices: Choices) -> Template | None:
@@ -85,14 +99,29 @@ def linear(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     shape, inputs = group.type(anchor).concrete, group.type(group.step(anchor).operands[0]).concrete[-1]
     blocks = -(-shape[-1] // target.lanes)
-    packings = linears.operands_of(group, anchor, Packing("matrix", _WIDTH), target)
-    if packings is None or inputs % _STEP or blocks % (_WIDTH // target.lanes):
+    packings = linears.operands_of(group, anchor, Packing("matrix", width(target)), target)
+    if packings is None or inputs % _STEP or blocks % (width(target) // target.lanes):
         return None
     schedule = linears.schedule_of(group, anchor, wide(target), choices, size=2, depth=_STEP, fetch=False)
     schedule = replace(schedule, tile=in_blocks(schedule.tile, target))
     tile = schedule.tile
     once = prod(shape[:-1]) % tile.pixels == 0 and blocks % tile.blocks == 0
-    return Template(lambda emitter: _Linear(emitter, anchor, schedule, target).emit(), packings, once=once)
+
+    def write(emitter: Emitter) -> None:
+        with _fenced(target):
+            _Linear(emitter, anchor, schedule, target).emit()
+
+    return Template(write, packings, once=once)
+
+
+@contextmanager
+def _fenced(target: Target) -> Iterator[None]:
+    """What is written in here can call `fence` where inputs are broadcast."""
+    if by_element(target):
+        yield
+    else:
+        with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", FENCE):
+            yield
 
 
 def wide(target: Target, taps: int = 1) -> Target:
@@ -103,41 +132,46 @@ def wide(target: Target, taps: int = 1) -> Target:
     of the next step spill: 7 x 3 makes 17.1 multiply-adds in a cycle, 5 x 4 24.5. With more taps, 4 x 4 makes 25.3,
     and 20.1 is what the best tile makes that leaves two registers free.
     """
-    free = 2 if taps == 1 and target.lanes == _WIDTH else 0
-    started = target.fma_per_cycle * target.lanes / ELEMENTS
+    free = 2 if taps == 1 and target.lanes == width(target) else 0
+    started = target.fma_per_cycle * (target.lanes / ELEMENTS if by_element(target) else 1)
     registers = target.vector_registers - free
-    return replace(target, vector_bits=32 * _WIDTH, vector_registers=registers, fma_per_cycle=started)
+    return replace(target, vector_bits=32 * width(target), vector_registers=registers, fma_per_cycle=started)
 
 
 def in_blocks(tile: tiles.Tile, target: Target) -> tiles.Tile:
     """A tile of vectors of float16 in blocks of the target."""
-    return tiles.Tile(tile.pixels, _WIDTH // target.lanes * tile.blocks)
+    return tiles.Tile(tile.pixels, width(target) // target.lanes * tile.blocks)
 
 
 class _Run:
     """The sums of a run: `pixels` times as many vectors of float16 as hold `blocks`, which begin with a vector's first
     one."""
 
-    def __init__(self, pixels: int, blocks: int, lanes: int) -> None:
-        self.lanes, self.blocks, self.pixels = lanes, blocks, pixels
-        self.held = _WIDTH // lanes
+    def __init__(self, pixels: int, blocks: int, target: Target) -> None:
+        self.lanes, self.blocks, self.pixels, self.width = target.lanes, blocks, pixels, width(target)
+        self.by_element = by_element(target)
+        self.held = self.width // self.lanes
         """Blocks in a vector."""
         self.vectors = -(-blocks // self.held)
-        self.kind = f"float16x{_WIDTH}"
-        self.sums = Registers(pixels * self.vectors, _WIDTH, "float16")
+        self.kind = f"float16x{self.width}"
+        self.sums = Registers(pixels * self.vectors, self.width, "float16")
         for vector in self.sums.vectors:
-            T.buffer_store(vector, tirx.Broadcast(tirx.const(0.0, "float16"), _WIDTH), [self._all])
+            T.buffer_store(vector, tirx.Broadcast(tirx.const(0.0, "float16"), self.width), [self._all])
 
     @property
     def _all(self) -> Any:
-        return tirx.Ramp(0, 1, _WIDTH)
+        return tirx.Ramp(0, 1, self.width)
 
     def inputs(self, buffer: Any, place: Sequence[Any]) -> list[Any]:
-        """The neighbouring inputs from `place` on that one load brings, each in all lanes of a vector."""
+        """The neighbouring inputs from `place` on that are written out, each in all lanes of a vector: NEON loads them
+        together, x86 each into all lanes."""
         *lead, last = place
-        bits = tirx.BufferLoad(buffer, [*lead, tirx.Ramp(last, 1, _STEP)])
-        vector = tirx.reinterpret(f"float16x{_STEP}", bits)
-        return [tirx.Shuffle([vector] * (_WIDTH // _STEP), [q] * _WIDTH) for q in range(_STEP)]
+        if self.by_element:
+            bits = tirx.BufferLoad(buffer, [*lead, tirx.Ramp(last, 1, _STEP)])
+            vector = tirx.reinterpret(f"float16x{_STEP}", bits)
+            return [tirx.Shuffle([vector] * (_NEON // _STEP), [q] * _NEON) for q in range(_STEP)]
+        numbers = [tirx.reinterpret("float16", tirx.BufferLoad(buffer, [*lead, last + q])) for q in range(_STEP)]
+        return [tirx.Broadcast(number, self.width) for number in numbers]
 
     def weights(self, buffer: Any, first: Any, *place: Any) -> list[Any]:
         """The weights of a step, of each vector of blocks from number `first` on."""
@@ -152,6 +186,11 @@ class _Run:
             vector = self.sums.vectors[pixel * self.vectors + p]
             total = tirx.BufferLoad(vector, [self._all])
             T.buffer_store(vector, tirx.call_llvm_pure_intrin(self.kind, "llvm.fma", value, weight, total), [self._all])
+
+    def part(self) -> None:
+        """Keeps LLVM from reading in front of here what is needed behind it."""
+        if not self.by_element:
+            fence()
 
     def end(self, acc: Registers) -> None:
         """Adds the sums to the accumulators."""
@@ -171,8 +210,9 @@ class _Convolution(convolutions.Convolution):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.target: Target = arguments[-1]
         self.widens = False
-        self.unit = _WIDTH // self.lanes
+        self.unit = width(self.target) // self.lanes
 
     def _tile(self, place: convolutions.Place) -> None:
         emitter, g, blocks, pixels = self.emitter, self.geometry, place.blocks, place.span.pixels
@@ -197,12 +237,13 @@ class _Convolution(convolutions.Convolution):
     def _run(self, acc: Registers, place: convolutions.Place, first: Any, count: int) -> None:
         """The products of so many fours of channels from number `first` on."""
         emitter, g = self.emitter, self.geometry
-        run = _Run(place.span.pixels, len(place.blocks), self.lanes)
+        run = _Run(place.span.pixels, len(place.blocks), self.target)
         vector = emitter.divmod(place.blocks[0], self.unit)[0]
         with emitter.serial(count, first) as four, emitter.serial(place.taps) as r:
             channel, part = emitter.divmod(four, self.inner // _STEP)
             tap = place.low + r
             for s, pixels in enumerate(place.span.taps):
+                run.part()
                 places = {i: i * g.stride[1] + s * g.dilation[1] for i in range(*pixels)}
                 read = {i: self._read(place, channel, tap, offset) for i, offset in places.items()}
                 values = {i: run.inputs(self.data, [*at, part * _STEP]) for i, at in read.items()}
@@ -215,6 +256,10 @@ class _Convolution(convolutions.Convolution):
 
 class _Linear(linears.Linear):
     """Writes the loops of one linear layer of float16."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.target: Target = arguments[-1]
 
     def _strip(self, group: Any, strips: int, strip: Any) -> None:
         """As for float32, but that the last group begins early enough to be a whole one: blocks of a vector stay
@@ -242,7 +287,7 @@ class _Linear(linears.Linear):
     def _run(self, acc: Registers, blocks: list[Any], lines: tuple[Any, int], start: Any, terms: int) -> None:
         """The products of so many inputs from number `start` on, for a number of rows from the first one on."""
         emitter, (first, rows) = self.emitter, lines
-        run = _Run(rows, len(blocks), self.lanes)
+        run = _Run(rows, len(blocks), self.target)
         vector = emitter.divmod(blocks[0], run.held)[0]
         with emitter.serial(terms // _STEP) as step:
             k = start + step * _STEP
