@@ -224,7 +224,7 @@ def multiply_adds(instruction: Instruction, target: Target) -> int:
     if target.architecture == "x86_64":
         if name.startswith("vfmadd"):
             width = 16 if "%zmm" in operands else 8 if "%ymm" in operands else 4
-            return 1 if name.endswith("ss") else width
+            return {"ss": 1, "ph": 2 * width}.get(name[-2:], width)
         parts = {"vdpbf16ps": 2, "vpdpbusd": 4, "vpdpbusds": 4}.get(name, 0)
         return parts * (16 if "%zmm" in operands else 8 if "%ymm" in operands else 4)
     if target.architecture == "riscv64":

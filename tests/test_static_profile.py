@@ -101,6 +101,7 @@ def test_an_inner_loop_that_ends_behind_the_outer_one_s_branch() -> None:
         ("x86-64-v4", "vfmadd231ps (%rax){1to16}, %zmm1, %zmm2", 16),
         ("x86-64-v3", "vfmadd213ps %ymm0, %ymm1, %ymm2", 8),
         ("x86-64-v3", "vfmadd213ss %xmm0, %xmm1, %xmm2", 1),
+        ("x86-64-v4-amx", "vfmadd231ph (%rax){1to32}, %zmm1, %zmm2", 32),
         ("x86-64-v4", "vpdpbusd %zmm0, %zmm1, %zmm2", 64),
         ("x86-64-v4", "vmulps %zmm0, %zmm1, %zmm2", 0),
         ("riscv64", "fmadd.s fa0, fa1, fa2, fa0", 1),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 
 from specc.ir import sums
@@ -24,6 +25,9 @@ PLACES = 8
 
 _GREATEST = 65504.0
 """The greatest float16."""
+
+_CACHED = 1 << 14
+"""Sums that are rounded at a time: what is computed of them stays in a cache."""
 
 
 def layer(compute: Callable[..., Any], operands: list[Any], attrs: Mapping[str, Any]) -> Any:
@@ -77,14 +81,19 @@ def _added(x: Any, w: Any, terms: int) -> Any:
     missing = -x.shape[1] % terms
     x, w = (torch.nn.functional.pad(a, (0, missing)).reshape(a.shape[0], -1, terms) for a in (x, w))
     x, w = (a.permute(2, 1, 0).to(torch.float64).contiguous() for a in (x, w))
+    outputs = max(1, _CACHED // (x.shape[1] * x.shape[2]))
+    return torch.cat([_rounded_sums(x, part).sum(0) for part in w.split(outputs, 2)], 1)
+
+
+def _rounded_sums(x: Any, w: Any) -> Any:
+    """The sums of the products of [terms, runs, places] and [terms, runs, outputs]: [runs, places, outputs]."""
     total = torch.zeros(x.shape[1], x.shape[2], w.shape[2], dtype=torch.float64)
-    for left, right in zip(x, w):
-        total = _to_half(torch.addcmul(total, left[:, :, None], right[:, None, :]))
-    return total.sum(0)
+    with np.errstate(over="ignore"):
+        for left, right in zip(x, w):
+            total = _to_half(total.addcmul_(left[:, :, None], right[:, None, :]))
+    return total
 
 
 def _to_half(a: Any) -> Any:
-    """The nearest float16, of two the even one. PyTorch converts by way of float32, and rounds twice."""
-    units = torch.ldexp(torch.ones_like(a), torch.frexp(a).exponent.clamp(min=-13) - 11)
-    nearest = torch.round(a / units) * units
-    return torch.where(nearest.abs() <= _GREATEST, nearest, torch.sign(a) * torch.inf)
+    """The nearest float16, of two the even one. PyTorch would convert by way of float32, and round twice."""
+    return torch.from_numpy(a.numpy().astype(np.float16).astype(np.float64))

@@ -240,12 +240,15 @@ def test_norms_and_means_read_16_bits(dtype: str) -> None:
         ("cortex-a72", "float16", (1, 1), "convolution"),
         ("neoverse-v1", "float16", (1, 1), "half"),
         ("neoverse-v1", "float16", (2, 5), "convolution"),
+        ("x86-64-v4-amx", "float16", (1, 1), "half"),
+        ("x86-64-v4-amx", "float16", (2, 5), "convolution"),
+        ("x86-64-v4-bf16", "float16", (1, 1), "convolution"),
     ],
 )
 def test_products_are_added_up_in_float16_where_a_core_has_it(
     target: str, dtype: str, kernel: Any, expected: str
 ) -> None:
-    """What these kernels compute is compared under an emulator (tests/deploy/test_emulated.py)."""
+    """What these kernels compute is compared in `test_sums.py` and, emulated, in `tests/deploy/test_emulated.py`."""
     machine = targets.find(target)
     group = convolved(dtype, (1, 32, 15, 14), 40, kernel, {"stride": 2}, machine.blocked_layout)
     template = select.lower(group, machine)
