@@ -1,8 +1,8 @@
 """Instructions that this processor lacks, computed by a signal's handler (`processor.c`), so that kernels which have
 them run in this process on any machine with AVX-512.
 
-    emulated    vdpbf16ps, vpdpbusd (vectors.c); the tiles of AMX: their configuration, loads and stores, products of
-                bfloat16 and of bytes (tiles.c)
+    emulated    vdpbf16ps, vpdpbusd; of float16 multiply-adds and what moves an element (vectors.c, halves.c)
+                the tiles of AMX: their configuration, loads and stores, products of bfloat16 and bytes (tiles.c)
 
 Tests make kernels for `able(target)` and run them inside of `running(target)`; for AMX the fixture `matrix_tiles` of
 `tests/conftest.py` is both. A process that Linux gave the tiles of AMX keeps them, and `targets.cpu_features` asks for
@@ -33,7 +33,8 @@ VECTORS = frozenset(("avx512_vnni", "avx512_bf16"))
 TILES = frozenset(("amx_tile", "amx_int8", "amx_bf16"))
 """Features whose instructions are emulated, in /proc/cpuinfo's words."""
 SPARED = {"avx512_fp16": "+avx512fp16"}
-"""Features that kernels can be made without, and what LLVM calls them."""
+"""Features of which a part is emulated, which kernels of float16 sums get by with: other kernels can be made without
+them. And what LLVM calls them."""
 
 _hidden: set[str] = set()
 

@@ -22,17 +22,19 @@ static unsigned place[COMPONENTS], extent[COMPONENTS];
 static struct sigaction before;
 static long seen[2];
 
+greg_t *general_register(const machine *from, int number) { return from->registers + general[number]; }
+
 memory operand(const machine *from, const uint8_t *modrm, int x, int b, int unit) {
   int mode = *modrm >> 6, rm = *modrm & 7, based = 1, base = rm | b << 3, beside = !mode && rm == 5;
   memory found = {0, 0, modrm + 1};
   int32_t far;
   if (rm == 4) {
     int sib = *found.behind++, index = (sib >> 3 & 7) | x << 3;
-    if (index != 4) found.index = from->registers[general[index]] << (sib >> 6);
+    if (index != 4) found.index = *general_register(from, index) << (sib >> 6);
     base = (sib & 7) | b << 3;
     based = mode || (base & 7) != 5;
   }
-  if (based && !beside) found.address = from->registers[general[base]];
+  if (based && !beside) found.address = *general_register(from, base);
   if (mode == 1) {
     found.address += *(const int8_t *)found.behind++ * unit;
   } else if (mode == 2 || beside || !based) {

@@ -25,6 +25,7 @@ typedef struct {
   int64_t address, index;
   const uint8_t *behind;
 } memory;
+greg_t *general_register(const machine *from, int number);
 memory operand(const machine *from, const uint8_t *modrm, int x, int b, int unit);
 
 /* A component's place in the state; one that is there may be all zero and left out: `complete` fills it in. */
@@ -36,6 +37,9 @@ void complete(const machine *from, int number);
    processor would refuse. Denormals are flushed, and sums rounded to nearest, as the caller has set MXCSR. */
 const uint8_t *run_vectors(const machine *from);
 const uint8_t *run_tiles(const machine *from);
+
+/* One of the three forms of multiply-adds, by its opcode, in lanes of float16. */
+__m512i multiply_add_halves(int form, __m512i goal, __m512i left, __m512i right);
 
 /* sum + x * y, rounded once, and x + y. Of several NaNs that of x goes on: a compiler would exchange operands. */
 static inline __m512 multiply_add(__m512 sum, __m512 x, __m512 y) {
