@@ -28,13 +28,15 @@ class Target:
     `vector_bits` and `vector_registers` bound the register tiles; `fma_per_cycle` vector multiply-adds and
     `loads_per_cycle` loads start in a cycle; a sum waits `fma_latency` cycles for the one before it. With
     `broadcast_registers`, a number that multiplies a vector takes a register of its own, and all of a tile's are loaded
-    ahead; else it comes from memory. Cache sizes are bytes for one core. `requires` are the CPU features, in
-    /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), and the GPU's architecture, without
-    which an artifact for this target is refused. `options` are LLVM's own. `model` is the core by whose timing
-    `specc.static_profile` counts cycles, where LLVM knows none of `cpu` itself. `dot_product` is the instruction that
-    adds four products of integers of 8 bits to each lane of 32, `pair_product` the one that adds two products of
-    bfloat16 to each lane of float32, `tile_product` the unit that multiplies small matrices of both. `rounding` is
-    asked of the kernels, not of the machine: their rounding errors may be so many times those of direct sums.
+    ahead; else it comes from memory. Cache sizes are bytes for one core; weights that every tile reads again come fast
+    enough from the second one while they, those that follow and the image fill no more than `l2_share` of it.
+    `requires` are the CPU features, in /proc/cpuinfo's words (and `sve256`: SVE's vectors have 256 bits at least), and
+    the GPU's architecture, without which an artifact for this target is refused. `options` are LLVM's own. `model` is
+    the core by whose timing `specc.static_profile` counts cycles, where LLVM knows none of `cpu` itself. `dot_product`
+    is the instruction that adds four products of integers of 8 bits to each lane of 32, `pair_product` the one that
+    adds two products of bfloat16 to each lane of float32, `tile_product` the unit that multiplies small matrices of
+    both. `rounding` is asked of the kernels, not of the machine: their rounding errors may be so many times those of
+    direct sums.
 
     With `gpu`, kernels run on an NVIDIA GPU of that architecture, and everything else on a processor as `triple` says:
     a vector is a warp, the first-level cache is what a multiprocessor has of shared memory and cache, the second is
@@ -54,6 +56,7 @@ class Target:
     fma_per_cycle: float = 2
     loads_per_cycle: int = 2
     broadcast_registers: bool = False
+    l2_share: float = 1.0
     options: tuple[str, ...] = ()
     model: str = ""
     gpu: str = ""
@@ -163,6 +166,7 @@ TARGETS: dict[str, Target] = {
             ("-prefer-256-bit", "+avx512vnni", "+avx512bf16", "+avx512fp16", "+amx-tile", "+amx-int8", "+amx-bf16"),
             *(512, 32, 48 << 10, 2 << 20),
             requires=(*_V4, *("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16")),
+            l2_share=0.55,
             dot_product="vpdpbusd",
             tile_product="amx",
         ),

@@ -102,10 +102,10 @@ def _scattered(group: Group, value: int, target: Target) -> bool:
     first, second = (_offset(group, value, (*(0 for _ in lead), row, 0)) for row in (0, min(1, keys - 1)))
     if first is None or second is None or group.type(value).dtype in HALVES:
         return True
-    apart, line, sets = 4 * (second - first), tiles.LINE, target.l1_bytes // (tiles.WAYS * tiles.LINE)
+    apart, line, (sets, ways) = 4 * (second - first), tiles.LINE, tiles.sets_of(target)
     lines = -(-4 * width // line)
     covered = min(sets, sets // gcd(max(1, apart // line), sets) * lines)
-    return apart > 4 * width and 2 * keys * lines > tiles.WAYS * covered
+    return apart > 4 * width and 2 * keys * lines > ways * covered
 
 
 def _offset(group: Group, value: int, index: Index) -> int | None:

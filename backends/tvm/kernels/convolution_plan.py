@@ -96,7 +96,7 @@ def schedule_of(
         wanted = take_order(choices, weight_bytes, size * g.in_channels * read, groups, target)
     default = share(g.rows, g.batch, wanted) if wanted else share(g.rows, g.batch * groups)
     image = size * g.in_channels * g.in_height * g.in_width  # a stride leaves out lines, but they have their place
-    far = fetch and pays(target) and not wanted and 2 * group_bytes + image > target.l2_bytes
+    far = fetch and pays(target) and not wanted and 2 * group_bytes + image > target.l2_share * target.l2_bytes
     sums = 4 * target.lanes * tile.blocks * g.columns * g.rows
     if far and g.batch * groups >= _ENOUGH and sums <= target.l1_bytes:
         default = 1  # one core reads all weights of a group

@@ -336,9 +336,10 @@ def _tile(rows: int, blocks: int, row_bytes: int, target: Target, choices: Choic
     """The tile that takes the fewest cycles for all rows, the last tile as long as the others.
 
     The rows of a tile are read side by side. Where they lie a multiple of a large power of two apart, they share a few
-    sets of the first-level cache; a tile has no more rows than fill three quarters of these (28 rows of 1536 inputs:
-    29 GFLOP/s, 8 rows: 110). A row costs a little more than its number does, as it lies elsewhere: with 96 inputs,
-    9 x 3 takes 0.94 to 0.97 of the time of 14 x 2, with more of them 0.98 to 1.
+    sets of the first-level cache; a tile has no more rows than fill three quarters of these (28 rows of 1536 inputs: 29
+    GFLOP/s, 8 rows: 110; where it has 12 lines in a set, with 3072 inputs, 7 x 3 takes 0.88 of the time of 5 x 4). A
+    row costs a little more than its number does, as it lies elsewhere: with 96 inputs, 9 x 3 takes 0.94 to 0.97 of the
+    time of 14 x 2, with more of them 0.98 to 1.
     """
 
     row = _ROW if target.architecture == "x86_64" else 0.0
@@ -351,9 +352,9 @@ def _tile(rows: int, blocks: int, row_bytes: int, target: Target, choices: Choic
             * (tiles.step_cost(tile.pixels, tile.blocks, target) + tiles.WAY * tile.blocks + row * tile.pixels)
         )
 
-    sets = target.l1_bytes // (tiles.WAYS * tiles.LINE)
+    sets, ways = tiles.sets_of(target)
     apart = sets // gcd(max(1, row_bytes // tiles.LINE), sets)
-    most = min(rows, target.vector_registers, apart * tiles.WAYS * 3 // 4)
+    most = min(rows, target.vector_registers, apart * ways * 3 // 4)
     candidates = [
         tiles.Tile(pixels, wide)
         for wide in range(1, min(blocks, 8) + 1)

@@ -41,8 +41,8 @@ WORSE = 1.6
 WAY = 0.25
 """Cycles for the way of a vector of weights from the second-level cache."""
 
-WAYS, LINE = 8, 64
-"""Lines in a set of the first-level cache, bytes in a line: alike on all targets of the table."""
+LINE = 64
+"""Bytes in a line of a cache, alike on all targets of the table."""
 
 _KEPT = 3
 """Taps of a row whose inputs are taken to be kept for the next ones: of longer windows a part is read again."""
@@ -70,6 +70,13 @@ class Span:
     count: int
     pixels: int
     taps: tuple[tuple[int, int], ...]
+
+
+def sets_of(target: Target) -> tuple[int, int]:
+    """How many sets the first-level cache has, a power of two, and the lines in each: 8, or as many more as a size that
+    is no power of two makes them (48 KB: 64 sets of 12)."""
+    sets: int = 1 << (target.l1_bytes // (8 * LINE)).bit_length() - 1
+    return sets, target.l1_bytes // (sets * LINE)
 
 
 def balanced(length: int, pixels: int) -> list[int]:

@@ -111,7 +111,7 @@ def test_chunks_in_front_of_an_epilogue(layout: str) -> None:
 
 def test_many_channels_of_a_small_image_are_added_up_in_chunks() -> None:
     """Three output blocks of the weights are 0.9 MB, and seven rows of tiles read them."""
-    machine = replace(NATIVE, l1_bytes=32 << 10, l2_bytes=1 << 20, vector_bits=512, vector_registers=32)
+    machine = replace(NATIVE, l1_bytes=32 << 10, l2_bytes=1 << 20, l2_share=1.0, vector_bits=512, vector_registers=32)
 
     def taken(channels: int, target: Target = machine) -> dict[str, Any]:
         choices = Choices()
@@ -129,6 +129,9 @@ def test_many_channels_of_a_small_image_are_added_up_in_chunks() -> None:
     assert convolution.lower(conv((1, 144, 64, 64), 48, (1, 1), machine.blocked_layout), machine, choices)
     assert {choice.name: choice.taken for choice in choices.space}["chunks"] == 1, "its sums are 0.8 MB"
     assert taken(512, targets.TARGETS["neoverse-n1"])["chunks"] == 1, "nothing is asked for there"
+    larger = replace(machine, l2_bytes=2 << 20)
+    assert taken(512, larger)["chunks"] == 1, "two groups and the image take 0.89 of the cache"
+    assert taken(512, replace(larger, l2_share=0.55))["chunks"] == 32
 
 
 @pytest.mark.parametrize("extents", [(14, 1), (1, 14), (1, 1)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
+from specc import targets
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.group import Input
 from specc.backends.tvm.kernels import linear
@@ -38,3 +41,15 @@ def test_operand_of_rows_is_refused() -> None:
     group = program(operands, ("linear", (0, 1), {}), ("add", (3, 2), {}))
     assert linear.lower(group, NATIVE, Choices()) is None
     check(group)
+
+
+@pytest.mark.parametrize(("kilobytes", "inputs", "rows"), [(32, 1536, 9), (32, 2048, 6), (48, 1536, 9), (48, 2048, 9)])
+def test_rows_that_share_sets_of_the_first_level_cache(kilobytes: int, inputs: int, rows: int) -> None:
+    """Rows of 2048 inputs are 128 lines apart: all of them share one of 64 sets, of 8 or of 12 lines; rows of 1536, 96
+    lines apart, share two."""
+    target = replace(targets.TARGETS["x86-64-v4"], l1_bytes=kilobytes << 10)
+    choices = Choices()
+    group = program([tensor(197, inputs), weight(384, inputs)], ("linear", (0, 1), {}))
+    assert linear.lower(group, target, choices)
+    tile = next(str(choice.taken) for choice in choices.space if choice.name == "tile")
+    assert int(tile.partition("x")[0]) == rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ from specc.targets import TARGETS
 counting = pytest.mark.skipif(
     not any(map(shutil.which, ("llvm-mca", "llvm-mca-19"))), reason="needs llvm-mca (make arm-test installs it)"
 )
+
+
+@pytest.mark.parametrize(("kilobytes", "sets", "ways"), [(16, 32, 8), (32, 64, 8), (48, 64, 12), (64, 128, 8)])
+def test_sets_of_a_cache_are_a_power_of_two(kilobytes: int, sets: int, ways: int) -> None:
+    assert tiles.sets_of(replace(TARGETS["x86-64-v4"], l1_bytes=kilobytes << 10)) == (sets, ways)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 13, 14, 49, 113, 196])
