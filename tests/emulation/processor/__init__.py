@@ -55,15 +55,14 @@ def library() -> ctypes.CDLL:
 
 def missing(target: Target) -> set[str]:
     """What this processor lacks of what the target requires."""
-    lacks = targets.missing_features(target.architecture, target.requires)
-    return _hidden.intersection(target.requires).union(lacks)
+    return set(targets.missing_features(target.architecture, target.requires))
 
 
 def able(target: Target) -> Target:
     """The target as far as it can be run here: it requires nothing that this processor lacks, so that artifacts are not
     refused, and LLVM makes none of the instructions that are not emulated. The target itself where nothing is missing.
     """
-    lacks = missing(target)
+    lacks = missing(target) | _hidden
     spared = {SPARED[feature] for feature in lacks.intersection(SPARED)}
     return replace(
         target,
@@ -91,7 +90,7 @@ def running(target: Target) -> Iterator[Callable[[bool], int]]:
 
 
 def hide_tiles() -> None:
-    """From here on Linux gives no tiles to this process nor to those that it starts; what is spared is missing."""
+    """From here on Linux gives no tiles to this process nor to those that it starts, and `able` spares what it can."""
     problem = library().forbid()
     assert not problem, f"seccomp fails with {problem}"
     targets.cpu_features.cache_clear()

@@ -21,6 +21,7 @@ static const int general[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG
 static unsigned place[COMPONENTS], extent[COMPONENTS];
 static struct sigaction before;
 static long seen[2];
+static int users;
 
 greg_t *general_register(const machine *from, int number) { return from->registers + general[number]; }
 
@@ -85,17 +86,18 @@ static void handle(int number, siginfo_t *info, void *context) {
   }
 }
 
-/* Begins to compute them. */
+/* Begins to compute them; may be called again, and ends as often. */
 void start(void) {
   unsigned unused;
   place[SSE] = 160, extent[SSE] = 256; /* in the first 512 bytes */
   for (int i = YMM; i < COMPONENTS; i++) __get_cpuid_count(13, i, extent + i, place + i, &unused, &unused);
   struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_NODEFER};
-  sigaction(SIGILL, &action, &before);
+  if (!users++) sigaction(SIGILL, &action, &before);
 }
 
-/* Ends it. */
-void stop(void) { sigaction(SIGILL, &before, 0); }
+void stop(void) {
+  if (!--users) sigaction(SIGILL, &before, 0);
+}
 
 /* How many there were, of those on vectors (0) or on tiles (1). */
 long computed(int tiles) { return __atomic_load_n(&seen[tiles], __ATOMIC_RELAXED); }

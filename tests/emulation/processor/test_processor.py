@@ -5,6 +5,7 @@ A processor that lacks them has both computed by the handler.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -172,3 +173,17 @@ def test_tiles_that_linux_keeps_back_are_computed(programs: Programs, tmp_path: 
     with processor.running(TARGET):
         for name, memory in chosen.items():
             assert np.array_equal(hidden[name], run(library, name, memory)), name
+
+
+def test_what_nobody_knows_ends_the_process() -> None:
+    """However often the handler was started."""
+    text = (
+        "import ctypes, mmap; from emulation import processor\n"
+        "for turn in range(3): processor.library().start()\n"
+        "processor.library().stop()\n"
+        "code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n"
+        "code.write(bytes.fromhex('0f0b c3'))\n"
+        "ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()"
+    )
+    done = subprocess.run([sys.executable, "-c", text], cwd=TESTS, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGILL
