@@ -30,6 +30,7 @@ from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import amx, tiles
 from specc.backends.tvm.kernels import linear as linears
+from specc.backends.tvm.kernels.fetch import Ahead, take_ahead
 from specc.backends.tvm.kernels.rows import take_order
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
@@ -38,6 +39,9 @@ from specc.targets import Target
 SHAPES = ("2x2", "1x4", "4x1", "1x3", "3x1", "1x2", "2x1", "1x1", "1x6", "6x1")
 """Tiles of rows by output blocks: their sums, the factors of the shorter side and one of the other are eight at
 most."""
+
+_PRODUCT, _NEAR, _FAR = 18, 20, 36
+"""Cycles of a product, and of a load from the first- and from the second-level cache where all loads are such."""
 
 _PIECES = 8
 """Pieces that are enough for threads to share out."""
@@ -72,27 +76,31 @@ _ROWS = {"bfloat16": 5, "uint8": 5}
 @dataclass(frozen=True)
 class Plan:
     """How a linear layer is computed: tiles of rows and of output blocks that are multiplied in one turn, rows of a
-    tile, and into how many strips of rows and runs of groups the turns are cut for threads."""
+    tile, and into how many strips of rows and runs of groups the turns are cut for threads; whether the weights of the
+    next group are asked for."""
 
     high: int
     wide: int
     rows: int
     strips: int
     runs: int
+    ahead: bool
 
 
 def plan_of(group: Group, anchor: int, target: Target, choices: Choices) -> Plan:
-    """The plan that takes least products, then least loads."""
+    """The plan that takes the fewest cycles, by a model: products, or the loads for them where these take longer."""
     kind = group.type(group.step(anchor).operands[0])
     *lead, inputs = kind.concrete
     size = 2 if kind.dtype == "bfloat16" else 1
     count, blocks = prod(lead), -(-group.type(anchor).concrete[-1] // amx.ROWS)
     rows = min(count, amx.ROWS)
 
-    def cost(shape: str) -> tuple[int, float]:
+    def cost(shape: str) -> float:
         high, wide = map(int, shape.split("x"))
         turns = -(-count // (high * rows)) * -(-blocks // wide)
-        return turns * high * wide, turns * (high + wide)
+        kept = 2 * size * wide * amx.ROWS * inputs <= target.l1_bytes and count > high * rows
+        loads = _FAR * high + (_NEAR if kept else _FAR) * wide
+        return turns * max(_PRODUCT * high * wide, loads)
 
     fitting = [s for s in SHAPES if int(s[0]) * rows <= max(count, rows) and int(s[2]) <= blocks]
     ranked = sorted(fitting, key=cost)
@@ -101,9 +109,11 @@ def plan_of(group: Group, anchor: int, target: Target, choices: Choices) -> Plan
     down, across = -(-count // (high * rows)), -(-blocks // wide)
     wanted = take_order(choices, size * blocks * amx.ROWS * inputs, size * count * inputs, across, target)
     if wanted and down >= wanted:
-        return Plan(high, wide, rows, even(down, wanted), 1)
+        return Plan(high, wide, rows, even(down, wanted), 1, False)
     runs = even(across, min(_PIECES, across))
-    return Plan(high, wide, rows, 1 if runs >= _PIECES // 2 else even(down, min(down, _PIECES // runs)), runs)
+    strips = 1 if runs >= _PIECES // 2 else even(down, min(down, _PIECES // runs))
+    block = size * amx.ROWS * inputs
+    return Plan(high, wide, rows, strips, runs, take_ahead(choices, blocks * block, wide * block, down, target))
 
 
 def even(count: int, wanted: int) -> int:
@@ -129,6 +139,7 @@ class _Linear(linears.Linear):
         self.steps = -(-self.inputs // self.depth)
         self.groups = -(-self.blocks // plan.wide)
         self.scratch: Any = None
+        self.ahead: Ahead | None = None
 
     def emit(self) -> None:
         """The strips and runs, each with one configuration of the tiles."""
@@ -146,6 +157,8 @@ class _Linear(linears.Linear):
         down, first_row = self._share(self.tiles, plan.strips, strip)
         across, first_group = self._share(self.groups, plan.runs, run)
         turns = emitter.simplify(down * across)
+        if plan.ahead:
+            self.ahead = Ahead(emitter, plan.wide, self.steps * amx.ROWS, -(-self.tiles // plan.strips), self.steps)
 
         def place(turn: Any) -> tuple[list[Any], Any, Any]:
             """The output blocks of a turn; its first row, and the first one that no other turn stores."""
@@ -168,6 +181,13 @@ class _Linear(linears.Linear):
             with emitter.serial(self.steps) as step:
                 with T.If(turn < turns), T.Then():
                     self._multiply(blocks, first, step)
+                    if self.ahead:
+                        self.ahead(
+                            tirx.floormod(turn, down),
+                            step,
+                            self.weight,
+                            lambda j, line: self._line(blocks[0] + (plan.wide + j), line),
+                        )
                 with T.If(turn > 0), T.Then():
                     self._finish(*done, step * size, size)
             with T.If(turn < turns), T.Then():
@@ -200,10 +220,15 @@ class _Linear(linears.Linear):
             amx.load(tile, self.data, self._row(first + i * self.plan.rows, column), stride)
 
         def right(j: int, tile: int) -> None:
-            at = (step, 0, 0) if self.kind == "bfloat16" else (step * amx.ROWS, 0)
-            amx.load(tile, self.weight, (blocks[j], *at), amx.BYTES)
+            amx.load(tile, self.weight, self._line(blocks[j], step * amx.ROWS), amx.BYTES)
 
         amx.products(self.kind, self.plan.high, self.plan.wide, left, right)
+
+    def _line(self, block: Any, number: Any) -> tuple[Any, ...]:
+        """Where 64 bytes of an output block's weights begin."""
+        if self.kind == "uint8":
+            return block, number, 0
+        return block, *self.emitter.divmod(number, amx.ROWS), 0
 
     def _finish(self, blocks: list[Any], first: Any, new: Any, start: Any, count: int) -> None:
         """The epilogue of `count` rows of the scratch from `start` on, less those that another turn stores."""
