@@ -12,7 +12,15 @@ are read again, with zeros for weights (`Packing`, early).
 
 The epilogue takes as long as the products where the reduction is short: 16 vectors to a tile, each some ten
 instructions. Both go on at the same time: while the tiles of one turn are multiplied, the vectors of the turn before it
-are finished, a few of them in each step of the reduction.
+are finished, a few of them in each step of the reduction. 197 rows, 384 inputs and 1152 outputs of bfloat16 take 126
+microseconds so on one core of the Granite Rapids generation, without the epilogue 139, the epilogue alone 30. With
+GELU, 1536 outputs take 250, 174 and 112, and in integers 184, 71 and 121: nothing is gained there yet. Neither a
+reciprocal by Newton's method in place of GELU's division nor the chains of 4 to 16 vectors side by side changed that.
+
+Products take 18 cycles only while tiles come from the first-level cache. In C, 2 x 2 tiles take 22 cycles a product
+with all there, 29 where one factor comes from the second-level cache, 36 where both do, and 50 where weights come from
+memory for the first time. Asking for the weights of the next group ahead takes that down to 44; the kernels above take
+0.85 to 0.95 of the time.
 """
 
 from __future__ import annotations
@@ -69,8 +77,10 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     return Template(lambda emitter: _Linear(emitter, anchor, plan, target).emit(), packings, once=True)
 
 
-_ROWS = {"bfloat16": 5, "uint8": 5}
-"""Rows from which on tiles pay, by the type of activations."""
+_ROWS = {"bfloat16": 4, "uint8": 8}
+"""Rows from which on tiles pay, by the type of activations: with fewer, both ways wait for the weights. 2048 inputs and
+1000 outputs, microseconds without and with tiles: bfloat16 141 and 143 for 2 rows, 156 and 146 for 4, 427 and 149 for
+16; integers 68 and 76 for 4, 73 and 75 for 8, 113 and 77 for 16."""
 
 
 @dataclass(frozen=True)
