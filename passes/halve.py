@@ -3,7 +3,7 @@
     conv2d(x, w, b)  ->  conv2d(cast(x) {dtype=bfloat16}, cast(w) {dtype=bfloat16}, b)
 
 So are those of attention's two products. Whatever reads a tensor of 16 bits computes in float32: sums of products,
-norms, softmax, activations and residual sums do not round. (Some of ARM's cores add up products of float16 in
+norms, softmax, activations and residual sums do not round. (Some cores add up products of float16 in
 float16, a run at a time: `specc.ir.sums`.) A bfloat16 has the range of a float32 and 8 bits of it, a float16 11 bits
 and a range up to 65504.
 

@@ -78,12 +78,13 @@ def schedule_of(
     kept: int | None = None,
     depth: int = 1,
     unroll: int = UNROLL,
+    chunked: bool = True,
 ) -> Schedule:
     """How a convolution is computed whose reduction takes so many steps a block of channels, `depth` of them in each;
     `unroll` are written out where nothing else is chosen.
 
     Its elements have `size` bytes; with `fetch`, its tiles can ask for what they read next; `heavy` is its epilogue;
-    `kept` as `tiles.fits` has it.
+    `kept` as `tiles.fits` has it. Where it is not `chunked`, the reduction is one chunk.
     """
     blocks = -(-g.out_channels // target.lanes)
     tile = tiles.take(choices, g.columns, blocks, target, g.kernel[1], kept)
@@ -109,7 +110,7 @@ def schedule_of(
     across = len(tiles.balanced(g.columns, tile.pixels)) * -(-g.rows // strips)
     channels = -(-g.in_channels // (steps * depth))
     short = far and across > 1 and sums <= strips * target.l1_bytes
-    chunks = take_chunks(choices, channels, group_bytes, target, short) if fetch else 1
+    chunks = take_chunks(choices, channels, group_bytes, target, short) if fetch and chunked else 1
     ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, group_bytes // chunks, across, target)
     blocked = fetch and steps > 1
     inputs = blocked and take_inputs(choices, target)
