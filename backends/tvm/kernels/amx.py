@@ -31,6 +31,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from specc.backends.tvm.emitter import on_stack
+
 TILES = 8
 """Tiles of a thread."""
 ROWS = 16
@@ -47,7 +49,7 @@ _PRODUCTS = {"bfloat16": "tdpbf16ps", "uint8": "tdpbusd"}
 def configured(rows: Sequence[int] = (ROWS,) * TILES) -> Iterator[None]:
     """What is written in here can use all tiles, of so many `rows` and of full width; one thread runs it. They are
     undefined at first."""
-    config = T.alloc_buffer((BYTES // 4,), "int32", scope="local")
+    config = on_stack((BYTES // 4,), "int32")
     heights = [int.from_bytes(bytes(rows[first : first + 4]), "little") for first in (0, 4)]
     words = [1, 0, 0, 0, *([BYTES | BYTES << 16] * 4), *([0] * 4), *heights, 0, 0]
     for first, word in enumerate(words):  # palette 1, bytes of a row for each tile, then rows for each

@@ -8,14 +8,24 @@ from math import prod
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.kernels.amx import BYTES, ROWS, TILES
 from specc.backends.tvm.kernels.panels import Image
-from specc.backends.tvm.kernels.rows import share, take_order, take_strips
+from specc.backends.tvm.kernels.rows import share, strips_first, take_strips
 from specc.targets import Target
 
-_PRODUCT, _LOAD, _STORE = 18.0, 9.0, 17.0
-"""Cycles, see `amx`."""
+_PRODUCT, _LOAD, _STORE = 18.0, 24.0, 17.0
+"""Cycles, see `amx`. A load counts for more than its nine: units of 1 x 4, 4 x 1 and 6 x 1 tiles load 5 or 7 for 4 or 6
+products and take 1.03 to 1.2 times as long as those of 2 x 2, which load 4 for 4."""
 
 _UNIT = 60.0
 """Cycles of a unit besides."""
+
+_SOON = 2
+"""Steps ahead of which a unit asks for weights that no other unit reads."""
+
+_MANY = 16
+"""Weights of so great a part of it come from beyond it in every run of a network, and are asked for a group ahead."""
+
+_FEW = 32
+"""Weights of so small a part of the second-level cache may be read again for every strip."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +37,42 @@ class Plan:
     blocks: int
     strips_first: bool
     strips: int
+    soon: int
+    ahead: bool
 
 
 def plan_of(image: Image, channels: int, target: Target, choices: Choices) -> Plan | None:
     """How the results of so many output `channels` are computed; None where tiles are slower than another template."""
-    if not choices.take("tiles", (True, False), True):
+    few = image.dtype == "uint8" and image.channels <= ROWS and image.kernel == (1, 1)
+    if not choices.take("tiles", (True, False), not few):
         return None
     blocks = -(-channels // target.lanes)
-    shapes = {f"{tiles}x{wide}": (tiles, wide) for tiles, wide in _shapes(image, blocks)}
-    tiles, wide = shapes[choices.take("unit", shapes, next(iter(shapes)))]
-    units, groups = -(-image.results // (ROWS * tiles)), -(-blocks // wide)
     steps = image.panels * prod(image.kernel)
     weights = steps * blocks * ROWS * BYTES
+    shapes = {f"{tiles}x{wide}": (tiles, wide) for tiles, wide in _shapes(image, blocks, weights > target.l2_bytes)}
+    tiles, wide = shapes[choices.take("unit", shapes, next(iter(shapes)))]
+    units, groups = -(-image.results // (ROWS * tiles)), -(-blocks // wide)
     inputs = BYTES * image.panels * image.phases * image.down * image.across
-    wanted = take_order(choices, weights, inputs, groups, target) if image.batch * units > 1 else 0
-    default = share(units, image.batch, wanted) if wanted else share(units, image.batch * groups)
-    return Plan(tiles, wide, bool(wanted), take_strips(choices, units, default))
+    near = inputs <= target.l2_bytes // 2 and _FEW * weights > target.l2_bytes
+    wanted = 0
+    if image.batch * units > 1:
+        wanted = strips_first(weights, inputs, groups, target)
+        order = "strips" if wanted and not near else "blocks"
+        wanted = (wanted or 8) if choices.take("order", ("strips", "blocks"), order) == "strips" else 0
+    pieces = image.batch * groups
+    alone = pieces >= 4 and pieces % 2 == 0
+    default = share(units, image.batch, wanted) if wanted else 1 if alone else share(units, pieces)
+    strips = take_strips(choices, units, default)
+    own = not wanted and strips == 1
+    soon = choices.take("soon", (0, 2, 4), _SOON if own and units == 1 else 0)
+    several = own and units > 1
+    ahead = several and choices.take("ahead", (True, False), _MANY * weights > target.l2_bytes)
+    return Plan(tiles, wide, bool(wanted), strips, soon, ahead)
 
 
-def _shapes(image: Image, blocks: int) -> list[tuple[int, int]]:
+def _shapes(image: Image, blocks: int, far: bool) -> list[tuple[int, int]]:
     """All units that the tiles of a thread hold, the one of the fewest cycles first: all sums, what one of the two
-    factors has, and one tile of the other."""
+    factors has, and one tile of the other. Where weights come from `far`, one that has all results reads them once."""
     most = -(-image.results // ROWS)
     found = [
         (tiles, wide)
@@ -55,7 +80,7 @@ def _shapes(image: Image, blocks: int) -> list[tuple[int, int]]:
         for wide in range(1, blocks + 1)
         if tiles * wide + min(tiles, wide) + 1 <= TILES
     ]
-    return sorted(found, key=lambda shape: (_cycles(image, blocks, *shape), shape))
+    return sorted(found, key=lambda shape: (not (far and shape[0] == most), _cycles(image, blocks, *shape), shape))
 
 
 def _cycles(image: Image, blocks: int, tiles: int, wide: int) -> float:
@@ -63,7 +88,7 @@ def _cycles(image: Image, blocks: int, tiles: int, wide: int) -> float:
     units, steps = -(-image.results // (ROWS * tiles)), image.panels * prod(image.kernel)
 
     def unit(width: int) -> float:
-        step = max(_PRODUCT * tiles * width, _LOAD * (tiles + width), 22.0)
+        step = _PRODUCT * tiles * width + _LOAD * (tiles + width)
         return steps * step + tiles * width * (_STORE + _LOAD) + _UNIT
 
     many, rest = divmod(blocks, wide)

@@ -123,3 +123,17 @@ def test_every_unit_and_order_computes_the_same(unit: str, order: str) -> None:
     inputs = [numbers(2, 70, 13, 9), integers(80, 70, 3, 3, dtype="int8", frozen=True)]
     group = program(inputs, ("conv2d_integer", (0, 1), {"padding": 1, "outside": 4}))
     exact(group, {"unit": unit, "order": order})
+
+
+@pytest.mark.parametrize("asked", [{"strips": 1, "ahead": True}, {"soon": 4}, {"strips": 2, "soon": 2}])
+def test_requests_for_weights_change_nothing(asked: dict[str, Any]) -> None:
+    inputs = [numbers(1, 130, 14, 14), integers(80, 130, 3, 3, dtype="int8", frozen=True)]
+    group = program(inputs, ("conv2d_integer", (0, 1), {"padding": 1, "outside": 4}))
+    exact(group, {"order": "blocks", "unit": "2x2", **asked})
+
+
+def test_few_channels_keep_the_instructions_of_vectors() -> None:
+    group = program(
+        [numbers(1, 16, 14, 14), integers(16, 16, 1, 1, dtype="int8", frozen=True)], ("conv2d_integer", (0, 1), {})
+    )
+    assert tiled.convolution(group, TARGET, Choices()) is None
