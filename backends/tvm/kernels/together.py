@@ -55,11 +55,11 @@ class Exponentials:
     """exp of `count` vectors at a time; what `fastmath` asks of a machine (`fastmath.Primitives`).
 
     To be made outside of the loop over lanes, for TVM makes a vector of vectors of what is allocated inside, and used
-    once in it.
+    once in it. `coarse` ones are for what is rounded to bfloat16 next (`fastmath.coarse_exp`).
     """
 
-    def __init__(self, emitter: Emitter, count: int, lanes: int) -> None:
-        self.emitter, self.count = emitter, count
+    def __init__(self, emitter: Emitter, count: int, lanes: int, coarse: bool = False) -> None:
+        self.emitter, self.count, self.coarse = emitter, count, coarse
         self._free = iter([Registers(count, lanes, "float32") for _ in range(1 if writing_c() else _RESULTS)])
         self._lane: Any = None
 
@@ -68,6 +68,8 @@ class Exponentials:
         self._lane = lane
         if writing_c():
             return self._hold([self.emitter.math.exp(argument) for argument in arguments]).parts
+        if self.coarse:
+            return fastmath.coarse_exp(self, self._hold(arguments)).parts
         return fastmath.exp(self, self._hold(arguments), negative=True).parts
 
     def _hold(self, parts: Sequence[Scalar]) -> Numbers:

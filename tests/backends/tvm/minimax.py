@@ -96,6 +96,7 @@ def _normal(t: Numbers) -> Numbers:
 
 FITS: dict[str, Fit] = {
     "EXP": Fit(np.exp, lambda t: np.exp(-t), -math.log(2) / 2, math.log(2) / 2, [c / 2 for c in fastmath.EXP]),
+    "COARSE_EXP": Fit(np.exp2, lambda t: np.exp2(-t), -0.5, 0.5, [c / 2 for c in fastmath.COARSE_EXP]),
     "ERF": _odd(_erf, fastmath.ERF_LIMIT, fastmath.ERF_NUMERATOR, fastmath.ERF_DENOMINATOR),
     "NORMAL": Fit(
         _normal, np.sqrt, 1e-9, fastmath.NORMAL_LIMIT**2, fastmath.NORMAL_NUMERATOR, fastmath.NORMAL_DENOMINATOR

@@ -69,6 +69,14 @@ def test_exp_saturates() -> None:
     assert (y[3:] > 3.3e38).all()
 
 
+def test_coarse_exp() -> None:
+    x = points(-86.9, 0)
+    x = x[x <= 0]
+    expected = np.exp(x.astype(np.float64))
+    assert (np.abs(fastmath.coarse_exp(K, x) - expected) <= fastmath.COARSE_EXP_ERROR * expected).all()
+    assert (fastmath.coarse_exp(K, np.array([-np.inf, -1e30, -104.0], np.float32)) == 0).all()
+
+
 def test_sigmoid() -> None:
     x = points(-100, 100)
     expected = 1 / (1 + np.exp(-x.astype(np.float64)))
