@@ -103,6 +103,9 @@ def test_only_keys_that_lie_in_runs_are_read_as_pairs() -> None:
         [half(6, 2, 10)], ("reshape", (0,), {"shape": (2, 6, 10)}), ("permute", (1,), {"order": (2, 0, 1)})
     )
     assert not tiled_attention.in_runs(across, across.last)
+    every_other = {"axis": 2, "start": 0, "stop": 20, "step": 2}
+    apart = program([half(2, 6, 20)], ("slice", (0,), every_other), ("permute", (1,), {"order": (0, 2, 1)}))
+    assert not tiled_attention.in_runs(apart, apart.last)
     rows = program([half(6, 10)], ("reshape", (0,), {"shape": (3, 20)}), ("permute", (1,), {"order": (1, 0)}))
     assert not tiled_attention.in_runs(rows, rows.last)
 
