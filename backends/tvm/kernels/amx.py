@@ -10,7 +10,7 @@ vectors to a tile.
     bfloat16   sums are float32, rounded to the nearest after each product; numbers below 2^-126 count as 0
     integers   of uint8 and int8, in 32 bits, exact
 
-Every tile has all columns, and all rows unless `configured` says otherwise: a matrix with fewer is one with zeros, or
+Every tile has all rows and bytes unless `configured` says otherwise: a matrix with fewer is one with zeros, or
 with rows that nobody reads the results of. That costs nothing where it fills one tile instead of a part of it: a
 product takes as many cycles as the greater of the rows of A and of B, ten at least (measured on a processor of the
 Granite Rapids generation, as all of the following). One of full tiles takes 18 cycles, 22 where it adds to what the one
@@ -46,12 +46,14 @@ _PRODUCTS = {"bfloat16": "tdpbf16ps", "uint8": "tdpbusd"}
 
 
 @contextmanager
-def configured(rows: Sequence[int] = (ROWS,) * TILES) -> Iterator[None]:
-    """What is written in here can use all tiles, of so many `rows` and of full width; one thread runs it. They are
+def configured(shapes: Sequence[tuple[int, int]] = ((ROWS, BYTES),) * TILES) -> Iterator[None]:
+    """What is written in here can use all tiles, each of so many rows and bytes in a row; one thread runs it. They are
     undefined at first."""
     config = on_stack((BYTES // 4,), "int32")
+    rows, widths = zip(*shapes)
     heights = [int.from_bytes(bytes(rows[first : first + 4]), "little") for first in (0, 4)]
-    words = [1, 0, 0, 0, *([BYTES | BYTES << 16] * 4), *([0] * 4), *heights, 0, 0]
+    pairs = [widths[first] | widths[first + 1] << 16 for first in range(0, TILES, 2)]
+    words = [1, 0, 0, 0, *pairs, *([0] * 4), *heights, 0, 0]
     for first, word in enumerate(words):  # palette 1, bytes of a row for each tile, then rows for each
         T.buffer_store(config, tirx.const(word, "int32"), [first])
     _call("ldtilecfg", _address(config, [0]))
@@ -81,22 +83,28 @@ def multiply(dtype: str, sums: int, left: int, right: int) -> None:
 
 
 def products(
-    dtype: str, high: int, wide: int, left: Callable[[int, int], None], right: Callable[[int, int], None]
+    dtype: str,
+    high: int,
+    wide: int,
+    left: Callable[[int, int], None],
+    right: Callable[[int, int], None],
+    real: int | None = None,
 ) -> None:
     """Adds to sum number i * wide + j, a tile each, the product of the activations i and the weights j.
 
     `left` and `right` load factors: a number of them to a tile. Those of the shorter side stay in tiles of their own;
-    `fits` says whether there are enough.
+    `fits` says whether there are enough. Of the weights, the first `real` ones alone are there, if it is given.
     """
-    sums, (least, most) = high * wide, sorted((high, wide))
+    sums, least = high * wide, min(high, wide)
     kept, moving = (left, right) if high <= wide else (right, left)
-    free = [*range(sums + least, TILES)]
-    for number in range(least):
+    free, columns = [*range(sums + least, TILES)], wide if real is None else real
+    few, many = (high, columns) if high <= wide else (columns, high)
+    for number in range(few):
         kept(number, sums + number)
-    for number in range(most):
+    for number in range(many):
         tile = free[number % len(free)]
         moving(number, tile)
-        for other in range(least):
+        for other in range(few):
             i, j = (other, number) if high <= wide else (number, other)
             factors = (sums + other, tile) if high <= wide else (tile, sums + other)
             multiply(dtype, i * wide + j, *factors)
@@ -108,10 +116,17 @@ def fits(high: int, wide: int) -> bool:
     return high * wide + min(high, wide) + 1 <= TILES
 
 
-def heights(high: int, wide: int, rows: int) -> list[int]:
-    """The rows of each tile for `products` of so many `rows`: those that hold weights have 16 of them."""
+def shapes(high: int, wide: int, rows: int = ROWS, width: int = BYTES) -> list[tuple[int, int]]:
+    """The rows of each tile for `products`, and the bytes in a row: tiles of activations have `rows` of `width` bytes,
+    and those of weights as many rows as make up that many bytes of the reduction."""
     sums, least = high * wide, min(high, wide)
-    return [rows if n < sums or (n < sums + least) == (high <= wide) else ROWS for n in range(TILES)]
+
+    def shape(tile: int) -> tuple[int, int]:
+        if tile < sums:
+            return rows, BYTES
+        return (rows, width) if (tile < sums + least) == (high <= wide) else (width // 4, BYTES)
+
+    return [shape(tile) for tile in range(TILES)]
 
 
 def _number(tile: int) -> Any:

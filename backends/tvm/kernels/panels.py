@@ -3,11 +3,12 @@
     packed[n, panel, phase, q * width + c] = input[n, channels of the panel, q * sy + py - top, c * sx + px - left]
 
 A *position* is 64 bytes of the reduction: 64 channels of integers, or 32 of bfloat16, of a pixel, and zeros beyond the
-last channel. A convolution with strides (sy, sx) reads sy * sx *phases* of the image, (py, px) the remainders of rows
-and columns; those that no tap reads are left out. Each phase is an image with its border written in it (`outside`), so
-no tap has a condition; and in each, the convolution has stride 1. So the results are one axis, too: result (y, x) is
-number p = y * width + x, and a tap reads position p + `shift`, whatever p is. 16 consecutive results read 16
-consecutive positions, a tile. Of the results of a row, those beyond the last column are computed, and not used.
+last channel; fewer bytes, and rows of tiles as short, where a pixel has fewer blocks of channels than that. A
+convolution with strides (sy, sx) reads sy * sx *phases* of the image, (py, px) the remainders of rows and columns;
+those that no tap reads are left out. Each phase is an image with its border written in it (`outside`), so no tap has a
+condition; and in each, the convolution has stride 1. So the results are one axis, too: result (y, x) is number p = y *
+width + x, and a tap reads position p + `shift`, whatever p is. 16 consecutive results read 16 consecutive positions, a
+tile. Of the results of a row, those beyond the last column are computed, and not used.
 
 Blocks of 16 channels lie side by side after that: some loads and stores of 16 or 32 bytes a pixel.
 """
@@ -24,7 +25,7 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter
 from specc.backends.tvm.halves import stored
-from specc.backends.tvm.kernels.amx import DEPTHS, ROWS
+from specc.backends.tvm.kernels.amx import BYTES, DEPTHS, ROWS
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,17 @@ class Image:
     stride: tuple[int, int]
     dilation: tuple[int, int]
     padding: tuple[int, int]
+    block: int
 
     @cached_property
     def depth(self) -> int:
-        """Channels of a position."""
-        return DEPTHS[self.dtype]
+        """Channels of a position: those of a row of a tile, or all, in whole blocks, where these are fewer."""
+        return min(DEPTHS[self.dtype], -(-self.channels // self.block) * self.block)
+
+    @cached_property
+    def bytes(self) -> int:
+        """Bytes of a position."""
+        return BYTES * self.depth // DEPTHS[self.dtype]
 
     @cached_property
     def panels(self) -> int:

@@ -89,7 +89,7 @@ def _image(group: Group, anchor: int, target: Target) -> Image | None:
     attrs = step.attrs
     return Image(
         *(x.dtype, n, c, height, width, rows, columns, (kernel[0], kernel[1])),
-        *(attrs["stride"], attrs["dilation"], attrs["padding"][:2]),
+        *(attrs["stride"], attrs["dilation"], attrs["padding"][:2], target.lanes),
     )
 
 
@@ -122,6 +122,8 @@ class _Convolution:
         self.units = -(-image.results // self.size)
         outside = step.attrs.get("outside", 0)
         self.panels = Panels(emitter, image, data, self.lanes, whole(image.results, plan.tiles), outside)
+        self.lines = image.bytes // 4
+        """Vectors of weights for an output block and a step."""
         self.sums: Any = None
         self.places: Any = None
 
@@ -162,7 +164,7 @@ class _Convolution:
         self.places = on_stack((len(taps),), "int32") if len(taps) > 1 else None
         for tap, place in enumerate(places if len(taps) > 1 else ()):
             T.buffer_store(self.places, tirx.const(place, "int32"), [tap])
-        with amx.configured():
+        with amx.configured(amx.shapes(self.plan.tiles, self.plan.blocks, ROWS, image.bytes)):
             yield
 
     def _units(self, n: Any, group: Any, groups: int, blocks: int, strip: Any) -> None:
@@ -192,11 +194,11 @@ class _Convolution:
         plan, lanes = self.plan, self.lanes
         for j in range(unit.blocks):
             for i in range(plan.tiles):
-                self._start(i * unit.blocks + j, (unit.block + j) * lanes)
+                self._start(i * plan.blocks + j, (unit.block + j) * lanes)
         self._products(unit, before)
         for i in range(plan.tiles):
             for j in range(unit.blocks):
-                amx.store(i * unit.blocks + j, self.sums, [ROWS * i, j, 0], 4 * lanes * plan.blocks)
+                amx.store(i * plan.blocks + j, self.sums, [ROWS * i, j, 0], 4 * lanes * plan.blocks)
 
     def _start(self, tile: int, channel: Any) -> None:
         """What sums begin with: their biases in all rows."""
@@ -233,38 +235,27 @@ class _Convolution:
         if plan.soon:
             with T.If(tirx.EQ(unit.number, 0)), T.Then():
                 for j in range(unit.blocks):
-                    for q in range(ROWS):
-                        soon(self.weight, unit.block + j, *middle, (step + plan.soon) * ROWS + q, 0)
+                    for q in range(self.lines):
+                        soon(self.weight, unit.block + j, *middle, (step + plan.soon) * self.lines + q, 0)
         if plan.ahead and units > 1:
-            ahead = Ahead(self.emitter, plan.blocks, steps * ROWS, units - 1, steps)
+            ahead = Ahead(self.emitter, plan.blocks, steps * self.lines, units - 1, steps)
             first = unit.block + unit.blocks
             with T.If(unit.number > 0), T.Then():
                 ahead(unit.number - 1, step, self.weight, lambda j, line: (first + j, *middle, line, 0))
 
     def _step(self, unit: _Unit, panel: Any, tap: Any, step: Any) -> None:
-        """The products of a panel and a tap. What fewer tiles hold, inputs or weights, is loaded first."""
-        tiles, blocks, image = self.plan.tiles, unit.blocks, self.image
-        free = [*range(tiles * blocks, amx.TILES)]
-        outer, inner, few = (tiles, blocks, True) if tiles <= blocks else (blocks, tiles, False)
+        """The products of a panel and a tap."""
+        plan, image = self.plan, self.image
         first = unit.first if self.places is None else T.Bind(unit.first + self.places[tap])
         middle = [0] * (len(self.weight.shape) - 3)
 
-        def read(tile: int, number: int, inputs: bool) -> None:
-            if inputs:
-                amx.load(tile, self.panels.buffer, [unit.n, panel, 0, first + ROWS * number, 0], amx.BYTES)
-            else:
-                amx.load(tile, self.weight, [unit.block + number, *middle, step * ROWS, 0], amx.BYTES)
+        def inputs(number: int, tile: int) -> None:
+            amx.load(tile, self.panels.buffer, [unit.n, panel, 0, first + ROWS * number, 0], image.bytes)
 
-        held, moving = free[:outer], free[outer:]
-        for number, tile in enumerate(held):
-            read(tile, number, few)
-        for number in range(inner):
-            other = moving[number % len(moving)]
-            read(other, number, not few)
-            for k, tile in enumerate(held):
-                i, j = (k, number) if few else (number, k)
-                left, right = (tile, other) if few else (other, tile)
-                amx.multiply(image.dtype, i * blocks + j, left, right)
+        def weights(number: int, tile: int) -> None:
+            amx.load(tile, self.weight, [unit.block + number, *middle, step * self.lines, 0], amx.BYTES)
+
+        amx.products(image.dtype, plan.tiles, plan.blocks, inputs, weights, unit.blocks)
 
     def _finish(self, unit: _Unit, number: Any, size: int) -> None:
         """The epilogue for those of `size` results of a unit, from number `number` on, that are used: runs of

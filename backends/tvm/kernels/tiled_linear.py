@@ -156,7 +156,7 @@ class _Linear(linears.Linear):
         emitter, plan = self.emitter, self.plan
         with (
             emitter.parallel(plan.strips * plan.runs) as work,
-            amx.configured(amx.heights(plan.high, plan.wide, plan.rows)),
+            amx.configured(amx.shapes(plan.high, plan.wide, plan.rows)),
         ):
             self._piece(*emitter.divmod(work, plan.strips))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.kernels.amx import BYTES, ROWS, TILES
+from specc.backends.tvm.kernels.amx import ROWS, fits
 from specc.backends.tvm.kernels.panels import Image
 from specc.backends.tvm.kernels.rows import share, strips_first, take_strips
 from specc.targets import Target
@@ -48,11 +48,11 @@ def plan_of(image: Image, channels: int, target: Target, choices: Choices) -> Pl
         return None
     blocks = -(-channels // target.lanes)
     steps = image.panels * prod(image.kernel)
-    weights = steps * blocks * ROWS * BYTES
+    weights = steps * blocks * ROWS * image.bytes
     shapes = {f"{tiles}x{wide}": (tiles, wide) for tiles, wide in _shapes(image, blocks, weights > target.l2_bytes)}
     tiles, wide = shapes[choices.take("unit", shapes, next(iter(shapes)))]
     units, groups = -(-image.results // (ROWS * tiles)), -(-blocks // wide)
-    inputs = BYTES * image.panels * image.phases * image.down * image.across
+    inputs = image.bytes * image.panels * image.phases * image.down * image.across
     near = inputs <= target.l2_bytes // 2 and _FEW * weights > target.l2_bytes
     wanted = 0
     if image.batch * units > 1:
@@ -74,12 +74,7 @@ def _shapes(image: Image, blocks: int, far: bool) -> list[tuple[int, int]]:
     """All units that the tiles of a thread hold, the one of the fewest cycles first: all sums, what one of the two
     factors has, and one tile of the other. Where weights come from `far`, one that has all results reads them once."""
     most = -(-image.results // ROWS)
-    found = [
-        (tiles, wide)
-        for tiles in range(1, most + 1)
-        for wide in range(1, blocks + 1)
-        if tiles * wide + min(tiles, wide) + 1 <= TILES
-    ]
+    found = [(tiles, wide) for tiles in range(1, most + 1) for wide in range(1, blocks + 1) if fits(tiles, wide)]
     return sorted(found, key=lambda shape: (not (far and shape[0] == most), _cycles(image, blocks, *shape), shape))
 
 
