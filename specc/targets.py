@@ -151,7 +151,7 @@ TARGETS: dict[str, Target] = {
             requires=(*_V4, "avx512_vnni"),
             dot_product="vpdpbusd",
         ),
-        # Those, and products of bfloat16 in pairs: Cooper Lake, Sapphire Rapids, Zen 4 and later.
+        # Those, and products of bfloat16 in pairs: Cooper Lake, Zen 4 and later.
         Target(
             *("x86-64-v4-bf16", "x86_64-linux-gnu", "x86-64-v4", ("-prefer-256-bit", "+avx512vnni", "+avx512bf16")),
             *(512, 32, 32 << 10, 1 << 20),
