@@ -8,7 +8,8 @@ layer, plain row-major. Weights are packed [o block, i block, r, s, i, o]: one s
 of them for each output block. The register tile (`tiles`) is some pixels of a row times some output blocks; taps
 outside of the input are left out while the kernel is written (columns) or bound the loop over taps (rows), so there is
 neither a padded copy nor a branch around the arithmetic. A 1x1 convolution with stride 1 sees height and width as one
-axis.
+axis. Of the last block of input channels, those that only fill it are not multiplied: on one core of the Granite Rapids
+generation, 24 to 72 channels at 56x56 take 0.77 of the time, 40 to 120 at 28x28 0.84, MobileNetV3-Large 0.97.
 
 Two orders of the loops (`strips_first`). Threads share out strips of rows and run through all output blocks for each
 strip. Or they share out the output blocks, so that each weight is read by one core. The weights and inputs that come
@@ -357,7 +358,7 @@ class Convolution:
         ahead = Ahead(emitter, self.tile.blocks, lines, self.rows * self.across, self.steps // chunks // unroll)
         last = place.chunk == chunks - 1
         next_block, next_line = blocks[0] + tirx.Select(last, count, 0), tirx.Select(last, 0, (place.chunk + 1) * lines)
-        with emitter.serial(iterations) as outer:
+        with emitter.serial(self._iterations(channel, iterations)) as outer:
             if self.schedule.ahead:
                 step = ((number * g.kernel[0] + tap) * g.kernel[1] + s) * iterations + outer
                 ahead(place.number, step, self.weight, lambda j, line: (next_block + j, 0, 0, 0, next_line + line, 0))
@@ -393,6 +394,13 @@ class Convolution:
                             weight = emitter.load(self.operands[1], block, channel, tap, s, i_lane, lane)
                         position = [i * count + j, lane]
                         emitter.store(acc, acc[tuple(position)] + value * weight, position)
+
+    def _iterations(self, channel: Any, whole: int) -> Any:
+        """How often the innermost loop runs for a block of channels, `whole` times for a full one: channels that are
+        there to fill the last block are left out."""
+        left = -(-self.geometry.in_channels // (self.unroll * self.depth))
+        blocks = -(-self.geometry.in_channels // self.inner)
+        return whole if left == whole * blocks else T.Bind(tirx.min(whole, left - channel * whole))
 
     def _factors(self, place: Place, channel: Any, tap: Any, s: int, first: Any) -> dict[int, list[Factors]]:
         """Of each pixel of a tap, the pairs for the steps that are written out, from `first` of the block on."""

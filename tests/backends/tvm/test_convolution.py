@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
@@ -13,6 +14,7 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group, Input
 from specc.backends.tvm.kernels import convolution, general
+from specc.backends.tvm.packing import Packing
 from specc.targets import Target
 
 
@@ -206,6 +208,25 @@ def test_epilogue_with_constant_and_value_used_twice() -> None:
 def test_division_keeps_lanes_beyond_the_channels_finite() -> None:
     inputs = [tensor(1, 16, 4, 4, layout=BLOCKED), weight(20, 16, 1, 1), weight(20, 1, 1)]
     check(program(inputs, ("conv2d", (0, 1), {}), ("div", (3, 2), {})), convolution.lower)
+
+
+@pytest.mark.parametrize(
+    ("channels", "k", "configuration"), [(24, (1, 1), {}), (8, (3, 3), {}), (60, (1, 1), {"strips": 1, "chunks": 2})]
+)
+def test_channels_that_fill_the_last_block_are_not_multiplied(
+    channels: int, k: tuple[int, int], configuration: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that would meet them are not read: NaN would come through."""
+    apply = Packing.apply
+
+    def filled(self: Packing, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        packed = apply(self, array)
+        if self.kind == "convolution" and array.dtype.kind == "f":
+            packed[:, -1, ..., channels % self.inner :, :] = np.nan
+        return packed
+
+    monkeypatch.setattr(Packing, "apply", filled)
+    check(conv((1, channels, 6, 6), 40, k, BLOCKED), convolution.lower, configuration=configuration)
 
 
 def test_other_groups_are_refused() -> None:
