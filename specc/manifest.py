@@ -7,7 +7,7 @@ beside the library, the weights and the samples (`specc.artifact`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from specc.diagnostics import error
@@ -40,6 +40,13 @@ class TensorSpec:
             isinstance(dim, str) or extent == dim for extent, dim in zip(shape, self.pattern)
         )
 
+    def at(self, dimensions: Mapping[str, int]) -> TensorSpec:
+        """This tensor where its open dimensions have these extents."""
+        from specc.ir.dims import parse_dim, substitute
+
+        shape = (substitute(parse_dim(str(dim)), dimensions) for dim in self.pattern or self.shape)
+        return replace(self, shape=tuple(map(int, shape)), pattern=())  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -66,6 +73,14 @@ class Size:
 
     def __str__(self) -> str:
         return ",".join(f"{name}={'any' if name in self.open else extent}" for name, extent in self.dimensions)
+
+    def at(self, extents: Mapping[str, int]) -> Size:
+        """This size with nothing open: the dimensions that were have these extents, or those of the sample."""
+        if not self.open:
+            return self
+        dimensions = {name: extents.get(name, extent) for name, extent in self.dimensions}
+        inputs, outputs = (tuple(spec.at(dimensions) for spec in specs) for specs in (self.inputs, self.outputs))
+        return replace(self, dimensions=tuple(dimensions.items()), inputs=inputs, outputs=outputs, open=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +110,17 @@ class Manifest:
         """The outputs at the first size."""
         return self.sizes[0].outputs
 
-    def find(self, dimensions: Mapping[str, int] | None = None) -> int:
-        """The number of the first size whose dimensions have these extents (None: the first); raises S1006."""
-        wanted = (dimensions or {}).items()
-        for number, size in enumerate(self.sizes):
-            if wanted <= dict(size.dimensions).items():
-                return number
-        asked = ",".join(f"{name}={extent}" for name, extent in wanted)
+    def size(self, dimensions: Mapping[str, int] | None = None) -> Size:
+        """The first size whose dimensions have, or may have, these extents (None: the first), with nothing open.
+
+        As the driver does, it takes a fixed size where inputs fit one. Raises S1006 where there is none.
+        """
+        wanted = dimensions or {}
+        for size in sorted(self.sizes, key=lambda size: bool(size.open)) if wanted else self.sizes:
+            if wanted.items() <= {**dict(size.dimensions), **{name: wanted.get(name) for name in size.open}}.items():
+                found = size.at(wanted)
+                return next((one for one in self.sizes if not one.open and one.inputs == found.inputs), found)
+        asked = ",".join(f"{name}={extent}" for name, extent in wanted.items())
         sizes = " and ".join(str(size) for size in self.sizes if size.dimensions) or "one size"
         raise error("S1006", f"`{self.network}` is compiled for {sizes}, not for {asked}")
 

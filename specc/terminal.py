@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from specc import driver
 
 FINE, FAILED, USAGE, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""What PyTorch says in a RuntimeError where others raise a MemoryError."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -118,6 +120,9 @@ def _guarded(action: Callable[[], int | None]) -> int:
         if _interrupts.heard:  # what TVM says of a callback that did not come to its end
             say("interrupted")
             return INTERRUPTED
+        if isinstance(problem, MemoryError) or _NO_MEMORY in str(problem):
+            say("error[S0804]: there is less memory than this needs\n   = --shapes makes it smaller")
+            return FAILED
         return _our_fault(problem)
 
 

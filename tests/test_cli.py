@@ -442,6 +442,24 @@ def test_a_full_disk_is_not_our_mistake(spec: str) -> None:
     assert done.stderr == "error[S0002]: the output cannot be written: No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [MemoryError("Unable to allocate 23.8 GiB"), RuntimeError("[...] DefaultCPUAllocator: can't allocate memory: ...")],
+)
+def test_too_little_memory_is_no_mistake_of_specc(
+    problem: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import specc.grammar
+
+    def greedy(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(specc.grammar, "check", greedy)
+    ran = Ran(capsys, "check", "x.specc")
+    assert ran.code == terminal.FAILED
+    assert ran.err == "error[S0804]: there is less memory than this needs\n   = --shapes makes it smaller\n"
+
+
 def test_our_own_mistakes_are_called_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import specc.grammar
 

@@ -146,10 +146,11 @@ def test_the_command_line(path: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert execute(["run", goal, "--inputs", str(tmp_path / "io.npz")]) == 0
     assert execute(["profile", goal, "--shapes", "h=12", "--seconds", "0"]) == 0
     assert "Tiny_small at n=1,h=12,w=10, " in capsys.readouterr().out
-    assert execute(["bench", goal, "--against", "torch", "--seconds", "0", "--shapes", "n=4", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["shapes"] == {"n": 4, "h": 8, "w": 8}
-    assert all(timing["error"] < 1e-5 for timing in said["timings"])
+    for asked, extents in (("n=4", {"n": 4, "h": 8, "w": 8}), ("h=12", {"n": 1, "h": 12, "w": 10})):
+        assert execute(["bench", goal, "--against", "torch", "--seconds", "0", "--shapes", asked, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["shapes"] == extents
+        assert all(timing["error"] < 1e-5 for timing in said["timings"])
     assert execute(["show", goal]) == 0
     assert "at n=4,h=8,w=8\n  image: float32[4, 3, 8, 8]" in capsys.readouterr().out
     for words in (["run", goal, "--shapes", "n=5"], ["profile", goal, "--shapes", "m=1"]):
@@ -197,12 +198,25 @@ def test_dimensions_that_stay_open(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "at n=any,l=any it takes tokens: int64[n, l]" in caught.value.diagnostics[0].notes
     capsys.readouterr()
     for command in (["profile", "--seconds", "0"], ["bench", "--seconds", "0", "--against", "torch"], ["run"]):
-        assert execute([command[0], str(tmp_path / "a"), *command[1:], "--shapes", "n=3"]) == 1
-        assert execute([command[0], str(tmp_path / "a"), *command[1:], "--shapes", "l=6"]) == 0
-    assert "at n=any,l=any, " in capsys.readouterr().out
+        words = [command[0], str(tmp_path / "a"), *command[1:], "--shapes"]
+        assert execute([*words, "k=3"]) == 1
+        assert execute([*words, "l=6"]) == 0
+        assert execute([*words, "n=3,l=5"]) == (1 if command[0] == "profile" else 0)
+    said = capsys.readouterr()
+    assert "at n=2,l=6, " in said.out and "at n=3,l=5, " in said.out and "output: type float32[3, 5, 20]" in said.out
+    assert "is counted at n=1,l=8 and n=2,l=6, not at n=3,l=5" in said.err
+    assert "results are not compared" not in said.err
     for option in (["--emit", "onnx"], ["--strips", "2"], ["--emit", "c"], ["--target", "wasm32"]):
         assert execute([*words, *option, "-o", str(tmp_path / "new")]) != 0
     assert not (tmp_path / "new").exists()
+
+
+def test_a_fixed_size_goes_before_an_open_one() -> None:
+    """As in the driver, whatever the order in which they were given."""
+    manifest = specc.compile(tiny.graph(), shapes=[{"n": None, "h": None, "w": None}, {"n": 2}]).manifest
+    assert manifest.size().dimensions == manifest.sizes[1].dimensions == (("n", 2), ("h", 8), ("w", 8))
+    assert manifest.size({"n": 2}) is manifest.sizes[1]
+    assert [spec.shape for spec in manifest.size({"n": 5, "h": 16}).inputs] == [(5, 3, 16, 8)]
 
 
 OPEN_PROGRAM = """#include <stdio.h>

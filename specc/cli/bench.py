@@ -112,8 +112,8 @@ def bench(
         tell_precision(compiled.manifest.facts["precision"])
         artifact = runtime.Artifact(compiled.contents, threads)
         (size,) = artifact.manifest.sizes
+    values, origin = driver.find_weights(graph, weights)  # as they are drawn for the artifact: before extents are known
     graph = specialize(graph, dict(size.dimensions))
-    values, origin = driver.find_weights(graph, weights)
     same = origin["digest"] == artifact.manifest.facts["weights"]["digest"]
     if weights is None:
         say("no --weights: they are drawn from seed 0")

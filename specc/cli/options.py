@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from specc import terminal
-from specc.diagnostics import SpeccError
+from specc.diagnostics import SpeccError, error
 from specc.targets import ROUNDING
 from specc.terminal import say
 
@@ -206,9 +206,17 @@ def parse_passes(text: str | None) -> tuple[Pass, ...] | None:
     return parse(text)
 
 
-def choose_size(manifest: Manifest, shapes: dict[str, int] | None) -> Size:
-    """The size of an artifact that `--shapes` asks for, the first without it; says so where there are several."""
-    size = manifest.sizes[manifest.find(shapes)]
+def choose_size(manifest: Manifest, shapes: dict[str, int] | None, counted: bool = False) -> Size:
+    """The size of an artifact that `--shapes` asks for, the first without it; says so where there are several.
+
+    Raises S1006 where there is no such size, and where it has to be `counted` and its kernels' work is not: of
+    dimensions that are open, it is at the sample's extents.
+    """
+    size = manifest.size(shapes)
+    known = [each.at({}) for each in manifest.sizes]
+    if counted and size not in known:
+        where = " and ".join(map(str, known))
+        raise error("S1006", f"what the kernels of `{manifest.network}` do is counted at {where}, not at {size}")
     if len(manifest.sizes) > 1 and shapes is None:
         say(f"no --shapes: {size}, the first of {len(manifest.sizes)} sizes")
     return size

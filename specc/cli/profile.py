@@ -58,7 +58,7 @@ def profile(
 
         contents = container.read(path)
         _check_processor(contents.manifest)
-        return show_static(contents, choose_size(contents.manifest, shapes), core, as_json)
+        return show_static(contents, choose_size(contents.manifest, shapes, counted=True), core, as_json)
     from specc import profile as stopwatch
     from specc import report, runtime
     from specc.files import check_writable, replacing
@@ -68,7 +68,7 @@ def profile(
         check_writable(html, path)
     artifact = runtime.open(path, threads)
     _check_processor(artifact.manifest)
-    size = choose_size(artifact.manifest, shapes)
+    size = choose_size(artifact.manifest, shapes, counted=True)
     found = stopwatch.profile(artifact, size, seconds)
     alone = None
     if scaling:
