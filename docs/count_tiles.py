@@ -129,7 +129,7 @@ def _count(
 
 def _loops(group: Group, template: Template, target: Target, folder: Path) -> list[Loop]:
     """The outermost loops of a group's kernel."""
-    function = kernel_of(group, template, half=target.half).function.with_attr("global_symbol", "kernel")
+    function = kernel_of(group, template, conversions=target.conversions).function.with_attr("global_symbol", "kernel")
     made = compile_kernel(function, "kernel", target, folder).read_bytes()
     return disassemble(made, target, ["kernel"])["kernel"]
 

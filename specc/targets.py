@@ -88,9 +88,13 @@ class Target:
         return {"arm": "armv7l"}.get(family, family)
 
     @property
-    def half(self) -> bool:
-        """Whether it has instructions that convert float16 from and to float32."""
-        return "f16c" in self.requires or self.architecture == "aarch64"
+    def conversions(self) -> frozenset[str]:
+        """The types of 16 bits that it has instructions for: float16 from and to float32, bfloat16 from float32."""
+        known = {
+            "float16": "f16c" in self.requires or self.architecture == "aarch64",
+            "bfloat16": "+avx512bf16" in self.features,
+        }
+        return frozenset(dtype for dtype, has in known.items() if has)
 
     @property
     def half_sums(self) -> bool:

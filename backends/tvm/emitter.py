@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choice, Value
-from specc.backends.tvm.expression import Form, Math, Scalar, narrowed, widened, writing, writing_c
+from specc.backends.tvm.expression import Form, Math, Scalar, narrowed, widened, with_imports, writing, writing_c
 from specc.backends.tvm.group import Group, Part, Step
 from specc.backends.tvm.halves import stored
 from specc.backends.tvm.packing import Packing, of_type
@@ -73,19 +73,23 @@ class Again(Exception):
     """Raised by a template that learned something while writing: the function is to be written once more."""
 
 
-def kernel_of(group: Group, template: Template, form: Form = "vectors", half: bool = False) -> Kernel:
+def kernel_of(
+    group: Group, template: Template, form: Form = "vectors", conversions: frozenset[str] = frozenset()
+) -> Kernel:
     """The kernel of `group` as `template` writes it, to become `form`: in C, a loop over lanes is a loop.
 
-    `half`  whether the target converts float16
+    `conversions`  the types of 16 bits that the target has instructions for (`Target.conversions`)
     """
     while True:
         emitter = Emitter(group, template.packings)
         try:
-            with writing(form, half), emitter.open():
-                template.write(emitter)
+            with writing(form, conversions) as imports:
+                with emitter.open():
+                    template.write(emitter)
+                function = with_imports(emitter.function, imports)
             name = template.write.__module__.rpartition(".")[2]
             return Kernel(
-                emitter.function,
+                function,
                 emitter.packings,
                 name,
                 tuple(emitter.shared),

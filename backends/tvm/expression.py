@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 import numpy as np
+import tvm
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
@@ -24,34 +25,53 @@ from specc.ir.dtypes import HALVES
 Form = Literal["vectors", "c", "cuda"]
 """What kernels become."""
 _FORM: ContextVar[Form] = ContextVar("_FORM", default="vectors")
-_HALF: ContextVar[bool] = ContextVar("_HALF", default=False)
+_CONVERSIONS: ContextVar[frozenset[str]] = ContextVar("_CONVERSIONS", default=frozenset())
+_IMPORTS: ContextVar[set[str]] = ContextVar("_IMPORTS")
 LITERAL = "specc_literal_"
 """How the name of a function begins that stands for a number in C: the rest is the number."""
 
 
 @contextmanager
-def writing(form: Form, half: bool = False) -> Iterator[None]:
-    """What is written in here is to become `form`; `half` says that it is for a target that converts float16."""
-    before, converts = _FORM.set(form), _HALF.set(half)
+def writing(form: Form, conversions: frozenset[str] = frozenset()) -> Iterator[set[str]]:
+    """What is written in here is to become `form`, for a target that has instructions for the types `conversions`.
+
+    Gives the texts in LLVM's language that it needs (`with_imports`), when all is written.
+    """
+    imports: set[str] = set()
+    before, converts, needs = _FORM.set(form), _CONVERSIONS.set(conversions), _IMPORTS.set(imports)
     try:
-        yield
+        yield imports
     finally:
         _FORM.reset(before)
-        _HALF.reset(converts)
+        _CONVERSIONS.reset(converts)
+        _IMPORTS.reset(needs)
+
+
+def with_imports(function: Any, texts: set[str]) -> Any:
+    """The function with the functions that these texts in LLVM's language define."""
+    body = function.body
+    for text in sorted(texts):
+        body = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(text), body)
+    return function.with_body(body) if texts else function
 
 
 def widened(bits: Any, dtype: str) -> Any:
     """What is read from a buffer that holds a tensor of `dtype`, as a number to compute with."""
     if dtype not in HALVES:
         return bits
-    return halves.from_bits(bits, dtype) if _FORM.get() == "cuda" else halves.widened(bits, dtype, _HALF.get())
+    return halves.from_bits(bits, dtype) if _FORM.get() == "cuda" else halves.widened(bits, dtype, _native(dtype))
 
 
 def narrowed(number: Any, dtype: str) -> Any:
     """What a buffer that holds a tensor of `dtype` has of a number of that type."""
     if dtype not in HALVES:
         return number
-    return halves.to_bits(number, dtype) if _FORM.get() == "cuda" else halves.bits(number, dtype, _HALF.get())
+    return halves.to_bits(number, dtype) if _FORM.get() == "cuda" else halves.bits(number, dtype, _native(dtype))
+
+
+def _native(dtype: str) -> bool:
+    """Whether there are instructions that convert `dtype`."""
+    return dtype in _CONVERSIONS.get()
 
 
 def writing_c() -> bool:
@@ -204,7 +224,9 @@ class Math:
             number = self.let(self.cast(a, "float32"))
             if _FORM.get() == "cuda":
                 return Scalar(halves.from_bits(halves.to_bits(number.expr, dtype), dtype), number.reads)
-            return Scalar(halves.rounded(number.expr, dtype, _HALF.get()), number.reads)
+            if _native(dtype) and dtype == "bfloat16":
+                _IMPORTS.get().add(halves.NEAREST_TEXT)
+            return Scalar(halves.rounded(number.expr, dtype, _native(dtype)), number.reads)
         if dtype == "bool" and a.dtype != "bool":
             return Scalar(tirx.NE(a.expr, tirx.const(0, a.dtype)), a.reads)
         return a if a.dtype == dtype else Scalar(tirx.Cast(dtype, a.expr), a.reads)

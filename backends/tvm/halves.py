@@ -6,17 +6,59 @@
 
     from_bits, to_bits   both ways on a GPU, by functions of `c/device.cuh`
 
-A bfloat16 is the upper half of a float32. A float16 has conversions on some targets (`Target.half`), elsewhere they
-are written in integers; numbers below 2^-14 have a fixed unit, 2^-24, and are shifted there by a sum.
+A bfloat16 is the upper half of a float32. Some targets have instructions that convert (`Target.conversions`), elsewhere
+they are written in integers: nine of them for a vector of bfloat16; a float16 below 2^-14 has a fixed unit, 2^-24, and
+is shifted there by a sum.
+
+`vcvtneps2bf16` rounds float32 to bfloat16 on x86: to the nearest, of two the even one, with infinities and NaN as the
+integers have them; a float32 below 2^-126 becomes 0 of its sign, whatever the processor's mode is. TVM takes bfloat16
+apart in a pass of its own. So what rounds is an operator of integers to it, `NEAREST`, which it takes for one that can
+have vectors; it becomes the call of a function in LLVM's language (`NEAREST_TEXT`), where LLVM finds the instruction.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import tvm
 from tvm import tirx
 
 from specc.ir.dtypes import BITS, HALVES
+
+NEAREST = "tirx.specc_nearest_bfloat16"
+"""The operator of TVM's that gives the bits of the bfloat16 nearest to a float32."""
+
+_NEAREST_NAME = "specc_nearest_bfloat16_{lanes}"
+_NEAREST_TEXT = """
+define linkonce_odr {bits} @{name}({wide} %x) alwaysinline {{
+  %number = fptrunc {wide} %x to {short}
+  %bits = bitcast {short} %number to {bits}
+  ret {bits} %bits
+}}
+"""
+
+
+def _nearest_function(lanes: int) -> str:
+    """What `NEAREST` calls for vectors of so many numbers."""
+    types = {"bits": "i16", "wide": "float", "short": "bfloat"}
+    vectors = {key: f"<{lanes} x {type}>" for key, type in types.items()}
+    return _NEAREST_TEXT.format(name=_NEAREST_NAME.format(lanes=lanes), **(vectors if lanes > 1 else types))
+
+
+NEAREST_TEXT = "".join(_nearest_function(lanes) for lanes in (*range(1, 17), 32, 64))
+"""The functions that kernels with `NEAREST` import: for vectors, two or four together, and what is left of one."""
+
+
+def _called(call: Any) -> Any:
+    """`NEAREST`, when all loops over lanes have become vectors."""
+    _, _, lanes = str(call.ty).partition("x")
+    return tirx.call_pure_extern(str(call.ty), _NEAREST_NAME.format(lanes=lanes or 1), *call.args)
+
+
+tvm.ir.register_op_attr(NEAREST, "TVectorizable", True)
+tvm.ir.register_op_attr(NEAREST, "TScriptPrinterName", "specc_nearest_bfloat16")
+tvm.ir.register_op_attr(NEAREST, "TCallEffectKind", tirx.CallEffectKind.Pure.value)
+tirx.op.register_intrin_lowering(NEAREST, target="llvm", f=_called)
 
 
 def stored(dtype: str) -> str:
@@ -49,6 +91,8 @@ def of_pair(word: Any, second: bool) -> Any:
 
 def rounded(value: Any, dtype: str, native: bool) -> Any:
     """The float32 `value`, a name, rounded to a number of `dtype`."""
+    if dtype == "bfloat16" and native:
+        return widened(tirx.call_intrin(BITS, NEAREST, value), dtype, native)
     if dtype == "bfloat16":
         word = tirx.reinterpret("uint32", value)
         nearest = (word + _word(0x7FFF) + ((word >> _word(16)) & _word(1))) & _word(0xFFFF0000)

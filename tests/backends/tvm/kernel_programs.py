@@ -188,7 +188,7 @@ def check(
     assert template is not None, "the template does not take the group"
     arrays = draw(group, positive)
     for result, expected in zip(
-        execute(kernel_of(group, template, half=target.half), group, arrays, target),
+        execute(kernel_of(group, template, conversions=target.conversions), group, arrays, target),
         reference(group, arrays),
         strict=True,
     ):

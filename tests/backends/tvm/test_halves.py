@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from emulation import processor
 from kernel_programs import NATIVE, TARGETS, check, execute, program, tensor, weight
 
 from specc import driver, targets
@@ -36,6 +37,7 @@ from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.model import Model
 from specc.static_profile import count, hot_loops
+from specc.targets import Target
 from specc.unpack import unpack
 
 ALL_BITS = np.arange(1 << 16, dtype=np.uint16)
@@ -82,21 +84,36 @@ def test_arrays_round_as_torch_does(dtype: str) -> None:
 @pytest.mark.parametrize("native", [False, True])
 def test_kernels_round_as_torch_does(dtype: str, native: bool) -> None:
     """With the instructions of the processor, and in integers, which is how the other targets do it."""
-    if native and not NATIVE.half:
+    if native and "float16" not in NATIVE.conversions:
         pytest.skip("this processor does not convert float16")
+    conversions = frozenset(("float16",)) if native else frozenset()
     numbers = awkward()
     numbers = np.resize(numbers, -(-numbers.size // 16) * 16)
     cast = program([tensor(numbers.size)], ("cast", [0], {"dtype": dtype}))
-    (rounded,) = execute(_kernel(cast, native), cast, [numbers], NATIVE)
+    (rounded,) = execute(_kernel(cast, NATIVE, conversions), cast, [numbers], NATIVE)
     assert same(rounded, torch.tensor(numbers).to(getattr(torch, dtype)).to(torch.float32).numpy())
     wide = program([half(dtype, 1 << 16)], ("cast", [0], {"dtype": "float32"}))
     exact = of_bits(ALL_BITS, dtype)
-    (widened,) = execute(_kernel(wide, native), wide, [exact], NATIVE)
+    (widened,) = execute(_kernel(wide, NATIVE, conversions), wide, [exact], NATIVE)
     assert same(widened, exact)
 
 
-def _kernel(group: Group, native: bool) -> Any:
-    return kernel_of(group, general.lower(group, NATIVE, Choices()), half=native)
+def _kernel(group: Group, target: Target, conversions: frozenset[str]) -> Any:
+    return kernel_of(group, general.lower(group, target, Choices()), conversions=conversions)
+
+
+@pytest.mark.parametrize("rows, columns", [(24_000, 16), (3_000, 13), (3_000, 5), (3_000, 1)])
+def test_an_instruction_rounds_to_bfloat16_as_torch_does(rows: int, columns: int) -> None:
+    """But for numbers below 2^-126, which it takes for 0 of their sign; in whole vectors and in parts of one."""
+    numbers = np.random.default_rng(1).permutation(awkward())[: rows * columns].reshape(rows, columns)
+    target = processor.able(targets.TARGETS["x86-64-v4-bf16"])
+    cast = program([tensor(rows, columns)], ("cast", [0], {"dtype": "bfloat16"}))
+    with processor.running(targets.TARGETS["x86-64-v4-bf16"]):
+        (rounded,) = execute(_kernel(cast, target, target.conversions), cast, [numbers], target)
+    tiny = np.abs(numbers) < 2.0**-126
+    assert tiny.any()
+    expected = torch.tensor(np.where(tiny, np.copysign(np.float32(0), numbers), numbers)).bfloat16().float().numpy()
+    assert same(rounded, expected)
 
 
 @both
@@ -252,7 +269,7 @@ def test_products_are_added_up_in_float16_where_a_core_has_it(
     machine = targets.find(target)
     group = convolved(dtype, (1, 32, 15, 14), 40, kernel, {"stride": 2}, machine.blocked_layout)
     template = select.lower(group, machine)
-    assert kernel_of(group, template, half=machine.half).template == expected
+    assert kernel_of(group, template, conversions=machine.conversions).template == expected
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("llvm-mca", "llvm-mca-19"))), reason="needs llvm-mca (make arm-test)")
@@ -267,7 +284,7 @@ def test_runs_of_float16_multiply_nearly_all_the_time(target: str, peak: int, ke
     )
     template = sums_of_runs.convolution(group, machine, Choices())
     assert template is not None
-    function = kernel_of(group, template, half=machine.half).function.with_attr("global_symbol", "kernel")
+    function = kernel_of(group, template, conversions=machine.conversions).function.with_attr("global_symbol", "kernel")
     made = compile_kernel(function, "kernel", machine, tmp_path).read_bytes()
     loops = [loop.own() for loop in hot_loops(disassemble(made, machine, ["kernel"])["kernel"], machine)]
     hot = max(count(loops, machine, machine.cpu), key=lambda loop: loop.macs)

@@ -99,4 +99,4 @@ def _kernel(group: Group) -> Any:
     lower = half.linear if group.steps[0].op == "linear" else half.convolution
     template = lower(group, TARGET, Choices())
     assert template is not None
-    return kernel_of(group, template, half=TARGET.half)
+    return kernel_of(group, template, conversions=TARGET.conversions)

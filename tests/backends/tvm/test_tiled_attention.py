@@ -161,7 +161,7 @@ def test_keys_whose_scores_are_minus_infinity_weigh_nothing(matrix_tiles: Target
     arrays[3] = mask
     template = tiled_attention.lower(group, matrix_tiles, Choices())
     assert template is not None
-    (found,) = execute(kernel_of(group, template, half=True), group, arrays, matrix_tiles)
+    (found,) = execute(kernel_of(group, template, conversions=matrix_tiles.conversions), group, arrays, matrix_tiles)
     (expected,) = reference(group, arrays)
     assert np.isnan(found[1, :, 39]).all()
     assert np.isnan(found).sum() == found[1, :, 39].size
@@ -175,7 +175,7 @@ def test_great_scores_leave_weights_of_one_and_of_zero(matrix_tiles: Target) -> 
     arrays[0][...], arrays[1][...] = 100, np.linspace(-1, 1, 40)
     template = tiled_attention.lower(group, matrix_tiles, Choices())
     assert template is not None
-    (found,) = execute(kernel_of(group, template, half=True), group, arrays, matrix_tiles)
+    (found,) = execute(kernel_of(group, template, conversions=matrix_tiles.conversions), group, arrays, matrix_tiles)
     assert np.abs(found - arrays[2][-1]).max() < 1e-3
 
 
@@ -191,4 +191,4 @@ def test_great_scores_leave_weights_of_one_and_of_zero(matrix_tiles: Target) -> 
 )
 def test_tiles_are_for_many_queries_of_bfloat16(group: Group, target: str, expected: str) -> None:
     machine = targets.find(target)
-    assert kernel_of(group, select.lower(group, machine), half=machine.half).template == expected
+    assert kernel_of(group, select.lower(group, machine), conversions=machine.conversions).template == expected

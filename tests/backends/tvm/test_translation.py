@@ -44,7 +44,7 @@ GROUPS: dict[str, tuple[list[Input], list[Step]]] = {
 def test_passes_that_are_left_out_change_nothing(name: str, target: Target, tmp_path: Path) -> None:
     inputs, steps = GROUPS[name]
     group = program(inputs, *steps)
-    function = kernel_of(group, select.lower(group, target, NOTHING), target.form, target.half).function
+    function = kernel_of(group, select.lower(group, target, NOTHING), target.form, target.conversions).function
     functions = {"kernel": function.with_attr("global_symbol", "kernel")}
     few, all_ = tmp_path / "few.o", tmp_path / "all.o"
     translate(functions, tvm_target(target)).write_to_file(str(few))

@@ -1,7 +1,8 @@
 """Instructions that this processor lacks, computed by a signal's handler (`processor.c`), so that kernels which have
 them run in this process on any machine with AVX-512.
 
-    emulated    vdpbf16ps, vpdpbusd; of float16 multiply-adds and what moves an element (vectors.c, halves.c)
+    emulated    vdpbf16ps, vcvtneps2bf16, vpdpbusd (vectors.c); of float16 multiply-adds and what moves an element
+                (halves.c)
                 the tiles of AMX: their configuration, loads and stores, products of bfloat16 and bytes (tiles.c)
 
 Tests make kernels for `able(target)` and run them inside of `running(target)`; for AMX the fixture `matrix_tiles` of

@@ -27,6 +27,7 @@ SIZE = 1 << 17
 """Bytes of memory of a program: room, configurations, vectors or tiles, and what is written."""
 CONFIGURATION, LOADED, STORED = ROOM, ROOM + 4096, ROOM + 32768
 PRODUCTS = ("tdpbf16ps", "tdpbuud", "tdpbusd", "tdpbsud", "tdpbssd")
+ROUNDING = "vcvtneps2bf16"
 VECTOR_PRODUCTS = ("vdpbf16ps", "vpdpbusd", "vfmadd132ph", "vfmadd213ph", "vfmadd231ph")
 Programs = tuple[Path, dict[str, np.ndarray[Any, Any]]]
 """The library, and the memory of each program by its name."""
@@ -81,9 +82,13 @@ def values(rng: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
     tame = (pairs >> 16).astype(np.uint16)
     wild = rng.integers(0, 1 << 16, size // 2).astype(np.uint16)
     small = (wild & 0x80FF) | (rng.integers(60, 68, size // 2) << 7).astype(np.uint16)  # products near 2^-126
-    kind = rng.integers(4)
+    kind = rng.integers(5)
     mixed = np.where(rng.integers(0, 1 << 9, size // 2) == 0, wild, tame)
-    return np.asarray((tame, wild, mixed, small)[kind]).view(np.uint8)
+    # Of float32: lower halves that round down, up, or lie in the middle, and upper ones with small and great exponents.
+    halves = np.array([0x8000, 0x7FFF, 0x8001, 0, 1], np.uint16)[rng.integers(0, 5, size // 2)]
+    ends = (wild & 0x80FF) | (rng.choice([0, 1, 254, 255], size // 2) << 7).astype(np.uint16)
+    halves[1::2] = np.where(rng.integers(2, size=size // 2), ends, tame)[1::2]
+    return np.asarray((tame, wild, mixed, small, halves)[kind]).view(np.uint8)
 
 
 def vector_program(rng: np.random.Generator) -> tuple[Program, np.ndarray[Any, Any]]:
@@ -97,7 +102,11 @@ def vector_program(rng: np.random.Generator) -> tuple[Program, np.ndarray[Any, A
         if rng.integers(3) == 0:
             element(program, rng)
             continue
-        name, kind = str(rng.choice(VECTOR_PRODUCTS)), {16: "x", 32: "y", 64: "z"}[width]
+        kind = {16: "x", 32: "y", 64: "z"}[width]
+        if rng.integers(4) == 0:
+            rounding(program, rng, width, kind)
+            continue
+        name = str(rng.choice(VECTOR_PRODUCTS))
         operands = ", ".join(f"%{kind}mm{register}" for register in rng.integers(0, 32, 2))
         match rng.integers(3):
             case 0:
@@ -109,6 +118,20 @@ def vector_program(rng: np.random.Generator) -> tuple[Program, np.ndarray[Any, A
                 program.at(f"{{{{evex}}}} {name} {{}}{every}, {operands}", LOADED + 4 * int(rng.integers(999)))
     program.vectors("vmovups {1}, {0}", STORED)
     return program, memory
+
+
+def rounding(program: Program, rng: np.random.Generator, width: int, kind: str) -> None:
+    """Rounds float32 to bfloat16."""
+    goal, suffix = f"%{'y' if width == 64 else 'x'}mm{rng.integers(32)}", "" if width == 64 else kind
+    match rng.integers(3):
+        case 0:
+            program.one(f"{{evex}} {ROUNDING} %{kind}mm{rng.integers(32)}, {goal}")
+        case 1:
+            place = LOADED + width * int(rng.integers(64))
+            program.at(f"{{{{evex}}}} {ROUNDING}{suffix} {{}}, {goal}", place)
+        case _:
+            every, place = f"{{{{1to{width // 4}}}}}", LOADED + 4 * int(rng.integers(999))
+            program.at(f"{{{{evex}}}} {ROUNDING}{suffix} {{}}{every}, {goal}", place)
 
 
 def element(program: Program, rng: np.random.Generator) -> None:

@@ -1,6 +1,7 @@
 /* Instructions on vectors, 62 P0 P1 P2 opcode ModRM [SIB] [displacement], by map, prefix and opcode:
    2 66 50      vpdpbusd     each lane of int32 gets four products of bytes without a sign and bytes with one
    2 F3 52      vdpbf16ps    each lane of float32 gets two products of bfloat16, the second one first
+   2 F3 72      vcvtneps2bf16  the bfloat16 nearest to each float32, in half of the vector
    6 66 98..B8  vfmadd*ph    in lanes of float16 (halves.c)
    5 66 6E, 7E  vmovw        one element from a general register or memory, and to it
    5 F3 10, 11  vmovsh       one element from memory, and to it
@@ -41,6 +42,20 @@ static const uint8_t *move_element(const machine *from, int stored, int general,
   return modrm;
 }
 
+/* The bfloat16 nearest to each float32, of two the even one. Numbers below 2^-126 become 0, and what is no number stays
+   none, a quiet one. */
+static __m512i nearest_halves(__m512i words) {
+  const __m512i half = _mm512_set1_epi32(0x7fff), one = _mm512_set1_epi32(1), sign = _mm512_set1_epi32(0x8000);
+  __m512i magnitude = _mm512_and_si512(words, _mm512_set1_epi32(0x7fffffff)), upper = _mm512_srli_epi32(words, 16);
+  __m512i made = _mm512_add_epi32(words, _mm512_add_epi32(half, _mm512_and_si512(upper, one)));
+  made = _mm512_srli_epi32(made, 16);
+  __mmask16 tiny = _mm512_cmplt_epu32_mask(magnitude, _mm512_set1_epi32(0x00800000));
+  __mmask16 none = _mm512_cmpgt_epu32_mask(magnitude, _mm512_set1_epi32(0x7f800000));
+  made = _mm512_mask_and_epi32(made, tiny, upper, sign);
+  made = _mm512_mask_or_epi32(made, none, upper, _mm512_set1_epi32(0x40));
+  return _mm512_zextsi256_si512(_mm512_cvtepi32_epi16(made));
+}
+
 const uint8_t *run_vectors(const machine *from) {
   const uint8_t *at = from->code, *behind = at + 6;
   if (at[0] != 0x62 || at[1] & 8 || (at[2] & 0x84) != 4 || at[3] & 0x87) return 0; /* W, masks */
@@ -52,6 +67,9 @@ const uint8_t *run_vectors(const machine *from) {
   switch (kind) {
   case 0x5016e: case 0x5017e: case 0x50210: case 0x50211:
     return move_element(from, kind == 0x5017e || kind == 0x50211, !(kind & 0x200), goal, x, b);
+  case 0x20272:
+    if ((at[2] & 0x78) != 0x78 || v2) return 0; /* a third operand */
+    break;
   case 0x20150: case 0x20252: case 0x60198: case 0x601a8: case 0x601b8: break;
   default: return 0;
   }
@@ -71,6 +89,8 @@ const uint8_t *run_vectors(const machine *from) {
     sum = add_fours(sum, left, right, 0, 1);
   else if (kind == 0x20252)
     sum = _mm512_castps_si512(add_firsts(add_seconds(_mm512_castsi512_ps(sum), left, right), left, right));
+  else if (kind == 0x20272)
+    sum = nearest_halves(right), bytes /= 2;
   else
     sum = multiply_add_halves(at[4], sum, left, right);
   sum = _mm512_maskz_mov_epi32((1 << bytes / 4) - 1, sum);
