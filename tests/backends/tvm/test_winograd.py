@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
+from specc import targets
 from specc.backends.tvm.choices import Choices, Configuration
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import convolution, select, winograd, winograd_plan
@@ -127,6 +128,15 @@ def test_a_tile_of_a_greater_error_has_to_pay() -> None:
     plan = winograd_plan.take(Choices(), shape, wide)
     assert plan is not None
     assert plan.m == (2, 2)
+
+
+def test_pieces_are_small_where_the_cache_holds_all_weights() -> None:
+    """With a stride, from 56 x 56, beside tensors of 5.2 MB in ResNet-50."""
+    shape = winograd_plan.Shape(1, 8, 56, 56, 8, 28, 28, (3, 3), (1, 1), (2, 2))
+    plan = winograd_plan.take(Choices(), shape, targets.TARGETS["x86-64-v4-amx"])
+    assert plan is not None
+    assert 64 * winograd_plan._scratch(shape, plan) < 500_000
+    assert winograd_plan.take(Choices(), shape, targets.TARGETS["x86-64-v4"]) is None
 
 
 def test_weights_are_transformed_when_they_are_packed() -> None:
