@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
+from types import MappingProxyType
 
 from specc.backends.tvm.lowering import Lowered, Size
-from specc.backends.tvm.opening import tables
+from specc.backends.tvm.opening import room, tables
 from specc.backends.tvm.program import Program, Storage, offsets
+from specc.ir.cost import fixed
+from specc.ir.dims import Dim, substitute
 from specc.ir.dtypes import DTYPES
 from specc.ir.placement import size
 from specc.ir.types import TensorType
@@ -32,11 +35,13 @@ _SECOND_WORD = {"bf16", "i8mm"}
 """Features of ARM's cores that Linux tells of in a second word of bits."""
 
 
-def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scratch: int = 0) -> str:
+def header(
+    lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scratch: Mapping[str, int] = MappingProxyType({})
+) -> str:
     """The text of `network.h`: tables for each size, and what all sizes have in common.
 
     `kernel` says what the function of a kernel is called. Kernels in C have no vectors, and want tensors aligned to
-    their elements alone; `scratch` is how many bytes they ask for at most.
+    their elements alone; `scratch` says by name how many bytes those ask for, beside tensors with open dimensions.
     """
     static = "" if target.vectors else "static "
     programs = [size.program for size in lowered.sizes]
@@ -53,11 +58,11 @@ def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scrat
             f"enum {{ SIZES = {len(programs)}, INPUTS = {len(first.inputs)}, OUTPUTS = {len(first.outputs)}, "
             f"MOST_OPERANDS = {max(counts, default=0)}, ALIGNMENT = {alignment} }};",
             f"#define ARENA_BYTES {lowered.arena}",
-            f"#define SCRATCH_BYTES {scratch}",
+            f"#define SCRATCH_BYTES {scratch_bytes(lowered, scratch)}",
             "",
             *(f"{static}kernel {kernel.format(name)};" for name in sorted({call.kernel for call in calls})),
             "",
-            *_openings(lowered),
+            *_openings(lowered, None if target.vectors else scratch),
             *interface(lowered, target, partial(_calls, kernel, lowered, target), run, ends),
             "",
             "static int processor_fits(void) {",
@@ -66,6 +71,18 @@ def header(lowered: Lowered, target: Target, kernel: str = "__tvm_ffi_{}", scrat
             "",
         ]
     )
+
+
+def scratch_bytes(lowered: Lowered, scratch: Mapping[str, int]) -> int:
+    """What a kernel asks for at most, where open dimensions are as in the sample; see `header`."""
+    sizes = [(one.opening.at if one.opening else {}, _scratch(lowered, one, scratch)) for one in lowered.sizes]
+    return max((fixed(substitute(bytes, at)) for at, asked in sizes for bytes in asked), default=0)
+
+
+def _scratch(lowered: Lowered, one: Size, scratch: Mapping[str, int]) -> list[Dim]:
+    """The bytes that each kernel of a size asks for; see `header`."""
+    names = dict.fromkeys(call.kernel for call in one.program.calls)
+    return [room(lowered.kernels[name].scratch) + scratch.get(name, 0) for name in names]
 
 
 def interface(
@@ -112,8 +129,8 @@ def _size(number: int, one: Size, places: Sequence[int], calls: Calls) -> Iterab
     yield ""
 
 
-def _openings(lowered: Lowered) -> Iterable[str]:
-    """The tables of sizes with open dimensions, and how much of everything these have at most."""
+def _openings(lowered: Lowered, scratch: Mapping[str, int] | None) -> Iterable[str]:
+    """The tables of sizes with open dimensions, and how much of everything these have at most; see `header`."""
     found = {number: one for number, one in enumerate(lowered.sizes) if one.opening is not None}
     if not found:
         return
@@ -125,7 +142,8 @@ def _openings(lowered: Lowered) -> Iterable[str]:
     yield f"#define OPEN_EXTENTS {extents}"
     for number, one in found.items():
         assert one.opening is not None
-        yield from tables(number, one.program, one.opening)
+        asked = None if scratch is None else _scratch(lowered, one, scratch)
+        yield from tables(number, one.program, one.opening, asked)
     yield ""
 
 

@@ -6,6 +6,7 @@ lanes around a whole tile; what is inside is written for one lane and TVM widens
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,9 +22,12 @@ from specc.backends.tvm.expression import Form, Math, Scalar, narrowed, widened,
 from specc.backends.tvm.group import Group, Part, Step
 from specc.backends.tvm.halves import stored
 from specc.backends.tvm.packing import Packing, of_type
-from specc.ir.dims import Dim, Symbolic
+from specc.ir.dims import Dim, Symbolic, floordiv, symbol
 from specc.ir.dtypes import HALVES
 from specc.ir.types import TensorType, block_of, valued
+
+_ARITHMETIC = {tirx.Add: operator.add, tirx.Sub: operator.sub, tirx.Mul: operator.mul, tirx.FloorDiv: floordiv}
+"""What the expressions of a dimension are made of."""
 
 Index = tuple[Any, ...]
 Found = TypeVar("Found")
@@ -36,7 +40,8 @@ class Kernel:
 
     `symbols` are the dimensions whose values the caller gives. Frozen inputs are stored as they are packed. Temporaries
     are memory that nobody else reads. For reports: `template` names the module that wrote it, `parallel` the iterations
-    of each loop that threads share, `configuration` what was chosen. `once`: see `Template`.
+    of each loop that threads share, `configuration` what was chosen. `once`: see `Template`. `scratch` are the tensors
+    with open dimensions for which it asks for memory while it runs.
     """
 
     function: Any
@@ -47,6 +52,7 @@ class Kernel:
     configuration: Mapping[str, Value] = field(default_factory=dict)
     symbols: tuple[str, ...] = ()
     once: bool = False
+    scratch: tuple[TensorType, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ def kernel_of(
                 template.configuration,
                 group.symbols,
                 template.once,
+                tuple(emitter.scratch),
             )
         except Again:
             continue
@@ -169,6 +176,7 @@ class Emitter:
         self.outputs: list[Any] = []
         self.shared: list[int] = []
         self.temporaries: list[TensorType] = []
+        self.scratch: list[TensorType] = []
         self.threads = True
         """Whether loops may be shared out to threads: not inside of one that is, nor at every step of a short one."""
         self.function: Any = None
@@ -212,6 +220,17 @@ class Emitter:
                 total = total + term
             self._values[dim] = self._analyzer.simplify(total)
         return self._values[dim]
+
+    def dimension(self, extent: Any) -> Dim:
+        """The dimension that an expression of the function's stands for: the inverse of `value`."""
+        if isinstance(extent, int):
+            return extent
+        if isinstance(extent, tirx.IntImm):
+            return int(extent)
+        if isinstance(extent, tirx.Var):
+            return symbol(next(name for name, variable in self._variables.items() if variable.same_as(extent)))
+        found: Dim = _ARITHMETIC[type(extent)](self.dimension(extent.a), self.dimension(extent.b))
+        return found
 
     def attributes(self, step: Step) -> dict[str, Any]:
         """The attributes of a step, as its `compute` takes them."""

@@ -188,7 +188,8 @@ class _Lowering:
         )
         opening = None
         if self.at:
-            places, opening = opened(program, graph, self.at)
+            scratch = [type for call in calls for type in self._kernel(call.kernel).scratch]
+            places, opening = opened(program, graph, self.at, scratch)
         else:
             program, places = self._planned(program)
         kernels = {call.kernel: self._kernel(call.kernel) for call in program.calls}

@@ -18,11 +18,11 @@ from specc.backends.tvm.program import Program, Storage
 from specc.diagnostics import Label, SpeccError, error
 from specc.ir.body import symbols_of
 from specc.ir.congruence import named
-from specc.ir.dims import Dim, FloorDiv
+from specc.ir.dims import Dim, FloorDiv, floordiv, product
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node
 from specc.ir.placement import aligned
-from specc.ir.types import TensorType
+from specc.ir.types import TensorType, block_of
 from specc.targets import Target
 
 MOST_ELEMENTS = 2**31 - 1
@@ -56,7 +56,7 @@ class Opening:
 
 def check(graph: Graph, target: Target, at: Mapping[str, int]) -> None:
     """Raises S0807 where the graph's dimensions in `at` cannot stay open on `target`."""
-    if not target.vectors or target.gpu or target.architecture == "wasm32":
+    if target.gpu:
         name = next(iter(at))
         inputs = [node for node in map(graph.node, graph.order()) if node.op == "input" and name in _open(node)]
         raise error(
@@ -90,10 +90,13 @@ def _refusal(graph: Graph, node: Node):  # type: ignore[no-untyped-def]
     return error("S0807", f"`{node.op}`{where} of `{graph.name}` takes fixed dimensions alone", *labels).diagnostics[0]
 
 
-def opened(program: Program, graph: Graph, at: Mapping[str, int]) -> tuple[Plan, Opening]:
+def opened(
+    program: Program, graph: Graph, at: Mapping[str, int], scratch: Iterable[TensorType] = ()
+) -> tuple[Plan, Opening]:
     """The plan of a program with open dimensions, and what is computed when it runs.
 
-    A place in the arena has the number of its lane; the plan's lengths are those at the sample.
+    A place in the arena has the number of its lane; the plan's lengths are those at the sample. `scratch` are the
+    tensors that kernels have beside those of the program.
     """
     here = fixed(program, at)
     places, copies = outside(here)
@@ -111,7 +114,8 @@ def opened(program: Program, graph: Graph, at: Mapping[str, int]) -> tuple[Plan,
     length = sum(aligned(max(slots[slot].size for slot in lane)) for lane in lanes)
     held = [tuple(dict.fromkeys(_type(program, s) for slot in lane for s in members[slot])) for lane in lanes]
     nodes = [graph.node(identity) for identity in graph.order()]
-    types = tuple(dict.fromkeys(type for node in nodes for type in node.types if type.symbols()))
+    everything = (*(type for node in nodes for type in node.types), *scratch)
+    types = tuple(dict.fromkeys(type for type in everything if type.symbols()))
     positive = dict.fromkeys(dim for type in types for dim in type.shape if not isinstance(dim, int))
     for identity, node in zip(graph.order(), nodes):
         if node.op == "slice":
@@ -176,8 +180,11 @@ def _bound(dim: Dim, most: int) -> int:
 # ---- in C ------------------------------------------------------------------------------------------------------------
 
 
-def tables(number: int, program: Program, opening: Opening) -> Iterable[str]:
-    """What `c/driver.c` asks of the size of a number, as functions of the values `d` of its open dimensions."""
+def tables(number: int, program: Program, opening: Opening, scratch: Iterable[Dim] | None = None) -> Iterable[str]:
+    """What `c/driver.c` asks of the size of a number, as functions of the values `d` of its open dimensions.
+
+    Kernels in C may have to do with a run of memory that does not grow: `scratch` are the bytes that each asks for.
+    """
     place = {name: i for i, name in enumerate(opening.at)}
     outer = (*program.inputs, *program.outputs)
     extents = [dim for type in outer for dim in type.shape]
@@ -198,6 +205,13 @@ def tables(number: int, program: Program, opening: Opening) -> Iterable[str]:
             yield f"  lengthen(&lanes[{lane}], {count} * {DTYPES[type.dtype]});"
     yield "  (void)d, (void)lanes;"
     yield "}"
+    if scratch is not None:
+        yield f"static uint64_t scratch{number}(const int64_t *d) {{"
+        yield "  uint64_t most = 0;"
+        yield from (f"  lengthen(&most, {written(bytes, place)});" for bytes in dict.fromkeys(scratch) if bytes != 0)
+        yield "  (void)d;"
+        yield "  return most;"
+        yield "}"
     where = ", ".join(f"{{INPUT, {i}, {axis}}}" for i, axis in opening.where)
     yield f"static const operand where{number}[] = {{{where}}};"
     yield f"static const int64_t first{number}[] = {{{', '.join(map(str, opening.at.values()))}}};"
@@ -205,14 +219,19 @@ def tables(number: int, program: Program, opening: Opening) -> Iterable[str]:
     yield f"static const int32_t items{number}[] = {{{items}}};"
     yield f"static const opening opening{number} = {{"
     yield f"    {len(opening.at)}, {len(opening.lanes)}, {opening.most}, where{number}, first{number}, items{number},"
-    yield f"    holds{number}, extents{number}, lanes{number}}};"
+    yield f"    holds{number}, extents{number}, lanes{number}{'' if scratch is None else f', scratch{number}'}}};"
+
+
+def room(types: Iterable[TensorType]) -> Dim:
+    """The bytes of several tensors, each of which begins at a multiple of 64."""
+    total: Dim = 0
+    for type in types:
+        total = total + floordiv(type.elements * DTYPES[type.dtype] + 63, 64) * 64
+    return total
 
 
 def _stored(type: TensorType) -> Dim:
     """The elements of a tensor as it is stored."""
-    from specc.ir.dims import floordiv, product
-    from specc.ir.types import block_of
-
     block = block_of(type.layout)
     if not block:
         return type.elements

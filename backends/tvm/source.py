@@ -12,13 +12,14 @@ from typing import Any
 
 import tvm
 
-from specc.backends.tvm.driver import SOURCES, header
+from specc.backends.tvm.driver import SOURCES, header, scratch_bytes
 from specc.backends.tvm.expression import LITERAL
 from specc.backends.tvm.lowering import Lowered
 from specc.backends.tvm.translation import translate
 from specc.targets import Target
 
 _FUNCTION = re.compile(r"^TVM_DLL int32_t __tvm_ffi_(\w+)\([^\n]*\) \{\n(.*?)^\}$", re.MULTILINE | re.DOTALL)
+_EXTENT = re.compile(r"^  int32_t (\w+) = \(\(int32_t\)\(\(\(TVMFFIAny\*\)args\)\[(\d+)\]\.v_int64\)\);$")
 _NUMBER = re.compile(r"^  int32_t (\w+)_type_index = \(\(\(TVMFFIAny\*\)args\)\[(\d+)\]", re.MULTILINE)
 _TENSOR = re.compile(r"^  (\w+)\* (\w+) = .*\(\(DLTensor\*\)(\w+)_handle\)\[0\]\.data.*$")
 _LITERAL = re.compile(rf"\b{LITERAL}([^()]*)\(\)")
@@ -28,17 +29,22 @@ _USE = """\
 /* {name}, as C: `cc -std=c11 -O3 -c network.c`, with the interface in specc.h.
 
    -DSPECC_EMBED='"weights.bin"'   makes the weights a part of the program: specc_open(NULL, 0, &model)
-   -DSPECC_STATIC                  static arrays in place of malloc: {static} bytes */
+   -DSPECC_STATIC                  a static array in place of malloc: {static} bytes{open} */
 #define SPECC_SOURCE
 """
 _BARE = """\
 /* {name}, as C for a {target}: `cc -std=c11 -O3 -c network.c`, with the interface in specc.h. Tensors lie in
-   static arrays of {static} bytes; nothing is allocated.
+   a static array of {static} bytes; nothing is allocated.
 
-   -DSPECC_EMBED='"weights.bin"'   makes the weights a part of the program: specc_open(NULL, 0, &model) */
+   -DSPECC_EMBED='"weights.bin"'   makes the weights a part of the program: specc_open(NULL, 0, &model){open} */
 #define SPECC_SOURCE
 #define SPECC_STATIC
 """
+
+_OPEN = """
+   -DSPECC_ARENA_BYTES=N           makes that array of N bytes. The others are for {size}; with fewer than a size
+                                   takes, specc_set_shapes() returns SPECC_NO_MEMORY, and arena_bytes of
+                                   specc_get_size() says what the present one takes"""
 
 _RUNTIME = """
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
@@ -55,12 +61,16 @@ def source(lowered: Lowered, target: Target) -> bytes:
     """The file: `c/driver.c` with the network's tables in it, and the kernels behind."""
     kernels = {name: kernel.function for name, kernel in lowered.kernels.items()}
     printed = _printed(kernels)
-    scratch = max((sum(map(_aligned, _SCRATCH.findall(text))) for text in printed.values()), default=0)
+    scratch = {name: sum(map(_aligned, _SCRATCH.findall(text))) for name, text in printed.items()}
     tables = header(lowered, target, "{}", scratch)
     driver = (SOURCES / "driver.c").read_text(encoding="utf-8").replace('#include "network.h"\n', tables)
     driver = driver.replace("#include <stdlib.h>\n", "#include <math.h>\n#include <stdbool.h>\n#include <stdlib.h>\n")
-    static, name = lowered.arena + scratch, lowered.sizes[0].program.name
-    use = (_BARE if target.bare else _USE).format(name=name, target=target.name, static=static)
+    static, name = lowered.arena + scratch_bytes(lowered, scratch), lowered.sizes[0].program.name
+    sampled = [one.opening.at for one in lowered.sizes if one.opening]
+    size = " and ".join(",".join(f"{name}={extent}" for name, extent in at.items()) for at in sampled)
+    use = (_BARE if target.bare else _USE).format(
+        name=name, target=target.name, static=static, open=_OPEN.format(size=size) if sampled else ""
+    )
     return "".join([use, driver, _RUNTIME, *printed.values()]).encode()
 
 
@@ -87,12 +97,14 @@ def _function(name: str, body: str) -> str:
     lines = body.splitlines()
     taken = [number for number, line in enumerate(lines) if "DLTensor*" in line or "TVMFFIAny*" in line]
     tensors = [match.groups() for line in lines if (match := _TENSOR.match(line))]
+    extents = [match.groups() for line in lines if (match := _EXTENT.match(line))]
     rest = lines[max(taken, default=-1) + 1 :]
     return "\n".join(
         [
             f"\nstatic int {name}(void *self, const argument *arguments, int32_t count, argument *result) {{",
             "  (void)self, (void)count, (void)result;",
             *(["  const int32_t dev_id = 0;"] if any("dev_id" in line for line in rest) else []),
+            *(f"  const int32_t {extent} = (int32_t)arguments[{number}].integer;" for extent, number in extents),
             *(f"  {kind} *{buffer} = DATA({numbers[handle]});" for kind, buffer, handle in tensors),
             *rest,
             "}\n",

@@ -19,13 +19,13 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SOURCE = EXAMPLES / "deploy" / "microcontroller" / "main.c"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, built by the commands in its comment."""
+@pytest.fixture(scope="module", params=[[], ["--shapes", "h=any,w=any"]], ids=["fixed", "open"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, built by the commands in its comment; it runs the sample where dimensions are open."""
     folder = tmp_path_factory.mktemp("microcontroller")
     goal = folder / "digits"
-    words = ["compile", str(EXAMPLES / "digits.specc"), "--emit", "c", "--target", "cortex-m7", "-o", str(goal)]
-    assert execute(words) == 0
+    words = ["compile", str(EXAMPLES / "digits.specc"), "--emit", "c", "--target", "cortex-m7", *request.param]
+    assert execute([*words, "-o", str(goal)]) == 0
     comment = SOURCE.read_text(encoding="utf-8").partition("*/")[0]
     _, copy, enter, build, _ = (line.strip() for line in comment.splitlines() if line.startswith("       "))
     script = " && ".join([copy.replace("examples/deploy", str(EXAMPLES / "deploy")), enter, f"{build} -Werror -Wall"])

@@ -5,7 +5,7 @@
    them; what they want of it (threads, scratch memory) is below.
 
    Where the kernels are C as well (SPECC_SOURCE), all of it is one file, without threads. With -DSPECC_STATIC it takes
-   no memory from malloc: one model, whose tensors lie in static arrays, and callers give arrays that are aligned. */
+   no memory from malloc: one model, whose tensors lie in a static array, and callers give arrays that are aligned. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +71,9 @@ typedef struct {
   int (*holds)(const int64_t *d);                      /* whether every tensor is there, and none is too large */
   void (*extents)(const int64_t *d, int64_t *extents); /* of all inputs, then of all outputs */
   void (*bytes)(const int64_t *d, uint64_t *lanes);
+#ifdef SPECC_SOURCE
+  uint64_t (*scratch)(const int64_t *d); /* what a kernel asks for at most */
+#endif
 } opening;
 
 typedef struct { /* what is run at one size */
@@ -94,7 +97,12 @@ static inline void lengthen(uint64_t *lane, int64_t bytes) {
 
 /* ---- what kernels want of a runtime ------------------------------------------------------------------------------ */
 
-#ifndef SPECC_STATIC
+#ifdef SPECC_STATIC
+#ifndef SPECC_ARENA_BYTES
+#define SPECC_ARENA_BYTES (ARENA_BYTES + SCRATCH_BYTES)
+#endif
+_Static_assert((SPECC_ARENA_BYTES) >= ARENA_BYTES + SCRATCH_BYTES, "SPECC_ARENA_BYTES is too small for the network");
+#else
 static void *aligned_memory(uint64_t bytes) {
   void *memory = 0;
   return posix_memalign(&memory, 64, bytes ? bytes : 1) ? 0 : memory;
@@ -104,22 +112,21 @@ static void *aligned_memory(uint64_t bytes) {
 #if defined SPECC_SOURCE && !SCRATCH_BYTES
 /* The kernels want none. */
 #elif defined SPECC_STATIC
-/* Kernels take scratch memory and give it back in turns: a stack. */
-static _Alignas(64) char scratch_memory[SCRATCH_BYTES];
-static uint64_t scratch_used;
+/* Kernels take scratch memory and give it back in turns: a stack, in the arena behind the tensors. */
+static char *scratch_next, *scratch_end;
 
 static void *scratch(int device, int number, uint64_t bytes, int code, int bits) {
   (void)device, (void)number, (void)code, (void)bits;
-  char *memory = scratch_memory + scratch_used;
+  char *memory = scratch_next;
   bytes = (bytes + 63) / 64 * 64;
-  if (bytes > SCRATCH_BYTES - scratch_used) return 0;
-  scratch_used += bytes;
+  if (bytes > (uint64_t)(scratch_end - scratch_next)) return 0;
+  scratch_next += bytes;
   return memory;
 }
 
 static int free_scratch(int device, int number, void *memory) {
   (void)device, (void)number;
-  scratch_used = (uint64_t)((char *)memory - scratch_memory);
+  scratch_next = memory;
   return 0;
 }
 #elif defined SPECC_SOURCE
@@ -234,6 +241,9 @@ struct specc_model {
   const char *weights;
   char *arena;
   int threads, size;
+#ifdef SPECC_STATIC
+  uint64_t used; /* the bytes of the tensors in the arena; behind them is what kernels ask for */
+#endif
 #ifndef SPECC_SOURCE
   workspace *workspaces; /* one for each thread */
 #endif
@@ -268,15 +278,19 @@ static int values_of(const opening *one, const int64_t *const *shapes, int64_t *
   return 1;
 }
 
-/* Makes the model ready to run at size `number` with its values: the shapes that it has then, and an arena. */
-static int fit(specc_model *model, int number) {
+/* Makes the model ready to run at size `number` with these values: the shapes that it has then, and an arena. Where
+   there is no memory for it, the model stays as it was. */
+static int fit(specc_model *model, int number, const int64_t *values) {
   const opening *one = programs[number].opening;
-  uint64_t bytes[OPEN_LANES + 1], end = 0;
-  one->bytes(model->values, bytes);
-  for (int i = 0; i < one->lanes; i++) {
-    model->lanes[i] = end;
-    end += (bytes[i] + 63) / 64 * 64;
-  }
+  uint64_t bytes[OPEN_LANES + 1], end = 0, begin = 0;
+  one->bytes(values, bytes);
+  for (int i = 0; i < one->lanes; i++) end += bytes[i] = (bytes[i] + 63) / 64 * 64;
+#ifdef SPECC_STATIC
+  uint64_t used = end;
+  end += one->scratch(values);
+  if (end > model->room) return SPECC_NO_MEMORY;
+  model->used = used;
+#else
   if (end > model->room) {
     char *arena = aligned_memory(end);
     if (!arena) return SPECC_NO_MEMORY;
@@ -284,6 +298,9 @@ static int fit(specc_model *model, int number) {
     model->arena = arena;
     model->room = end;
   }
+#endif
+  for (int i = 0; i < one->lanes; begin += bytes[i++]) model->lanes[i] = begin;
+  for (int i = 0; i < one->dimensions; i++) model->values[i] = values[i];
   one->extents(model->values, model->extents);
   const int64_t *extent = model->extents;
   for (int i = 0; i < INPUTS + OUTPUTS; i++) {
@@ -331,7 +348,7 @@ EXPORT int specc_open(const void *weights, uint64_t bytes, specc_model **model) 
     return SPECC_BAD_WEIGHTS;
 #ifdef SPECC_STATIC
   static specc_model one;
-  static _Alignas(64) char arena[ARENA_BYTES + 1];
+  static _Alignas(64) char arena[(SPECC_ARENA_BYTES) + 1];
   specc_model *made = &one;
   if (one.arena) return SPECC_NO_MEMORY; /* it is open */
 #else
@@ -343,17 +360,21 @@ EXPORT int specc_open(const void *weights, uint64_t bytes, specc_model **model) 
   }
 #endif
   *made = (specc_model){.weights = weights, .arena = arena};
+#ifdef SPECC_STATIC
+  made->used = sizes[0].arena_bytes;
+#endif
   int problem = specc_set_threads(made, 1);
   if (problem) {
     specc_close(made);
     return problem;
   }
 #ifdef OPEN_DIMENSIONS
+#ifdef SPECC_STATIC
+  made->room = SPECC_ARENA_BYTES;
+#else
   made->room = network.arena_bytes;
-  if (programs[0].opening) { /* the sample's values, for which the arena is large enough */
-    memcpy(made->values, programs[0].opening->first, (size_t)programs[0].opening->dimensions * sizeof(int64_t));
-    fit(made, 0);
-  }
+#endif
+  if (programs[0].opening) fit(made, 0, programs[0].opening->first); /* the sample's: the arena is large enough */
 #endif
   *model = made;
   return SPECC_OK;
@@ -398,6 +419,9 @@ EXPORT int specc_set_shapes(specc_model *model, const int64_t *const *shapes) {
   for (int i = 0; i < SIZES; i++) {
     if (takes(&sizes[i], shapes)) {
       model->size = i;
+#ifdef SPECC_STATIC
+      model->used = sizes[i].arena_bytes;
+#endif
 #ifdef OPEN_DIMENSIONS
       model->lanes[0] = 0;
 #endif
@@ -412,10 +436,7 @@ EXPORT int specc_set_shapes(specc_model *model, const int64_t *const *shapes) {
     if (fits) programs[i].opening->extents(values, extents);
     for (int j = 0; j < INPUTS && fits; j++)
       for (int axis = 0; axis < sizes[i].inputs[j].rank; axis++) fits &= *extent++ == shapes[j][axis];
-    if (fits && programs[i].opening->holds(values)) {
-      memcpy(model->values, values, sizeof values);
-      return fit(model, i);
-    }
+    if (fits && programs[i].opening->holds(values)) return fit(model, i, values);
   }
 #endif
   return SPECC_BAD_SHAPE;
@@ -509,6 +530,10 @@ static int run_calls(const specc_model *model, const interface_memory *memory, d
     arguments[i].pointer = &tensors[i];
   }
   const program *run = &programs[model->size];
+#if defined SPECC_STATIC && SCRATCH_BYTES
+  scratch_next = model->arena + model->used;
+  scratch_end = model->arena + (SPECC_ARENA_BYTES);
+#endif
   double before = seconds ? now() : 0;
   for (int i = 0; i < sizes[model->size].call_count; i++) {
     const call *one = &run->calls[i];

@@ -80,7 +80,8 @@ void specc_close(specc_model *model);
 int specc_set_threads(specc_model *model, int32_t threads);
 
 /* Chooses the size for inputs of these shapes, each of as many extents as the input has: specc_run computes at it from
-   now on. Sizes without open dimensions go first. Memory is allocated only where open dimensions need more than ever. */
+   now on. Sizes without open dimensions go first. Memory is allocated only where open dimensions need more than ever;
+   where there is none (SPECC_NO_MEMORY), the model computes at the size that it had. */
 int specc_set_shapes(specc_model *model, const int64_t *const *shapes);
 
 /* The size at which specc_run computes. One with open dimensions stands there until the next specc_set_shapes. */

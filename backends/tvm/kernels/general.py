@@ -150,7 +150,11 @@ class General:
 
     def allocate(self, type: TensorType) -> Tensor:
         """Memory for a value of the kernel's own."""
-        return Tensor(T.alloc_buffer(type.physical, stored(type.dtype)), type, self.emitter.simplify)
+        emitter = self.emitter
+        known = replace(type, shape=tuple(map(emitter.dimension, type.concrete)))
+        if known.symbols():
+            emitter.scratch.append(known)
+        return Tensor(T.alloc_buffer(type.physical, stored(type.dtype)), type, emitter.simplify)
 
     def stage(self, shape: tuple[int, ...], element: Callable[..., Scalar]) -> Callable[..., Scalar]:
         number = self.stages

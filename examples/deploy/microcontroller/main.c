@@ -71,13 +71,14 @@ static void say_number(int number) {
 int main(void) {
   static float image[ROOM], scores[ROOM];
   const specc_interface *about = specc_describe();
-  const uint64_t taken = about->sizes[0].inputs[0].bytes, given = about->sizes[0].outputs[0].bytes;
+  specc_model *model;
+  check(specc_open(NULL, 0, &model));
+  const specc_size *size = specc_get_size(model);
+  const uint64_t taken = size->inputs[0].bytes, given = size->outputs[0].bytes;
   if (about->input_count != 1 || about->output_count != 1 || taken > sizeof image || given > sizeof scores) {
     say("this program has room for one image and its scores\n");
     return 1;
   }
-  specc_model *model;
-  check(specc_open(NULL, 0, &model));
   if (read_image(image, taken)) {
     say("sample/image.bin cannot be read\n");
     return 1;

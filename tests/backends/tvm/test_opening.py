@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from kernel_programs import NATIVE
 from specc import driver, ops
 from specc.backends.torch import evaluate, freeze
 from specc.backends.tvm import build, join, lower
+from specc.backends.tvm.driver import SOURCES
 from specc.backends.tvm.opening import MOST_ELEMENTS, Opening, _most, written
 from specc.diagnostics import SpeccError
 from specc.grammar import loads
@@ -24,6 +27,7 @@ from specc.model import Model
 from specc.targets import find
 from specc.weights import random_inputs, random_weights
 
+C = find("c")
 OPEN = [name for name, record in ops.OPERATORS.items() if "open" in record.traits]
 N, L = symbol("n"), symbol("l")
 
@@ -65,6 +69,15 @@ def compiled(graph: Graph, weights: Mapping[str, Any], at: Mapping[str, int]) ->
     return Model(build(lowered, NATIVE), lowered.weights)
 
 
+def compiled_as_c(graph: Graph, weights: Mapping[str, Any], at: Mapping[str, int], folder: Path, *flags: str) -> Model:
+    """Of C that gcc finds nothing to say of; `flags` are for it."""
+    lowered = join([lower(graph, C, freeze(graph, weights), at=at)])
+    (folder / "network.c").write_bytes(build(lowered, C))
+    command = ["gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}", *flags, "-fPIC", "-shared"]
+    subprocess.run([*command, "-o", "network.so", "network.c", "-lm"], cwd=folder, check=True)
+    return Model((folder / "network.so").read_bytes(), lowered.weights)
+
+
 def agree(model: Model, graph: Graph, weights: Mapping[str, Any], values: Mapping[str, int]) -> None:
     here = specialize(graph, values)
     inputs = random_inputs(here)
@@ -77,9 +90,9 @@ def agree(model: Model, graph: Graph, weights: Mapping[str, Any], values: Mappin
         assert np.abs(found - wanted).max() <= 2e-5 * max(1.0, np.abs(wanted).max()), f"{values}"
 
 
-@pytest.mark.parametrize("name", [name for name in OPEN if name != "arange"])
-def test_every_operator(name: str) -> None:
-    rng, tried = random.Random(name), 0
+def examples(name: str, count: int) -> Iterator[tuple[Graph, list[dict[str, int]]]]:
+    """Calls of an operator with the dimension n, and some values that it can have, `count` of them with several."""
+    rng = random.Random(name)
     for _ in range(40):
         found = example(name, rng)
         if found is None:
@@ -92,13 +105,28 @@ def test_every_operator(name: str) -> None:
             except SpeccError:
                 continue
             values.append({"n": value})
+        yield graph, values
+        count -= len(values) > 1
+        if not count:
+            return
+    raise AssertionError(f"{count} more calls of {name} with an open dimension are wanted")
+
+
+@pytest.mark.parametrize("name", [name for name in OPEN if name != "arange"])
+def test_every_operator(name: str) -> None:
+    for graph, values in examples(name, 2):
         model = compiled(graph, {}, values[0])
         for value in values:
             agree(model, graph, {}, value)
-        tried += len(values) > 1
-        if tried == 2:
-            return
-    raise AssertionError(f"{tried} calls of {name} with an open dimension were found")
+
+
+@pytest.mark.parametrize("name", [name for name in OPEN if name != "arange"])
+def test_every_operator_as_c(name: str, tmp_path: Path) -> None:
+    """Without an allocator, in an array that is large enough for all values: what kernels ask for is counted."""
+    for graph, values in examples(name, 1):
+        model = compiled_as_c(graph, {}, values[0], tmp_path, "-O0", "-DSPECC_STATIC", "-DSPECC_ARENA_BYTES=1<<24")
+        for value in values:
+            agree(model, graph, {}, value)
 
 
 TRANSFORMER = """specc 1
@@ -131,14 +159,17 @@ network Pictures(image: [n, 3, h, w]) -> [n, 5]:
 """
 
 
-@pytest.mark.parametrize("level", [0, 1, 2])
-@pytest.mark.parametrize(
+NETWORKS = pytest.mark.parametrize(
     ("text", "sizes"),
     [
         (TRANSFORMER, [{"n": 2, "l": 2}, {"n": 1, "l": 1}, {"n": 3, "l": 24}, {"n": 2, "l": 2}, {"n": 9, "l": 7}]),
         (CONVOLUTIONS, [{"n": 2, "h": 9, "w": 5}, {"n": 1, "h": 33, "w": 40}, {"n": 4, "h": 7, "w": 5}]),
     ],
 )
+
+
+@NETWORKS
+@pytest.mark.parametrize("level", [0, 1, 2])
 def test_networks(text: str, sizes: list[dict[str, int]], level: int) -> None:
     """In an order in which the arena grows and is too large again."""
     graph = loads(text)
@@ -149,6 +180,51 @@ def test_networks(text: str, sizes: list[dict[str, int]], level: int) -> None:
     model = compiled(optimized, weights, dict.fromkeys(graph.symbols(), 8))
     for values in sizes:
         agree(model, graph, weights, values)
+
+
+@NETWORKS
+@pytest.mark.parametrize("flags", [[], ["-DSPECC_STATIC", "-DSPECC_ARENA_BYTES=(1 << 22)"]])
+def test_networks_as_c(text: str, sizes: list[dict[str, int]], flags: list[str], tmp_path: Path) -> None:
+    """With tensors in memory that malloc gives, and in an array."""
+    graph = loads(text)
+    weights = random_weights(graph)
+    optimized = graph
+    for each in driver._passes_for_open(2, C):
+        optimized = each(optimized)
+    model = compiled_as_c(optimized, weights, dict.fromkeys(graph.symbols(), 8), tmp_path, "-O1", *flags)
+    for values in sizes:
+        agree(model, graph, weights, values)
+        wrong = [(0, *shape[1:]) for shape in model._size.shapes]
+        with pytest.raises(SpeccError, match=r"S0911.*not compiled for inputs of these shapes"):
+            model.at(wrong)
+
+
+def test_an_array_that_is_too_small(tmp_path: Path) -> None:
+    """What a size takes is said beforehand, to the byte; where that is not there, the model stays as it was."""
+    graph = loads(TRANSFORMER)
+    weights = random_weights(graph)
+
+    def model(*flags: str) -> Model:
+        return compiled_as_c(graph, weights, {"n": 2, "l": 2}, tmp_path, "-O0", "-DSPECC_STATIC", *flags)
+
+    whole = model("-DSPECC_ARENA_BYTES=(1 << 22)")
+    taken = {values: whole.at([values]).arena_bytes for values in ((2, 2), (3, 7), (3, 8))}
+    del whole
+    exact = model(f"-DSPECC_ARENA_BYTES={taken[3, 7]}")
+    for values in ({"n": 3, "l": 7}, {"n": 1, "l": 1}):
+        agree(exact, graph, weights, values)
+        with pytest.raises(SpeccError, match=r"S0907.*there is not enough memory"):
+            exact.at([(3, 8)])
+        assert exact._now().shapes == [tuple(values.values())]
+        agree(exact, graph, weights, values)
+    del exact
+    least = model()
+    assert least.at([(2, 2)]).arena_bytes == taken[2, 2]
+    with pytest.raises(SpeccError, match="S0907"):
+        least.at([(3, 2)])
+    del least
+    with pytest.raises(subprocess.CalledProcessError):
+        model(f"-DSPECC_ARENA_BYTES={taken[2, 2] - 1}")
 
 
 def test_what_cannot_be_is_refused_when_it_is_run() -> None:
@@ -166,10 +242,9 @@ def test_what_cannot_be_is_refused_when_it_is_run() -> None:
     model.run([np.zeros((1, 3, 5, 5), "float32")])
 
 
-@pytest.mark.parametrize("target", ["c", "wasm32", "cortex-m7", "cuda:sm_90"])
-def test_targets_whose_kernels_have_fixed_dimensions(target: str) -> None:
+def test_targets_whose_kernels_have_fixed_dimensions() -> None:
     with pytest.raises(SpeccError, match=r"S0807.*`n` cannot stay open for"):
-        lower(loads(CONVOLUTIONS), find(target), {}, at={"n": 2, "h": 8, "w": 8})
+        lower(loads(CONVOLUTIONS), find("cuda:sm_90"), {}, at={"n": 2, "h": 8, "w": 8})
 
 
 def test_no_step_of_the_arithmetic_overflows() -> None:
