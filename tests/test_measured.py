@@ -94,6 +94,17 @@ def test_rows_of_other_networks_stay_where_the_options_are_the_same(folder: Path
         assert list(results.rows_kept(options, known, ("seconds",))) == kept
 
 
+@pytest.mark.parametrize("section", [name for name, section in pages.SECTIONS.items() if section.MEASURED])
+def test_a_network_that_is_not_measured_is_refused(section: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    pages.SECTIONS[section].arguments(parser)
+    assert parser.parse_args([]).networks == []
+    assert parser.parse_args(["resnet50", "repvit_m1_1"]).networks == ["resnet50", "repvit_m1_1"]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["resnet50", "swin_tiny"])
+    assert "there is no swin_tiny; there are" in capsys.readouterr().err
+
+
 def test_the_pages_are_those_of_the_results() -> None:
     for path, text in pages.pages().items():
         assert path.read_text(encoding="utf-8") == text, f"python docs/measure.py page writes {path.name}"

@@ -20,7 +20,7 @@ import numpy as np
 from measuring.aims import Aim
 from measuring.latency import threads_of
 from measuring.machine import Machine
-from measuring.results import NETWORKS, ROOT, positive, rows_kept, say, specc, table
+from measuring.results import NETWORKS, ROOT, positive, rows_kept, say, specc, table, take_networks
 
 TITLE = "Start and memory of a process"
 AIM = Aim()
@@ -69,7 +69,7 @@ CONTENDERS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this section."""
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="these alone", default=[])
+    take_networks(parser, MEASURED)
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--rounds", type=positive, default=15)
 

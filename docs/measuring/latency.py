@@ -15,7 +15,7 @@ from typing import Any
 
 from measuring.aims import Aim
 from measuring.machine import Machine
-from measuring.results import NETWORKS, compile_fresh, rows_kept, say, specc, table
+from measuring.results import NETWORKS, compile_fresh, rows_kept, say, specc, table, take_networks
 from specc.bench import OWN
 
 TITLE = "Latency"
@@ -40,7 +40,7 @@ KEPT = ("seconds", "threads", "against")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this section."""
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="these alone", default=[])
+    take_networks(parser, MEASURED)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each contender")
     parser.add_argument("--patience", type=float, default=6.0, help="times as long, until threads had their own cores")
     parser.add_argument("--threads", default="1,2")

@@ -14,7 +14,7 @@ from typing import Any
 from measuring.aims import Aim
 from measuring.latency import geometric_mean, threads_of
 from measuring.machine import Machine
-from measuring.results import NETWORKS, positive, rows_kept, say, specc, table
+from measuring.results import NETWORKS, positive, rows_kept, say, specc, table, take_networks
 
 TITLE = "Memory of a run"
 MEASURED = NETWORKS
@@ -23,7 +23,7 @@ AIM = Aim(greatest=1.0)
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this section."""
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="these alone", default=[])
+    take_networks(parser, MEASURED)
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--against", default="onnxruntime,openvino")
 

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def positive(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{word} is less than 1")
     return number
+
+
+def take_networks(parser: argparse.ArgumentParser, known: Collection[str]) -> None:
+    """The argument `networks` of a section that measures the `known` ones: their names, or none for all of them."""
+
+    def name(word: str) -> str:
+        if word not in known:
+            raise argparse.ArgumentTypeError(f"there is no {word}; there are {', '.join(known)}")
+        return word
+
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="these alone", default=[], type=name)
 
 
 def machines() -> list[Machine]:
