@@ -12,7 +12,7 @@ import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,7 +114,8 @@ def _silence() -> Iterator[None]:
 def _inference(module: torch.nn.Module) -> Iterator[None]:
     """The module as it is at inference; every part of it trains again afterwards if it did before."""
     training = [part for part in module.modules() if part.training]
-    module.eval()
+    with suppress(NotImplementedError):  # what `torch.export` has made a module of is as it was exported
+        module.eval()
     try:
         yield
     finally:

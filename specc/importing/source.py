@@ -3,6 +3,7 @@
     torchvision.models:resnet18                     called without arguments
     timm:create_model("repvit_m1_1", num_classes=10)    called with these: literals of Python, nothing is evaluated
     mynet:net                                       a module that is there already
+    mynet:load("net.pt2")                           a function of yours that gives what `torch.export` has saved
 
 What is named is imported and called, as Python does it: it is code, and it is trusted as the user's own.
 """
@@ -34,6 +35,8 @@ def module_named(text: str) -> Any:
         if not callable(found):
             raise error("S1101", f"`{text}` is of the type `{type(found).__name__}`, which makes no module")
         found = _called(text, found, args, kwargs)
+    if isinstance(found, torch.export.ExportedProgram):
+        found = found.module()
     if not isinstance(found, torch.nn.Module):
         raise error("S1101", f"`{text}` gives a `{type(found).__name__}` and not an `nn.Module`")
     return found
@@ -61,11 +64,35 @@ def _call(text: str, rest: str) -> tuple[str, list[Any], dict[str, Any]]:
 def _imported(text: str, package: str) -> Any:
     sys.path.insert(0, os.getcwd())  # as `python -m` does: a file of the user's own is found
     try:
+        try:
+            return importlib.import_module(package)
+        except RuntimeError as problem:
+            if str(problem) != f"operator torchvision::{_OF_BOXES[0]} does not exist":
+                raise
+        _name_torchvision_operators()
         return importlib.import_module(package)
     except Exception as problem:  # whatever the user's code raises
         raise _failed(f"`{package}` cannot be imported", problem) from None
     finally:
         sys.path.remove(os.getcwd())
+
+
+_OF_BOXES = ("nms", "qnms")
+_named: list[Any] = []
+
+
+def _name_torchvision_operators() -> None:
+    """Gives operators names in torch that torchvision's machine code would give them.
+
+    That of the usual package is for CUDA and does not load beside a PyTorch for processors, and importing torchvision,
+    or timm, fails then for want of these names. They are of detectors' boxes; no network calls them in its layers.
+    """
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in _OF_BOXES:
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _named.append(library)  # the names are there as long as it is
 
 
 def _called(text: str, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:

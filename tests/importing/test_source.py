@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ class Net(torch.nn.Module):
         return self.bn(self.conv(x)).relu()
 
 ready = Net(2)
+
+def exported(width):
+    return torch.export.export(Net(width).eval(), (torch.zeros(1, 3, 8, 8),))
 """
 
 
@@ -59,6 +63,21 @@ check Net:
     )
     assert execute(["check", "net.specc"]) == 0
     assert execute(["verify", "net.specc", "--weights", "net.safetensors", "-O0"]) == 0
+
+
+def test_a_function_may_give_what_torch_exported(here: Path) -> None:
+    assert execute(["import", "mynet_of_a_test:exported(7)", "--input", "1x3x8x8", "-o", "net.specc"]) == 0
+    text = (here / "net.specc").read_text()
+    assert "network Net(x: [1, 3, 8, 8])" in text and "conv = conv2d(x, 7, k=3, p=0)" in text
+
+
+def test_torchvision_whose_machine_code_is_of_another_pytorch() -> None:
+    """As the first line of docs/importing.md does, in a process where no test has made torchvision importable."""
+    program = (
+        "from specc.importing.source import module_named as n; print(n('torchvision.models:squeezenet1_1').classifier)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Sequential("), done.stderr
 
 
 @pytest.mark.parametrize("shape", ["1x3x0", "1,3,8,8", "x3", ""])
