@@ -12,18 +12,25 @@ moves those of 16 bits. And it is stored so for everyone: others read the same 1
 residual sums read rounded values. Where another one needs the float32 (a result of the network, a concatenation with
 others that are not rounded), both are stored.
 
+The greatest element of a window is one of its elements, and rounding keeps their order: what a `max_pool2d` reads is
+rounded in place of what it gives, which comes to the same, and it reads 16 bits.
+
 A layer stays as it is where it does not compute in float32, and where it reads less than four channels, as the first of
-a network does: its operand is an input, in float32. Small layers stay, too: fusion computes them where they are read.
-The journal has the reason of each.
+a network does: its operand is an input, in float32. Where the machine is faster in 16 bits (`pictures`), a dense
+convolution of so few channels is a layer like any other if its window is large enough. Small layers stay, too: fusion
+computes them where they are read. The journal has the reason of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import prod
 
+from specc.ir.cost import nominal
 from specc.ir.dtypes import HALVES
-from specc.ir.graph import Graph, Value
+from specc.ir.graph import Graph, Node, Value
 from specc.passes import narrow
 from specc.passes.narrow import Narrowing
 from specc.passes.rewrite import Journal
@@ -35,29 +42,44 @@ LEAST_CHANNELS = 4
 """An operand of fewer channels is a picture, mostly: an input of the network, in float32."""
 
 
-def _refusal(graph: Graph, identity: int) -> str | None:
+def _refusal(graph: Graph, identity: int, terms: int | None = None) -> str | None:
     x, weight = graph.operands(identity)[:2]
     kinds = {graph.type(value).dtype for value in (x, weight)}
     if "float32" not in kinds:
         return f"it computes with {' and '.join(sorted(kinds))}"
     if kinds - {"float32", *HALVES}:
         return f"it computes in {' and '.join(sorted(kinds))}"
-    channels = graph.type(x).shape[1] if graph.op(Value(identity)) == "conv2d" else graph.type(x).shape[-1]
+    node = graph.node(identity)
+    channels = graph.type(x).shape[1] if node.op == "conv2d" else graph.type(x).shape[-1]
+    dense = node.op == "conv2d" and node.attrs["groups"] == 1
+    if terms is not None and dense and nominal(prod(graph.type(weight).shape[1:]), graph.defaults) > terms:
+        return None
     return narrow.channels(channels) if channels in range(LEAST_CHANNELS) else None
 
 
 HALVING = Narrowing("layer of float32 => layer of 16 bits", LAYERS, _refusal)
 
 
-def halve(graph: Graph, dtype: str, layers: Collection[int] | None = None, journal: Journal | None = None) -> Graph:
+def pictures(terms: int) -> Narrowing:
+    """`HALVING` where convolutions of fewer than four channels are faster in 16 bits if a sum has more `terms`."""
+    return replace(HALVING, refusal=partial(_refusal, terms=terms))
+
+
+def halve(
+    graph: Graph,
+    dtype: str,
+    layers: Collection[int] | None = None,
+    journal: Journal | None = None,
+    narrowing: Narrowing = HALVING,
+) -> Graph:
     """The graph with the factors of `layers` (all candidates where they are not named) rounded to `dtype`."""
     journal = journal if journal is not None else Journal()
     rewriting = _Halving(graph.copy(), dtype)
-    for identity in HALVING.candidates(graph, journal):
+    for identity in narrowing.candidates(graph, journal):
         if layers is None or identity in layers:
             node = graph.node(identity)
             rewriting.layer(identity)
-            HALVING.note(journal, node)
+            narrowing.note(journal, node)
     rewriting.share()
     rewriting.graph.prune()
     return rewriting.graph
@@ -83,7 +105,7 @@ class _Halving:
         graph, waiting = self.graph, [value]
         while waiting:
             each = waiting[-1]
-            node, moves = graph.node(each.node), _moves(graph, each.node)
+            node, moves = graph.node(each.node), _moves(graph, each.node) or self._picks(each)
             operands = graph.operands(each.node) if moves and self._known(each) is None else ()
             missing = [operand for operand in operands if self._known(operand) is None]
             waiting += reversed(missing)
@@ -95,10 +117,23 @@ class _Halving:
             if moves:
                 halves = [self._known(operand) or operand for operand in operands]
                 made = graph.apply(node.op, halves, dict(node.attrs), node.path, node.span)
-                self.rounded[each] = Value(made.node, each.result)
+                made = Value(made.node, each.result)
+                self.rounded[each] = made if graph.type(made).dtype in HALVES else self._cast(made, node)
             else:
-                self.rounded[each] = graph.apply("cast", [each], {"dtype": self.dtype}, node.path, node.span)
+                self.rounded[each] = self._cast(each, node)
         return self._known(value) or value
+
+    def _cast(self, value: Value, node: Node) -> Value:
+        return self.graph.apply("cast", [value], {"dtype": self.dtype}, node.path, node.span)
+
+    def _picks(self, value: Value) -> bool:
+        """Whether a value has the greatest elements of windows of another one, which nobody else reads."""
+        graph = self.graph
+        if graph.op(value) != "max_pool2d" or value in graph.outputs:
+            return False
+        (operand,) = graph.operands(value.node)
+        others = {Value(user) for user, _ in graph.users(operand)} - {value, self.rounded.get(operand)}
+        return operand not in graph.outputs and not others
 
     def share(self) -> None:
         """Lets everyone read the 16 bits of a value where they exist, if nobody needs more of it."""

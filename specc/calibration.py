@@ -22,6 +22,7 @@ from specc.ir.graph import Graph, Value
 from specc.ir.text import print_graph
 from specc.manifest import TensorSpec
 from specc.passes import halve
+from specc.passes.narrow import Narrowing
 from specc.passes.quantize import QUANTIZING, hands_on, quantize, stands_apart
 from specc.passes.registry import Pass
 from specc.passes.rewrite import Journal
@@ -110,7 +111,9 @@ def prepare(
     asked = (weights, given, BOUND if bound is None else bound, samples is None, told)
     if precision == "int8":
         return Calibrated(*asked)
-    return Halved(*asked, precision=precision, half_sums=machine.half_sums)
+    terms = machine.picture_terms if precision == "bf16" else None
+    narrowing = halve.HALVING if terms is None else halve.pictures(terms)
+    return Halved(*asked, precision=precision, half_sums=machine.half_sums, narrowing=narrowing)
 
 
 # ---- the pass -------------------------------------------------------------------------------------------------------
@@ -146,10 +149,11 @@ class Calibrated(Pass):
     precision: str = "int8"
     half_sums: bool = False
     """As the reference takes it: how the machine adds up products of float16."""
+    narrowing: Narrowing = QUANTIZING
+    """Which layers can be rounded at all, on that machine."""
     name = "quantize"
     summary = "convolutions and matrix products of integers of 8 bits, where samples allow it"
     exact = False
-    narrowing = QUANTIZING
 
     def __str__(self) -> str:
         return f"{self.name}{{bound={self.bound}}}"
@@ -199,15 +203,15 @@ class Halved(Calibrated):
     """`halve` for as many layers as keep every output's error over `samples` within `bound`."""
 
     precision: str = "bf16"
+    narrowing: Narrowing = halve.HALVING
     name = "halve"
     summary = "factors of convolutions and matrix products in 16 bits, where samples allow it"
-    narrowing = halve.HALVING
 
     def measured(self, graph: Graph) -> set[Value]:
         return set()
 
     def rewriting(self, graph: Graph) -> Rewrite:
         def rewrite(graph: Graph, _: Any, layers: Sequence[int], journal: Journal | None = None, /) -> Graph:
-            return halve.halve(graph, PRECISIONS[self.precision], layers, journal)
+            return halve.halve(graph, PRECISIONS[self.precision], layers, journal, self.narrowing)
 
         return rewrite

@@ -37,7 +37,8 @@ class Packing:
     rows                [o, i, ...] -> [o, ... * ceil(i / block) * block], zeros beyond i
 
     Numbers of 16 bits stay such, but for `wide` ones: they are stored as float32. In dot and pairs, the zeros that fill
-    the last block of i stand in front of what it has of `a` where they are `early`, not behind.
+    the last block of i stand in front of what it has of `a` where they are `early`, not behind; and so many
+    neighbouring `taps` of a row of the kernel, a divisor of them, stand beside each other as if they were more of i.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Packing:
     together: int = 1
     wide: bool = False
     early: bool = False
+    taps: int = 1
 
     def shape(self, logical: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the packed array."""
@@ -99,7 +101,12 @@ class Packing:
         return packed.reshape(packed.shape[0], -1, self.block * 4)
 
     def _filled(self, a: NDArray[Any]) -> NDArray[Any]:
-        """With zeros up to a multiple of `inner` on axis 1."""
+        """With zeros up to a multiple of `inner` on axis 1, and `taps` beside each other there."""
+        if self.taps > 1:
+            a = _grown(a, 1, self.inner // self.taps)
+            o, i, rows, columns = a.shape
+            beside = a.reshape(o, i, rows, columns // self.taps, self.taps).transpose(0, 4, 1, 2, 3)
+            return beside.reshape(o, self.taps * i, rows, -1)
         if not self.early:
             return _grown(a, 1, self.inner)
         whole = a.shape[1] // self.inner * self.inner

@@ -17,7 +17,7 @@ from specc.ir.types import TensorType
 from specc.ir.verify import verify
 from specc.passes import narrow
 from specc.passes.fusion import fuse
-from specc.passes.halve import HALVING, halve
+from specc.passes.halve import HALVING, halve, pictures
 from specc.passes.layout import layout
 from specc.passes.rewrite import Journal
 from specc.testing import check_pass, graphs
@@ -176,6 +176,37 @@ def test_what_stays_says_why() -> None:
     again = Journal()
     halve(result, "float16", None, again)
     assert any("computes with float16" in (event.reason or "") for event in again.refused)
+
+
+@pytest.mark.parametrize(("k", "groups", "rounded"), [(7, 1, True), (3, 1, False), (7, 3, False)])
+def test_pictures_where_the_machine_multiplies_them(k: int, groups: int, rounded: bool) -> None:
+    graph = Graph("Stem")
+    x = graph.input("x", TensorType((1, 3, 40, 40)))
+    graph.outputs = [graph.call("conv2d", [x], {"out": 33, "k": k, "groups": groups}, "stem")]
+    journal = Journal()
+    result = halve(graph, "bfloat16", None, journal, pictures(32))
+    (layer,) = (i for i in result.live() if result.node(i).op == "conv2d")
+    assert (result.type(result.operands(layer)[0]).dtype == "bfloat16") == rounded
+    assert len(journal.refused) == (not rounded)
+    assert all("reads 3 channels" in (event.reason or "") for event in journal.refused)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_the_greatest_elements_are_those_of_rounded_ones(read: bool) -> None:
+    """Unless someone else reads them as they are: then the results are rounded."""
+    graph = Graph("Pooled")
+    x = graph.input("x", TensorType((1, 16, 12, 12)))
+    y = graph.apply("relu", [x])
+    pooled = graph.apply("max_pool2d", [y], {"k": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)})
+    graph.outputs = [graph.call("conv2d", [pooled], {"out": 32, "k": 3}), *([y] if read else [])]
+    result = check_pass(BF16, graph, tolerance=0.02)
+    (pool,) = (i for i in result.live() if result.node(i).op == "max_pool2d")
+    assert result.type(result.operands(pool)[0]).dtype == ("float32" if read else "bfloat16")
+    weights, inputs = random_weights(graph), random_inputs(graph)
+    after = graph.copy()
+    after.outputs = [after.apply("cast", [pooled], {"dtype": "bfloat16"})]
+    result.outputs = [Value(result.users(Value(pool))[0][0])]
+    assert np.array_equal(evaluate(result, weights, inputs)[0], evaluate(after, weights, inputs)[0])
 
 
 def test_only_the_layers_that_are_named() -> None:

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
+from math import prod
 from typing import Any
 
 from tvm import tirx
@@ -56,9 +58,44 @@ class Image:
         return BYTES * self.depth // DEPTHS[self.dtype]
 
     @cached_property
+    def together(self) -> int:
+        """Taps of a row of the window that are one step."""
+        return 1
+
+    @cached_property
+    def pitch(self) -> int:
+        """Bytes from what a tap reads for a result to what it reads for the next one."""
+        return self.bytes
+
+    @cached_property
+    def advance(self) -> int:
+        """So many positions are that."""
+        return 1
+
+    @cached_property
     def panels(self) -> int:
         """Positions that hold all channels of a pixel."""
         return -(-self.channels // self.depth)
+
+    @cached_property
+    def taps(self) -> list[tuple[int, int]]:
+        """What the steps of a panel read, in their order: the phase, and the shift of the position."""
+        return [self.tap(*tap) for tap in product(*map(range, self.kernel))]
+
+    @cached_property
+    def terms(self) -> int:
+        """Products of a sum."""
+        return self.channels * prod(self.kernel)
+
+    @cached_property
+    def steps(self) -> int:
+        """Products of tiles that a sum takes."""
+        return self.panels * len(self.taps)
+
+    @cached_property
+    def packed(self) -> int:
+        """Bytes of the packed operand of an image."""
+        return self.panels * self.phases * self.down * self.across * self.pitch
 
     @cached_property
     def remainders(self) -> tuple[list[int], list[int]]:
@@ -126,8 +163,8 @@ class Panels:
             n, panel = emitter.divmod(rest, image.panels)
             rows, columns = image.remainders
             number, other = emitter.divmod(phase, len(columns))
-            row = q * image.stride[0] + _picked(rows, number) - image.padding[0]
-            start = _picked(columns, other) - image.padding[1]
+            row = q * image.stride[0] + picked(rows, number) - image.padding[0]
+            start = picked(columns, other) - image.padding[1]
             place = (n, panel, phase, q * image.across)
             last = (image.down - 1) * image.stride[0] + rows[-1] - image.padding[0]
             if image.padding[0] <= 0 and last < image.height:
@@ -179,7 +216,7 @@ def whole(results: int, tiles: int) -> int:
     return -(-results // size) * size
 
 
-def _picked(numbers: Sequence[int], index: Any) -> Any:
+def picked(numbers: Sequence[int], index: Any) -> Any:
     """The number at an index that may not be known yet."""
     if len(numbers) == 1:
         return numbers[0]

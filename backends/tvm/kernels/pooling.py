@@ -24,6 +24,7 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
 from specc.backends.tvm.kernels.rows import row_taps, share, take_strips
+from specc.ir.dtypes import HALVES
 from specc.ir.types import block_of
 from specc.targets import Target
 
@@ -41,7 +42,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     packings = operand_packings(group, target.lanes, anchor)
     if (
         packings is None
-        or x.dtype not in ("float32", "uint8")
+        or x.dtype not in ("float32", "uint8", *HALVES)
         or block_of(x.layout) != target.lanes
         or not target.vectors
     ):
@@ -55,7 +56,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
 
 def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Target) -> None:
     step = emitter.group.step(anchor)
-    data = emitter.buffers[step.operands[0]]
+    data = emitter.input(step.operands[0])
     _, channels, height, width = emitter.group.type(step.operands[0]).concrete
     batch, _, rows, columns = step.type.concrete
     (kh, kw), (sy, sx), (top, left) = step.attrs["k"], step.attrs["stride"], step.attrs["padding"][:2]
@@ -72,7 +73,7 @@ def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Targe
         with emitter.serial(taps) as r:
             for s, (begin, end) in enumerate(span.taps):
                 for p in range(begin, end):
-                    value = data[n, block, y * sy + low + r - top, (x + p) * sx + s - left, lane]
+                    value = data.at(n, block, y * sy + low + r - top, (x + p) * sx + s - left, lane)
                     joined = tirx.max(acc[p, lane], value) if greatest else acc[p, lane] + value
                     emitter.store(acc, joined, [p, lane])
         if greatest:

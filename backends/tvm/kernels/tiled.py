@@ -26,8 +26,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
-from math import prod
 from typing import Any
 
 from tvm import tirx
@@ -42,6 +40,7 @@ from specc.backends.tvm.kernels.amx import DEPTHS, ROWS
 from specc.backends.tvm.kernels.epilogue import Epilogue, flattens, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon
 from specc.backends.tvm.kernels.panels import Image, Panels, whole
+from specc.backends.tvm.kernels.pixels import FEW, Picture, Pixels
 from specc.backends.tvm.kernels.tiled_plan import Plan, plan_of
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
@@ -69,7 +68,7 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
     plan = plan_of(image, group.type(anchor).concrete[1], target, choices)
     if plan is None:
         return None
-    packings[weight] = Packing(_WEIGHTS[image.dtype][2], target.lanes, image.depth)
+    packings[weight] = Packing(_WEIGHTS[image.dtype][2], target.lanes, image.depth, taps=image.together)
     packings |= {value: Packing("padded", target.lanes) for value in bias}
     return Template(lambda emitter: _Convolution(emitter, anchor, image, plan, target).emit(), packings, once=True)
 
@@ -83,13 +82,16 @@ def _image(group: Group, anchor: int, target: Target) -> Image | None:
     x, w = group.type(data), group.type(weight)
     if x.dtype not in DEPTHS or (step.op, w.dtype) != _WEIGHTS[x.dtype][:2]:
         return None
-    if block_of(x.layout) != target.lanes or not all(group.inputs[v].frozen for v in (weight, *bias)):
+    block = block_of(x.layout)
+    if block not in (0, target.lanes) or not all(group.inputs[v].frozen for v in (weight, *bias)):
         return None
     (n, c, height, width), (rows, columns), kernel = x.concrete, step.type.concrete[2:], w.concrete[2:]
     attrs = step.attrs
-    return Image(
+    if not block and c > FEW:
+        return None
+    return (Image if block else Picture)(
         *(x.dtype, n, c, height, width, rows, columns, (kernel[0], kernel[1])),
-        *(attrs["stride"], attrs["dilation"], attrs["padding"][:2], target.lanes),
+        *(attrs["stride"], attrs["dilation"], attrs["padding"][:2], block),
     )
 
 
@@ -121,7 +123,8 @@ class _Convolution:
         self.size = ROWS * plan.tiles
         self.units = -(-image.results // self.size)
         outside = step.attrs.get("outside", 0)
-        self.panels = Panels(emitter, image, data, self.lanes, whole(image.results, plan.tiles), outside)
+        packing = Pixels if isinstance(image, Picture) else Panels
+        self.panels = packing(emitter, image, data, self.lanes, whole(image.results, plan.tiles), outside)
         self.lines = image.bytes // 4
         """Vectors of weights for an output block and a step."""
         self.sums: Any = None
@@ -159,10 +162,10 @@ class _Convolution:
         """What is written in here can compute units."""
         image = self.image
         self.sums = on_stack((self.size, self.plan.blocks, self.lanes), self.epilogue.dtype)
-        taps = [image.tap(*tap) for tap in product(*map(range, image.kernel))]
-        places = [phase * image.positions(whole(image.results, self.plan.tiles)) + shift for phase, shift in taps]
-        self.places = on_stack((len(taps),), "int32") if len(taps) > 1 else None
-        for tap, place in enumerate(places if len(taps) > 1 else ()):
+        size = image.positions(whole(image.results, self.plan.tiles))
+        places = [phase * size + shift for phase, shift in image.taps]
+        self.places = on_stack((len(places),), "int32") if len(places) > 1 else None
+        for tap, place in enumerate(places if len(places) > 1 else ()):
             T.buffer_store(self.places, tirx.const(place, "int32"), [tap])
         with amx.configured(amx.shapes(self.plan.tiles, self.plan.blocks, ROWS, image.bytes)):
             yield
@@ -211,8 +214,8 @@ class _Convolution:
         """Adds all products of a unit to its tiles. In between, a few results at a time, the epilogue of the one before
         it: a core takes instructions in order, and those behind more loads of tiles than it has tiles for have to wait.
         """
-        emitter, image, taps = self.emitter, self.image, prod(self.image.kernel)
-        least = max(_AT_ONCE, -(-self.size // (image.panels * taps)))
+        emitter, image, taps = self.emitter, self.image, len(self.image.taps)
+        least = max(_AT_ONCE, -(-self.size // image.steps))
         count = next(n for n in range(least, self.size + 1) if self.size % n == 0)
         with emitter.serial(image.panels) as panel, emitter.serial(taps) as tap:
             step = panel * taps + tap
@@ -231,7 +234,7 @@ class _Convolution:
     def _ask(self, unit: _Unit, step: Any) -> None:
         """Asks for weights: the first unit that reads them for those of a step further on, others for the next ones."""
         plan, middle, units = self.plan, [0] * (len(self.weight.shape) - 3), -(-self.units // self.plan.strips)
-        steps = self.image.panels * prod(self.image.kernel)
+        steps = self.image.steps
         if plan.soon:
             with T.If(tirx.EQ(unit.number, 0)), T.Then():
                 for j in range(unit.blocks):
@@ -246,11 +249,13 @@ class _Convolution:
     def _step(self, unit: _Unit, panel: Any, tap: Any, step: Any) -> None:
         """The products of a panel and a tap."""
         plan, image = self.plan, self.image
-        first = unit.first if self.places is None else T.Bind(unit.first + self.places[tap])
+        start = unit.first * image.advance
+        first = start if self.places is None else T.Bind(start + self.places[tap])
         middle = [0] * (len(self.weight.shape) - 3)
 
         def inputs(number: int, tile: int) -> None:
-            amx.load(tile, self.panels.buffer, [unit.n, panel, 0, first + ROWS * number, 0], image.bytes)
+            place = first + ROWS * image.advance * number
+            amx.load(tile, self.panels.buffer, [unit.n, panel, 0, place, 0], image.pitch)
 
         def weights(number: int, tile: int) -> None:
             amx.load(tile, self.weight, [unit.block + number, *middle, step * self.lines, 0], amx.BYTES)

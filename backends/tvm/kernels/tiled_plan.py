@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.kernels.amx import ROWS, fits
@@ -44,19 +43,18 @@ class Plan:
 def plan_of(image: Image, channels: int, target: Target, choices: Choices) -> Plan | None:
     """How the results of so many output `channels` are computed; None where tiles are slower than another template."""
     few = image.dtype == "uint8" and image.channels <= ROWS and image.kernel == (1, 1)
-    if not choices.take("tiles", (True, False), not few):
+    short = not image.block and target.picture_terms is not None and image.terms <= target.picture_terms
+    if not choices.take("tiles", (True, False), not few and not short):
         return None
     blocks = -(-channels // target.lanes)
-    steps = image.panels * prod(image.kernel)
-    weights = steps * blocks * ROWS * image.bytes
+    weights = image.steps * blocks * ROWS * image.bytes
     shapes = {f"{tiles}x{wide}": (tiles, wide) for tiles, wide in _shapes(image, blocks, weights > target.l2_bytes)}
     tiles, wide = shapes[choices.take("unit", shapes, next(iter(shapes)))]
     units, groups = -(-image.results // (ROWS * tiles)), -(-blocks // wide)
-    inputs = image.bytes * image.panels * image.phases * image.down * image.across
-    near = inputs <= target.l2_bytes // 2 and _FEW * weights > target.l2_bytes
+    near = image.packed <= target.l2_bytes // 2 and _FEW * weights > target.l2_bytes
     wanted = 0
     if image.batch * units > 1:
-        wanted = strips_first(weights, inputs, groups, target)
+        wanted = strips_first(weights, image.packed, groups, target)
         order = "strips" if wanted and not near else "blocks"
         wanted = (wanted or 8) if choices.take("order", ("strips", "blocks"), order) == "strips" else 0
     pieces = image.batch * groups
@@ -80,11 +78,11 @@ def _shapes(image: Image, blocks: int, far: bool) -> list[tuple[int, int]]:
 
 def _cycles(image: Image, blocks: int, tiles: int, wide: int) -> float:
     """Cycles that all units take."""
-    units, steps = -(-image.results // (ROWS * tiles)), image.panels * prod(image.kernel)
+    units = -(-image.results // (ROWS * tiles))
 
     def unit(width: int) -> float:
         step = _PRODUCT * tiles * width + _LOAD * (tiles + width)
-        return steps * step + tiles * width * (_STORE + _LOAD) + _UNIT
+        return image.steps * step + tiles * width * (_STORE + _LOAD) + _UNIT
 
     many, rest = divmod(blocks, wide)
     return units * (many * unit(wide) + (unit(rest) if rest else 0.0))

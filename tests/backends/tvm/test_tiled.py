@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from emulation import processor
-from kernel_programs import check, execute, program, reference, weight
+from hypothesis import given, settings, strategies
+from kernel_programs import check, draw, execute, program, reference, weight
 from test_integer import drawn, integers
 from test_pairs import ROUNDING, half
 
@@ -34,6 +35,22 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], int, tuple[int, int], dict[str, Any]]]
     ((1, 16, 2, 2), 16, (7, 7), {"padding": 3}),
     ((1, 144, 1, 1), 40, (1, 1), {}),
 ]
+
+PICTURES: list[tuple[tuple[int, ...], int, tuple[int, int], dict[str, Any]]] = [
+    ((1, 3, 32, 36), 33, (7, 7), {"stride": 2, "padding": 3}),
+    ((2, 3, 17, 21), 32, (3, 3), {"stride": 2, "padding": 1}),
+    ((1, 1, 28, 28), 8, (5, 5), {"padding": 2}),
+    ((1, 2, 20, 37), 8, (3, 4), {"dilation": 2}),
+    ((1, 3, 32, 32), 40, (16, 16), {"stride": 16}),
+    ((1, 4, 9, 50), 16, (11, 11), {"stride": [3, 4], "padding": [2, 5, 1, 0]}),
+    ((1, 3, 9, 5), 16, (2, 3), {"dilation": [3, 1], "padding": [3, 2, 0, 1]}),
+    ((1, 3, 2, 2), 16, (7, 7), {"padding": 3}),
+    ((1, 3, 14, 14), 16, (1, 1), {}),
+]
+"""Plain operands of few channels."""
+
+TILES = {"tiles": True}
+"""Also where another template is faster."""
 
 
 def numbers(*shape: int, layout: str = LAYOUT) -> Any:
@@ -65,6 +82,64 @@ def exact(group: Group, configuration: Configuration = NOTHING) -> None:
 @pytest.mark.parametrize(("shape", "out", "k", "attrs"), CONVOLUTIONS)
 def test_convolutions_of_bfloat16(shape: tuple[int, ...], out: int, k: tuple[int, int], attrs: Any) -> None:
     check(convolved(shape, out, k, attrs, "relu"), tiled.convolution, TARGET, ROUNDING)
+
+
+@pytest.mark.parametrize(("shape", "out", "k", "attrs"), PICTURES)
+def test_pictures_of_bfloat16(shape: tuple[int, ...], out: int, k: tuple[int, int], attrs: Any) -> None:
+    inputs = [half(*shape), half(out, shape[1], *k, frozen=True), weight(out)]
+    check(program(inputs, ("conv2d", [0, 1, 2], attrs)), tiled.convolution, TARGET, configuration=TILES)
+    steps = ("conv2d", [0, 1, 2], attrs), ("relu", [3], {}), ("convert_layout", [4], {"layout": LAYOUT})
+    check(program(inputs, *steps), tiled.convolution, TARGET, configuration=TILES)
+
+
+@pytest.mark.parametrize("outside", [0, 255])
+@pytest.mark.parametrize(("shape", "out", "k", "attrs"), PICTURES[:-1])
+def test_pictures_of_integers(shape: tuple[int, ...], out: int, k: tuple[int, int], attrs: Any, outside: int) -> None:
+    inputs = [numbers(*shape, layout=""), integers(out, shape[1], *k, dtype="int8", frozen=True)]
+    steps = ("conv2d_integer", (0, 1), {**attrs, "outside": outside}), ("convert_layout", [2], {"layout": LAYOUT})
+    exact(program(inputs, *steps), TILES)
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=strategies.data())
+def test_any_picture(data: strategies.DataObject) -> None:
+    pairs = [[data.draw(strategies.integers(1, 9)) for _ in range(2)] for _ in range(3)]
+    kernel, stride, dilation = pairs[0], [min(s, 4) for s in pairs[1]], [min(d, 3) for d in pairs[2]]
+    padding = [data.draw(strategies.integers(0, 3)) for _ in range(4)]
+    sides = [(k - 1) * d + data.draw(strategies.integers(1, 40)) for k, d in zip(kernel, dilation)]
+    shape = (data.draw(strategies.integers(1, 2)), data.draw(strategies.integers(1, 4)), *sides)
+    attrs = {
+        "stride": stride,
+        "dilation": dilation,
+        "padding": padding,
+        "outside": data.draw(strategies.integers(0, 9)),
+    }
+    inputs = [numbers(*shape, layout=""), integers(20, shape[1], *kernel, dtype="int8", frozen=True)]
+    group = program(inputs, ("conv2d_integer", (0, 1), attrs))
+    template = tiled.convolution(group, TARGET, Choices(TILES))
+    assert template is not None
+    arrays = drawn(group)
+    assert np.array_equal(execute(kernel_of(group, template), group, arrays, TARGET)[0], reference(group, arrays)[0])
+
+
+def test_a_pixel_that_is_no_number_stays_in_its_windows() -> None:
+    """A window of five columns is one of five, not of eight of which three count nothing."""
+    group = program(
+        [half(1, 3, 8, 40), half(16, 3, 5, 5, frozen=True)], ("conv2d", [0, 1], {"padding": [2, 2, 2, 2], "stride": 1})
+    )
+    template = tiled.convolution(group, TARGET, Choices(TILES))
+    assert template is not None
+    arrays = draw(group)
+    arrays[0][0, 1, 4, 20] = np.nan
+    (result,) = execute(kernel_of(group, template), group, arrays, TARGET)
+    inside = np.zeros((8, 40), bool)
+    inside[2:7, 18:23] = True
+    assert np.array_equal(np.isnan(result), np.broadcast_to(inside, result.shape))
+
+
+def test_small_windows_of_pictures_keep_the_instructions_of_vectors() -> None:
+    inputs = [half(1, 3, 32, 32), half(16, 3, 3, 3, frozen=True)]
+    assert tiled.convolution(program(inputs, ("conv2d", [0, 1], {})), TARGET, Choices()) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 70, 7, 7), (2, 32, 14, 9)])
