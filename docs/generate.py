@@ -66,7 +66,13 @@ def operators() -> str:
     """The text of docs/operators.md."""
     parts = [
         "# The operators\n\nWhat a spec can call beside blocks: tensors first, then arguments by position or by name.\n"
-        "`specc explain OPERATOR` prints the same; `make docs` writes this file from the records in `specc/ops/`."
+        "`specc explain OPERATOR` prints the same; `make docs` writes this file from the records in `specc/ops/`.",
+        "NaN and infinities come through as PyTorch has them, in every form of the kernels: the greatest of\n"
+        "numbers of which one is NaN is NaN. Different are `gelu` of minus infinity, which is that (in PyTorch\n"
+        "NaN; of numbers below -5 it is off by up to 2.5e-7 times the number), `remainder` and `floor_div` of\n"
+        "infinities, and `cast` to integers, which PyTorch leaves open. Convolutions by minimal filtering, and\n"
+        "grouped ones whose groups are joined, carry NaN and infinities to neighbours, as NaN. Integers have none\n"
+        "([precision.md](precision.md)).",
     ]
     for module in ops.MODULES:
         called = [record for record in module.RECORDS if record.name not in _NEVER_CALLED]

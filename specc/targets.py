@@ -97,6 +97,12 @@ class Target:
         return frozenset(dtype for dtype, has in known.items() if has)
 
     @property
+    def keeps_nan(self) -> bool:
+        """Whether the maximum and the minimum of two numbers are one instruction each whose result is NaN where one of
+        them is."""
+        return self.vectors and not self.gpu and self.architecture in ("aarch64", "armv7l")
+
+    @property
     def half_sums(self) -> bool:
         """Whether kernels add up products of float16 in float16 (`specc.ir.sums`), in twice the lanes of float32."""
         return not {"asimdhp", "avx512_fp16"}.isdisjoint(self.requires)

@@ -80,16 +80,21 @@ class Again(Exception):
 
 
 def kernel_of(
-    group: Group, template: Template, form: Form = "vectors", conversions: frozenset[str] = frozenset()
+    group: Group,
+    template: Template,
+    form: Form = "vectors",
+    conversions: frozenset[str] = frozenset(),
+    keeps_nan: bool = False,
 ) -> Kernel:
     """The kernel of `group` as `template` writes it, to become `form`: in C, a loop over lanes is a loop.
 
     `conversions`  the types of 16 bits that the target has instructions for (`Target.conversions`)
+    `keeps_nan`    whether its maxima and minima keep NaN (`Target.keeps_nan`)
     """
     while True:
         emitter = Emitter(group, template.packings)
         try:
-            with writing(form, conversions) as imports:
+            with writing(form, conversions, keeps_nan) as imports:
                 with emitter.open():
                     template.write(emitter)
                 function = with_imports(emitter.function, imports)

@@ -26,25 +26,29 @@ Form = Literal["vectors", "c", "cuda"]
 """What kernels become."""
 _FORM: ContextVar[Form] = ContextVar("_FORM", default="vectors")
 _CONVERSIONS: ContextVar[frozenset[str]] = ContextVar("_CONVERSIONS", default=frozenset())
+_KEEPS_NAN: ContextVar[bool] = ContextVar("_KEEPS_NAN", default=False)
 _IMPORTS: ContextVar[set[str]] = ContextVar("_IMPORTS")
 LITERAL = "specc_literal_"
 """How the name of a function begins that stands for a number in C: the rest is the number."""
 
 
 @contextmanager
-def writing(form: Form, conversions: frozenset[str] = frozenset()) -> Iterator[set[str]]:
-    """What is written in here is to become `form`, for a target that has instructions for the types `conversions`.
+def writing(form: Form, conversions: frozenset[str] = frozenset(), keeps_nan: bool = False) -> Iterator[set[str]]:
+    """What is written in here is to become `form`, for a target that has instructions for the types `conversions`, and
+    whose maxima and minima keep NaN.
 
     Gives the texts in LLVM's language that it needs (`with_imports`), when all is written.
     """
     imports: set[str] = set()
     before, converts, needs = _FORM.set(form), _CONVERSIONS.set(conversions), _IMPORTS.set(imports)
+    keeps = _KEEPS_NAN.set(keeps_nan)
     try:
         yield imports
     finally:
         _FORM.reset(before)
         _CONVERSIONS.reset(converts)
         _IMPORTS.reset(needs)
+        _KEEPS_NAN.reset(keeps)
 
 
 def with_imports(function: Any, texts: set[str]) -> Any:
@@ -88,6 +92,11 @@ def constant(value: Any, dtype: str) -> Any:
     if np.isfinite(number) and dtype == "float32":
         text = f"{text}{'' if '.' in text or 'e' in text else '.'}f"
     return tirx.call_pure_extern(dtype, LITERAL + (f"-{text}" if value == -np.inf else text))
+
+
+def least(dtype: str) -> Any:
+    """What no number of that type is below."""
+    return constant(-math.inf, dtype) if dtype.startswith("float") else tirx.min_value(dtype)
 
 
 class Scalar:
@@ -150,7 +159,8 @@ class Scalar:
         return self._binary(other, tirx.Or)
 
     def __invert__(self) -> Scalar:
-        return Scalar(tirx.Not(self.expr), self.reads)
+        # TVM makes `b <= a` of Not(a < b), and of Not(a == b) what LLVM has for numbers alone: both are wrong of NaN.
+        return Scalar(tirx.EQ(tirx.Cast("int32", self.expr), tirx.const(0, "int32")), self.reads)
 
     def __lt__(self, other: Any) -> Scalar:
         return self._binary(other, lambda a, b: a < b)
@@ -177,6 +187,11 @@ def _float32(fast: Callable[..., Any], function: Callable[[Any], Any]) -> Callab
         return fast(self, a) if vectors else Scalar(function(a.expr), a.reads)
 
     return compute
+
+
+def _is_constant(expr: Any) -> bool:
+    """Whether it is a number that is known, as `constant` writes it."""
+    return isinstance(expr, tirx.FloatImm) or str(expr).startswith(f'T.call_pure_extern("{expr.ty}", "{LITERAL}')
 
 
 def _normal(a: Any) -> Any:
@@ -228,13 +243,17 @@ class Math:
                 _IMPORTS.get().add(halves.NEAREST_TEXT)
             return Scalar(halves.rounded(number.expr, dtype, _native(dtype)), number.reads)
         if dtype == "bool" and a.dtype != "bool":
-            return Scalar(tirx.NE(a.expr, tirx.const(0, a.dtype)), a.reads)
+            return ~self.equal(a, self.const(0, a.dtype))
         return a if a.dtype == dtype else Scalar(tirx.Cast(dtype, a.expr), a.reads)
 
     def index(self, a: Scalar, extent: int) -> Any:
         """An element as an index below `extent`: the nearest one where it is none, so that no read leaves a tensor."""
-        inside = self.max(self.min(a, self.const(extent - 1, a.dtype)), self.const(0, a.dtype))
-        return self.let(self.cast(inside, "int32")).expr
+        return self.let(self.cast(self.bounded(a, 0, extent - 1), "int32")).expr
+
+    def bounded(self, a: Scalar, least: float, greatest: float) -> Scalar:
+        """The nearest number between two; the greatest one for NaN, of which an integer is to be made."""
+        low, high = (self.const(limit, a.dtype).expr for limit in (least, greatest))
+        return Scalar(tirx.max(tirx.min(a.expr, high), low), a.reads)
 
     def clip(self, index: Any, least: int, greatest: int) -> Any:
         """The nearest index between two numbers."""
@@ -251,9 +270,8 @@ class Math:
         whole = self.let(self.floor(a))
         part = self.let(a - whole)
         odd = whole - self.floor(whole * 0.5) * 2.0
-        up = self.select(
-            self.equal(part, self.const(0.5, a.dtype)), odd, self.select(part > 0.5, odd * 0.0 + 1.0, odd * 0.0)
-        )
+        zero, half, one = (self.const(value, a.dtype) for value in (0.0, 0.5, 1.0))
+        up = self.select(self.equal(part, half), odd, self.select(part > half, one, zero))
         return whole + up
 
     def nearest(self, a: Scalar) -> Scalar:
@@ -276,10 +294,35 @@ class Math:
         return Scalar(tirx.pow(a.expr, b.expr), a.reads or b.reads)
 
     def max(self, a: Scalar, b: Scalar) -> Scalar:
-        return Scalar(tirx.max(a.expr, b.expr), a.reads or b.reads)
+        """The greater of both; NaN where one is NaN."""
+        return self._extreme("max", a, b)
 
     def min(self, a: Scalar, b: Scalar) -> Scalar:
-        return Scalar(tirx.min(a.expr, b.expr), a.reads or b.reads)
+        """The lesser of both; NaN where one is NaN."""
+        return self._extreme("min", a, b)
+
+    def _extreme(self, name: Literal["max", "min"], a: Scalar, b: Scalar) -> Scalar:
+        """TVM makes `a > b ? a : b` of max(a, b), on x86 one instruction: of two numbers of which one is NaN, the
+        second. So a constant comes first, and where neither is constant, the first one is looked at besides."""
+        join, reads = getattr(tirx, name), a.reads or b.reads
+        if not a.dtype.startswith("float"):
+            return Scalar(join(a.expr, b.expr), reads)
+        if _FORM.get() == "cuda" and a.dtype == "float32":
+            return Scalar(tirx.call_pure_extern(a.dtype, f"specc_{name}", a.expr, b.expr), reads)
+        if _KEEPS_NAN.get():
+            return Scalar(tirx.call_llvm_pure_intrin(a.dtype, f"llvm.{name}imum", a.expr, b.expr), reads)
+        if _is_constant(b.expr):
+            a, b = b, a
+        if _is_constant(a.expr):
+            return Scalar(join(a.expr, b.expr), reads)
+        a, b = self.let(a), self.let(b)
+        return self.select(self.is_number(a), Scalar(join(a.expr, b.expr), reads), a)
+
+    def is_number(self, a: Scalar) -> Scalar:
+        """Whether it is not NaN: TVM takes it for true that a number equals itself."""
+        if _FORM.get() == "vectors":
+            return self.equal(self.rounded(a), a)
+        return Scalar(tirx.EQ(tirx.call_pure_extern("int32", "isnan", a.expr), tirx.const(0, "int32")), a.reads)
 
     def rsqrt(self, a: Scalar) -> Scalar:
         return self.const(1.0, a.dtype) / self.sqrt(a)

@@ -37,7 +37,10 @@ class Primitives(Protocol[Number]):
     """What the functions below ask of a machine: float32 constants, rounding, and one look at the bits."""
 
     def const(self, value: float, dtype: str) -> Number: ...
-    def min(self, a: Number, b: Number) -> Number: ...
+    def min(self, a: Number, b: Number) -> Number:
+        """NaN where one of them is NaN, likewise `max`: so all functions are NaN of NaN."""
+        ...
+
     def max(self, a: Number, b: Number) -> Number: ...
     def let(self, a: Number) -> Number:
         """`a`, computed once however often the result is used."""
@@ -118,7 +121,7 @@ EXP = tuple(
 )
 """2 * exp on [-ln(2) / 2, ln(2) / 2]."""
 EXP_ERROR = 2.5e-7
-"""Relative, for -86.9 < x < 88.7; below, the result is 0 (true: under 2e-38), and above, it stays at its greatest."""
+"""Relative, for -86.9 < x < 88.7; below, the result is 0 (true: under 2e-38), and above 88.723, it is infinite."""
 
 COARSE_EXP = tuple(2 * c for c in (0.9999280741547911, 0.6932609974893772, 0.242611117194633, 0.055171603887609916))
 """2 * 2^t on [-1/2, 1/2]."""
@@ -174,7 +177,7 @@ def _exponential(
     def const(value: float) -> Number:
         return k.const(value, "float32")
 
-    low, high = sorted((sign * -87.3, sign * 88.7228))
+    low, high = sorted((sign * -87.3, sign * 88.73))  # exp(88.7229) is beyond the float32
     x = k.max(x, const(low))
     x = k.let(x if negative else k.min(x, const(high)))
     n, power = k.binary(x * const(sign / math.log(2)))

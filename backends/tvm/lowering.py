@@ -295,7 +295,8 @@ class _Lowering:
         holds = not configuration or template.configuration == configuration
         if not holds:
             template = self._template(group, NOTHING)
-        kernel = kernel_of(group, template, self.target.form, self.target.conversions)
+        target = self.target
+        kernel = kernel_of(group, template, target.form, target.conversions, target.keeps_nan)
         return replace(kernel, function=kernel.function.with_attr("global_symbol", name)), holds
 
     def _template(self, group: Group, configuration: Configuration) -> Template:

@@ -142,8 +142,8 @@ def _argmax_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
 
 def _argmax_reference(x: Any, *, axis: int, keep: bool) -> Any:
     # Of equal elements the first: torch.argmax leaves it open.
-    found = (x == x.amax(axis, keepdim=True)).to(x.dtype).cumsum(axis).eq(0).sum(axis, keepdim=keep)
-    return found
+    here = (x == x.amax(axis, keepdim=True)) | (x != x)  # of NaN, too
+    return here.to(x.dtype).cumsum(axis).eq(0).sum(axis, keepdim=keep)
 
 
 def _argmax_compute(k: Any, types: Types, x: Any, *, axis: int, keep: bool) -> Any:
@@ -156,7 +156,8 @@ def _argmax_compute(k: Any, types: Types, x: Any, *, axis: int, keep: bool) -> A
 
     def first(*o: Any) -> Any:
         def term(r: Any) -> Any:
-            here = k.equal(x(*o[:axis], r, *o[axis:]), top(*o))
+            own = k.let(x(*o[:axis], r, *o[axis:]))
+            here = k.equal(own, top(*o)) | ~k.is_number(own)
             return k.select(here, k.const(0, dtype) - k.number(r, dtype), last)
 
         return k.max_over(extents, term)
@@ -188,12 +189,16 @@ def _order_compute(math: Any, types: Types, x: Any, *, k: int, axis: int, larges
     axis %= len(shape)
     one, zero = math.const(1, dtype), math.const(0, dtype)
 
+    def greater(a: Any, b: Any) -> Any:
+        """Also NaN than a number."""
+        return ~(a <= b) & math.is_number(b)
+
     def rank(*i: Any) -> Any:
         def term(r: Any) -> Any:
-            other, own = x(*i[:axis], r, *i[axis + 1 :]), x(*i)
-            before = other > own if largest else other < own
-            earlier = math.equal(other, own) & (math.number(r, "int32") < math.number(i[axis], "int32"))
-            return math.select(before | earlier, one, zero)
+            other, own = math.let(x(*i[:axis], r, *i[axis + 1 :])), math.let(x(*i))
+            before, behind = (other, own) if largest else (own, other)
+            earlier = ~greater(behind, before) & (math.number(r, "int32") < math.number(i[axis], "int32"))
+            return math.select(greater(before, behind) | earlier, one, zero)
 
         return math.sum((shape[axis],), term)
 
@@ -305,7 +310,8 @@ RECORDS = (
     ),
     Operator(
         "argmax",
-        "The place of the greatest element along `axis`, the first one of equals; with `keep` the dimension stays.",
+        "The place of the greatest element along `axis`, the first one of equals, and NaN before all others; with "
+        "`keep` the dimension stays.",
         ("x",),
         _argmax_infer,
         _argmax_reference,
@@ -316,7 +322,8 @@ RECORDS = (
     ),
     Operator(
         "topk_indices",
-        "The places of the `k` greatest elements along `axis` (least, if not `largest`), in order.",
+        "The places of the `k` greatest elements along `axis` (least, if not `largest`), in order; NaN is greater than "
+        "all numbers.",
         ("x",),
         _order_infer,
         _order_reference,

@@ -86,7 +86,7 @@ def _max_compute(dimensions: int) -> Callable[..., Any]:
     def compute(math: Any, types: Types, x: Any, *, k: Any, stride: Any, padding: Any) -> Any:
         result, at = _window(dimensions, types, k, stride, padding)
         dtype = types[0].dtype
-        least = math.const(0, dtype) if dtype == "uint8" else math.const(-3.4028234663852886e38, dtype)
+        least = math.const(0, dtype) if dtype == "uint8" else math.const(float("-inf"), dtype)
 
         def element(n: Any, c: Any, *place: Any) -> Any:
             def term(*tap: Any) -> Any:

@@ -72,7 +72,8 @@ def _quantize_reference(x: Any, inverse: Any, *, zero: int, dtype: str) -> Any:
     import torch
 
     least, greatest = LIMITS[dtype]
-    scaled = (x.to(torch.float32) * inverse.to(torch.float32)).clamp(least - zero, greatest - zero).round()
+    scaled = (x.to(torch.float32) * inverse.to(torch.float32)).nan_to_num(torch.inf, torch.inf, -torch.inf)
+    scaled = scaled.clamp(least - zero, greatest - zero).round()
     if dtype in SMALL:  # a float32 is exact as far as these go
         return scaled.add(zero).to(getattr(torch, dtype))
     return scaled.to(torch.int64).add(zero).to(getattr(torch, dtype))
@@ -81,7 +82,7 @@ def _quantize_reference(x: Any, inverse: Any, *, zero: int, dtype: str) -> Any:
 def _quantize(k: Any, x: Any, inverse: Any, zero: int, dtype: str) -> Any:
     least, greatest = LIMITS[dtype]
     scaled = k.cast(x, "float32") * k.cast(inverse, "float32")
-    scaled = k.max(k.min(scaled, k.const(greatest - zero, "float32")), k.const(least - zero, "float32"))
+    scaled = k.bounded(scaled, least - zero, greatest - zero)
     nearest = k.nearest(scaled) if dtype != "int32" else k.cast(k.round(scaled), "int32")
     return k.cast(nearest + zero if zero else nearest, dtype)
 

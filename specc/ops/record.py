@@ -91,7 +91,8 @@ class Access(Protocol):
 class KernelMath(Protocol):
     """What a record's `scalar` and `compute` may use; a backend supplies it over its own expressions.
 
-    Scalars: `const(value, dtype)`, `cast(a, dtype)`, `max`, `min`, `exp`, `log`, `erf`, `normal` (the normal
+    Scalars: `const(value, dtype)`, `cast(a, dtype)`, `max` and `min` (NaN where one of both is), `bounded(a, least,
+    greatest)` (a number between these, of NaN too), `is_number(a)` (not NaN), `exp`, `log`, `erf`, `normal` (the normal
     distribution's function), `tanh`, `sigmoid`, `silu`, `sin`, `cos`, `pow`, `sqrt`, `rsqrt`, `abs`, `floor`, `ceil`,
     `round`, `nearest` (as `round`, an int32, of a float32 below 2^22), `equal`, `select(condition, a, b)`,
     `all(*conditions)`; between them `+ - * /`, comparisons, `//` and `%` of integers, and `& | ~` of truth values.

@@ -182,7 +182,7 @@ def _adaptive_compute(kind: str) -> Callable[..., Any]:
         if kind == "max":
             return k.stage(
                 (*shape[:2], *size),
-                lambda n, c, *p: k.max_over(windows, lambda *r: term(n, c, p, r, -3.4028234663852886e38)),
+                lambda n, c, *p: k.max_over(windows, lambda *r: term(n, c, p, r, float("-inf"))),
             )
         total = k.stage((*shape[:2], *size), lambda n, c, *p: k.sum(windows, lambda *r: term(n, c, p, r, 0.0)))
 

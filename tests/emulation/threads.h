@@ -11,6 +11,9 @@
 
 using std::max;
 using std::min;
+/* Of two float32 of which one is NaN, CUDA's give the other one. */
+static inline float max(float a, float b) { return fmaxf(a, b); }
+static inline float min(float a, float b) { return fminf(a, b); }
 
 struct place {
   unsigned x;
@@ -19,6 +22,10 @@ extern place threadIdx, blockIdx;
 
 typedef unsigned char uchar;
 
+#define CUDART_INF ((double)INFINITY)
+#define CUDART_NAN ((double)NAN)
+#define CUDART_INF_F INFINITY
+#define CUDART_NAN_F NAN
 #define __global__
 #define __launch_bounds__(threads)
 #define __restrict__ __restrict
@@ -114,6 +121,8 @@ static inline unsigned specc_pair_float16(float low, float high) {
 static inline unsigned specc_pair_bfloat16(float low, float high) {
   return emulated::to_bfloat16(low) | (unsigned)emulated::to_bfloat16(high) << 16;
 }
+static inline float specc_max(float a, float b) { return isnan(a) || a > b ? a : b; }
+static inline float specc_min(float a, float b) { return isnan(a) || a < b ? a : b; }
 static inline float specc_power_of_two(float exponent) { return exponent < -126 ? 0 : exp2f(exponent); }
 static void specc_put_4(void *to, const void *from) { emulated::put<emulated::four>(to, from); }
 static void specc_put_8(void *to, const void *from) { emulated::put<emulated::eight>(to, from); }

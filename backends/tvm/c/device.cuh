@@ -18,6 +18,12 @@ typedef unsigned long long uint64_t;
 
 #define SPECC static __device__ __forceinline__
 
+/* The names by which TVM prints what has no digits. */
+#define CUDART_INF __longlong_as_double(0x7ff0000000000000ll)
+#define CUDART_NAN __longlong_as_double(0x7ff8000000000000ll)
+#define CUDART_INF_F __int_as_float(0x7f800000)
+#define CUDART_NAN_F __int_as_float(0x7fc00000)
+
 SPECC unsigned specc_shared(const void *memory) { return (unsigned)__cvta_generic_to_shared(memory); }
 
 /* Numbers of 16 bits, rounded to the nearest, of two the even one. */
@@ -54,6 +60,16 @@ SPECC float specc_power_of_two(float exponent) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
   return power;
 }
+
+/* NaN where one of both is NaN: `fmaxf` would give the other one. */
+#define SPECC_EXTREME(name)                                                                                            \
+  SPECC float specc_##name(float a, float b) {                                                                         \
+    float found;                                                                                                       \
+    asm(#name ".NaN.f32 %0, %1, %2;" : "=f"(found) : "f"(a), "f"(b));                                                  \
+    return found;                                                                                                      \
+  }
+SPECC_EXTREME(max)
+SPECC_EXTREME(min)
 
 /* Writes 4, 8 or 16 bytes at once. */
 SPECC void specc_put_4(void *to, const void *from) { *(uint *)to = *(const uint *)from; }

@@ -20,7 +20,7 @@ from tvm import tirx
 
 from specc.backends.tvm.cuda.threads import BLOCK, WARP, barrier, grid, only_if, shared, unravel
 from specc.backends.tvm.emitter import Again, Emitter, Registers, Template, Tensor
-from specc.backends.tvm.expression import Scalar
+from specc.backends.tvm.expression import Scalar, least
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels.general import General, Nest, Plan
 from specc.ir.types import TensorType
@@ -165,7 +165,7 @@ class _Elements(General):
             return super().reduce(extents, term, start, join)
         position = [nest.sums, 0]
         nest.sums += 1
-        first = tirx.min_value(self.dtype) if start is None else tirx.const(start, self.dtype)
+        first = least(self.dtype) if start is None else tirx.const(start, self.dtype)
         emitter.store(nest.accumulators, first, position)
         nest.depth += 1
         with emitter.serial(-(-length // self.team)) as step:

@@ -29,7 +29,7 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda import occupancy
 from specc.backends.tvm.cuda.threads import WARP, barrier, exchanged, grid, local, only_if, shared, unravel
 from specc.backends.tvm.emitter import Emitter, Index, Template
-from specc.backends.tvm.expression import Math, Scalar
+from specc.backends.tvm.expression import Math, Scalar, least
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.kernels.general import as_read
 from specc.ir.dtypes import HALVES
@@ -285,7 +285,7 @@ class _Teams:
     def reduce(self, term: Callable[..., Scalar], start: float | None, join: Callable[[Any, Any], Any]) -> Scalar:
         """The terms of the whole row, joined: every member of the team has it."""
         emitter = self.emitter
-        first = tirx.min_value("float32") if start is None else tirx.const(start, "float32")
+        first = least("float32") if start is None else tirx.const(start, "float32")
         total = local(1, "float32")
         emitter.store(total, first, [0])
 

@@ -21,7 +21,7 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Again, Emitter, Index, Leaf, Registers, Template, Tensor
-from specc.backends.tvm.expression import Math, Scalar
+from specc.backends.tvm.expression import Math, Scalar, least
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.halves import stored
 from specc.ir.dtypes import HALVES, SMALL
@@ -191,7 +191,7 @@ class General:
             self.plan.sums[nest.number] = nest.sums
             raise Again
         position = [slot, 0 if nest.number in self.plan.scalar else nest.lane]
-        first = tirx.min_value(self.dtype) if start is None else tirx.const(start, self.dtype)
+        first = least(self.dtype) if start is None else tirx.const(start, self.dtype)
         emitter.store(nest.accumulators, first, position)
         nest.depth += 1
         with self._nested(extents) as index:

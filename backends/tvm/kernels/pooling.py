@@ -20,6 +20,7 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Registers, Template
+from specc.backends.tvm.expression import Scalar, least
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
@@ -61,6 +62,7 @@ def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Targe
     batch, _, rows, columns = step.type.concrete
     (kh, kw), (sy, sx), (top, left) = step.attrs["k"], step.attrs["stride"], step.attrs["padding"][:2]
     greatest = step.op == "max_pool2d"
+    first = least(step.type.dtype) if greatest else tirx.const(0.0, "float32")
     whole = greatest or step.attrs["count_padding"] or not any(step.attrs["padding"])
     epilogue = Epilogue(emitter, anchor, target.lanes)
 
@@ -68,14 +70,14 @@ def _emit(emitter: Emitter, anchor: int, pixels: int, strips: int, target: Targe
         """The results of a tile; in the vector loop."""
         n, block, y, x = place
         for p in range(span.pixels):
-            emitter.store(acc, tirx.min_value(step.type.dtype) if greatest else tirx.const(0.0, "float32"), [p, lane])
+            emitter.store(acc, first, [p, lane])
         low, taps = row_taps(y, rows, kh, sy, 1, top, height)
         with emitter.serial(taps) as r:
             for s, (begin, end) in enumerate(span.taps):
                 for p in range(begin, end):
-                    value = data.at(n, block, y * sy + low + r - top, (x + p) * sx + s - left, lane)
-                    joined = tirx.max(acc[p, lane], value) if greatest else acc[p, lane] + value
-                    emitter.store(acc, joined, [p, lane])
+                    so_far = Scalar(acc[p, lane])
+                    value = Scalar(data.at(n, block, y * sy + low + r - top, (x + p) * sx + s - left, lane))
+                    emitter.store(acc, emitter.math.max(so_far, value) if greatest else so_far + value, [p, lane])
         if greatest:
             return
         share = 1.0 / prod((kh, kw)) if whole else T.Bind(tirx.const(1.0, "float32") / tirx.Cast("float32", taps))
