@@ -6,10 +6,15 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from inspect import cleandoc
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specc.codes import CODES
 from specc.diagnostics import did_you_mean, error
+
+if TYPE_CHECKING:
+    from specc.passes.registry import Pass
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,19 @@ def explain(name: str) -> str:
     if name in CODES:
         return pages()[name].text
     if name in PASSES:
-        home = PASSES[name].__module__
-        module = import_module(f"specc.passes.{name}" if home == "specc.passes.registry" else home)
-        return f"{name}: {PASSES[name].summary}\n\n{(module.__doc__ or '').strip()}"
+        return f"{name}: {PASSES[name].summary}\n\n{_told_of(PASSES[name])}"
     if name in ops.OPERATORS:
         return _operator(name)
     hint = did_you_mean(name, known) or (f"there are {next(iter(CODES))} ..., {', '.join(PASSES)}, and every operator",)
     raise error("S1001", f"`{name}` is no code, pass or operator", notes=hint)
+
+
+def _told_of(transformation: type[Pass]) -> str:
+    """What the module of a pass says, which is of this pass alone; of another package's, what the class says."""
+    home = transformation.__module__
+    if home == "specc.passes.registry":
+        home = f"specc.passes.{transformation.name}"
+    return cleandoc((import_module(home) if home.startswith("specc.") else transformation).__doc__ or "")
 
 
 def _operator(name: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from specc.diagnostics import SpeccError
 from specc.ir.graph import Graph
+from specc.pages import explain
 from specc.passes import registry
 from specc.passes.registry import LEVELS, PASSES, Fusion, Layout, Pass, parse, pipeline
 from specc.passes.rewrite import Journal
@@ -74,6 +75,7 @@ def test_another_package_adds_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         _offer(monkeypatch, f"{__name__}:Nothing")
         assert parse("nothing") == (Nothing(),)
         assert list(PASSES)[-1] == "nothing"
+        assert explain("nothing") == "nothing: nothing\n\nLeaves everything as it is."
         _offer(monkeypatch, f"{__name__}:LEVELS")
         with pytest.raises(SpeccError, match="S0710"):
             list(PASSES)
