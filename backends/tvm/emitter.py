@@ -18,7 +18,17 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choice, Value
-from specc.backends.tvm.expression import Form, Math, Scalar, narrowed, widened, with_imports, writing, writing_c
+from specc.backends.tvm.expression import (
+    CoarseMath,
+    Form,
+    Math,
+    Scalar,
+    narrowed,
+    widened,
+    with_imports,
+    writing,
+    writing_c,
+)
 from specc.backends.tvm.group import Group, Part, Step
 from specc.backends.tvm.halves import stored
 from specc.backends.tvm.packing import Packing, of_type
@@ -174,7 +184,7 @@ class Emitter:
 
     def __init__(self, group: Group, packings: Mapping[int, Packing]) -> None:
         self.group = group
-        self.math = Math()
+        self.math, self.coarse = Math(), CoarseMath()
         self.packings = tuple(packings.get(i) or of_type(operand.type) for i, operand in enumerate(group.inputs))
         self._analyzer = tvm.sym.Analyzer()
         self.buffers: list[Any] = []
@@ -359,7 +369,8 @@ class Emitter:
             if step.op == "convert_layout":
                 return operands[0]
             assert step.record.scalar is not None
-            return self.math.let(step.record.scalar(self.math, *operands, **step.attrs))
+            math = self.coarse if group.rounded(number) else self.math
+            return self.math.let(step.record.scalar(math, *operands, **step.attrs))
 
         return at(value, index)
 

@@ -361,3 +361,9 @@ class Math:
             if condition is not True:
                 unknown.append(condition.expr if isinstance(condition, Scalar) else condition)
         return True if not unknown else unknown[0] if len(unknown) == 1 else tirx.all(*unknown)
+
+
+class CoarseMath(Math):
+    """The functions for what is rounded to a bfloat16 next."""
+
+    normal = _float32(fastmath.coarse_normal, _normal)

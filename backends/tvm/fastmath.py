@@ -90,6 +90,21 @@ NORMAL_DENOMINATOR = (
 NORMAL_ERROR = 2.5e-7
 """Absolute; found: 2.3e-7."""
 
+COARSE_NORMAL_LIMIT = 4.15
+COARSE_NORMAL = (
+    -0.0035011804969164394,
+    0.00013206148801000087,
+    -2.0117150011284008e-05,
+    -3.173603466026176e-06,
+    -4.953078834871305e-07,
+    -3.122156164817754e-08,
+    -9.327112030698397e-10,
+)
+"""With s = x^2 - limit^2, the function less 1/2 is x * (1 / (2 * limit) + s * P(s)), which is 1/2 at the limit."""
+COARSE_NORMAL_ERROR = 8e-5
+"""Absolute, of x times the function (GELU). Rounding to a bfloat16 puts a number between 1/32 and 1/16 off by up to
+1.2e-4, and one near 1 by up to 4e-3."""
+
 TANH_LIMIT = 9.02
 TANH_NUMERATOR = (
     0.9999999790354274,
@@ -159,6 +174,14 @@ def normal(k: Primitives[Number], x: Number) -> Number:
     """The distribution function of the normal distribution, (1 + erf(x / sqrt(2))) / 2."""
     part = _odd_rational(k, x, NORMAL_LIMIT, NORMAL_NUMERATOR, NORMAL_DENOMINATOR)
     return part + k.const(0.5, "float32")
+
+
+def coarse_normal(k: Primitives[Number], x: Number) -> Number:
+    """`normal` where x times it is rounded to a bfloat16 next: 11 instructions without a division in place of 16."""
+    limit = COARSE_NORMAL_LIMIT
+    x = k.let(k.min(k.max(x, k.const(-limit, "float32")), k.const(limit, "float32")))
+    s = k.let(x * x - k.const(limit**2, "float32"))
+    return x * _polynomial(k, (0.5 / limit, *COARSE_NORMAL), s) + k.const(0.5, "float32")
 
 
 def tanh(k: Primitives[Number], x: Number) -> Number:

@@ -182,6 +182,11 @@ class Group:
         elements = sum(step.operands.count(number) * math.prod(step.type.physical) for step in users)
         return elements * DTYPES[self.inputs[number].type.dtype]
 
+    def rounded(self, value: int) -> bool:
+        """Whether nobody sees more of a value than the bfloat16 nearest to it."""
+        users = [step for step in self.steps if value in step.operands]
+        return value not in self.results and all(step.rounds and step.type.dtype == "bfloat16" for step in users)
+
     @property
     def title(self) -> str:
         """The operators, in order, for a name or a message."""

@@ -94,12 +94,26 @@ def _normal(t: Numbers) -> Numbers:
     return _erf(np.sqrt(t / 2)) / (2 * np.sqrt(t))
 
 
+def _coarse_normal(s: Numbers) -> Numbers:
+    """What, times s = x^2 - limit^2, is to be added to 1 / (2 limit) for the normal distribution's function between 0
+    and x, divided by x: at the limit it is to be 1/2."""
+    limit = fastmath.COARSE_NORMAL_LIMIT
+    return (_normal(s + limit**2) - 0.5 / limit) / s
+
+
 FITS: dict[str, Fit] = {
     "EXP": Fit(np.exp, lambda t: np.exp(-t), -math.log(2) / 2, math.log(2) / 2, [c / 2 for c in fastmath.EXP]),
     "COARSE_EXP": Fit(np.exp2, lambda t: np.exp2(-t), -0.5, 0.5, [c / 2 for c in fastmath.COARSE_EXP]),
     "ERF": _odd(_erf, fastmath.ERF_LIMIT, fastmath.ERF_NUMERATOR, fastmath.ERF_DENOMINATOR),
     "NORMAL": Fit(
         _normal, np.sqrt, 1e-9, fastmath.NORMAL_LIMIT**2, fastmath.NORMAL_NUMERATOR, fastmath.NORMAL_DENOMINATOR
+    ),
+    "COARSE_NORMAL": Fit(
+        _coarse_normal,
+        lambda s: s * (s + fastmath.COARSE_NORMAL_LIMIT**2),  # that of x times the function
+        -(fastmath.COARSE_NORMAL_LIMIT**2),
+        0.0,
+        fastmath.COARSE_NORMAL,
     ),
     "TANH": _odd(np.tanh, fastmath.TANH_LIMIT, fastmath.TANH_NUMERATOR, fastmath.TANH_DENOMINATOR),
 }

@@ -107,6 +107,14 @@ def test_normal() -> None:
     assert np.abs(fastmath.normal(K, x) - expected).max() <= fastmath.NORMAL_ERROR
 
 
+def test_coarse_normal() -> None:
+    x = points(-20, 20)
+    expected = x * torch.special.ndtr(torch.tensor(x, dtype=torch.float64)).numpy()
+    assert np.abs(x * fastmath.coarse_normal(K, x) - expected).max() <= fastmath.COARSE_NORMAL_ERROR
+    great = np.array([-3e38, -1e4, 1e4, 3e38], np.float32)
+    assert (great * fastmath.coarse_normal(K, great) == np.maximum(great, 0)).all()
+
+
 EDGES = np.array([np.inf, 3e38, 1e30, 1e-40, 0.0, -0.0, -1e-40, -1e30, -3e38, -np.inf], np.float32)
 """Infinite, great, denormal and no numbers."""
 

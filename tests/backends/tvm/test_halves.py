@@ -116,6 +116,16 @@ def test_an_instruction_rounds_to_bfloat16_as_torch_does(rows: int, columns: int
     assert same(rounded, expected)
 
 
+@pytest.mark.parametrize("seen", [False, True], ids=["bfloat16 alone", "float32 as well"])
+def test_what_is_rounded_next_is_coarse(seen: bool) -> None:
+    """GELU without a division, where nobody sees more of it than a bfloat16."""
+    steps: list[Any] = [("gelu", [0], {}), ("cast", [1], {"dtype": "bfloat16"})]
+    group = program([tensor(33, 16)], *steps, *([("add", [1, 2], {})] if seen else []))
+    function = kernel_of(group, general.lower(group, NATIVE, Choices())).function
+    assert (" / " in function.script()) == seen
+    check(group, general.lower, tolerance=2.0**-7 if seen else 2.0**-8)
+
+
 @both
 def test_c_rounds_as_torch_does(dtype: str, tmp_path: Path) -> None:
     numbers = awkward()
