@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from specc.artifact import Array
 from specc.compare import finite
 from specc.diagnostics import did_you_mean, error
 from specc.gate import Accuracy, Decision, Inputs, Rewrite, Trial
+from specc.ir.congruence import named
 from specc.ir.graph import Graph, Value
+from specc.ir.specialize import specialize
 from specc.ir.text import print_graph
 from specc.manifest import TensorSpec
 from specc.passes import halve
@@ -85,6 +88,29 @@ def _stack(origin: str, spec: TensorSpec, array: Array) -> Array:
     return array.astype(spec.dtype, copy=False)
 
 
+def extents(given: str | Mapping[str, Any] | None, graph: Graph) -> dict[str, int]:
+    """The extents that the graph's open dimensions have in the samples, as far as these say.
+
+    An array that has as many dimensions as the input holds samples along the first one, if that is 1 or open: each
+    has 1 there.
+    """
+    types = {graph.node(identity).attrs["name"]: graph.type(Value(identity)) for identity in graph.inputs}
+    if given is None:
+        return {}
+    found = arrays.read(given, list(types)) if isinstance(given, str) else given
+    known: dict[str, int] = {}
+    for name, type in types.items():
+        shape = np.shape(found[name]) if name in found else ()
+        if len(shape) == type.rank and type.rank and (type.shape[0] == 1 or not isinstance(type.shape[0], int)):
+            shape = (1, *shape[1:])
+        elif len(shape) == type.rank + 1:
+            shape = shape[1:]
+        for dim, extent in zip(type.shape, shape) if len(shape) == type.rank else ():
+            if (symbol := named(dim)) is not None:
+                known.setdefault(symbol[0], extent)
+    return known
+
+
 def drawn_samples(inputs: Sequence[TensorSpec]) -> list[dict[str, Array]]:
     """Samples that nobody gave."""
     names = [spec.name for spec in inputs]
@@ -99,8 +125,12 @@ def prepare(
     bound: float | None,
     told: Callable[[int, int], None],
     machine: Target,
+    at: Mapping[str, int] = MappingProxyType({}),
 ) -> Calibrated:
-    """The pass that brings a network to `precision`. Raises S1001 for one that does not exist, or needs no samples."""
+    """The pass that brings a network to `precision`. Raises S1001 for one that does not exist, or needs no samples.
+
+    `at` are the extents of open dimensions that its samples have.
+    """
     if precision not in PRECISIONS:
         message = f"there is no precision `{precision}`; there are {', '.join(PRECISIONS)}"
         raise error("S1001", message, notes=did_you_mean(precision, PRECISIONS))
@@ -110,10 +140,11 @@ def prepare(
     given = drawn_samples(inputs) if samples is None else read_samples(samples, inputs)
     asked = (weights, given, BOUND if bound is None else bound, samples is None, told)
     if precision == "int8":
-        return Calibrated(*asked)
-    terms = machine.picture_terms if precision == "bf16" else None
+        return Calibrated(*asked, at=at)
+    terms = machine.picture_terms if precision == "bf16" and not at else None
     narrowing = halve.HALVING if terms is None else halve.pictures(terms)
-    return Halved(*asked, precision=precision, half_sums=machine.half_sums, narrowing=narrowing)
+    half_sums = machine.half_sums and not at  # kernels with open dimensions add up in float32
+    return Halved(*asked, precision=precision, half_sums=half_sums, narrowing=narrowing, at=at)
 
 
 # ---- the pass -------------------------------------------------------------------------------------------------------
@@ -151,6 +182,8 @@ class Calibrated(Pass):
     """As the reference takes it: how the machine adds up products of float16."""
     narrowing: Narrowing = QUANTIZING
     """Which layers can be rounded at all, on that machine."""
+    at: Mapping[str, int] = field(default_factory=dict)
+    """The extents that open dimensions have in the samples."""
     name = "quantize"
     summary = "convolutions and matrix products of integers of 8 bits, where samples allow it"
     exact = False
@@ -168,11 +201,12 @@ class Calibrated(Pass):
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
         journal = journal if journal is not None else Journal()
+        graph, seen = self._sampled(graph)
         text = print_graph(graph)
         if text not in self._decided:  # a compilation within a limit of memory asks again and again
-            layers, measured = self.narrowing.candidates(graph), self.measured(graph)
-            rewrite = self.rewriting(graph)
-            trial = Trial(graph, self.weights, self.samples, layers, measured, rewrite, self.told, self.half_sums)
+            layers, measured = self.narrowing.candidates(seen), self.measured(seen)
+            rewrite = self.rewriting(seen)
+            trial = Trial(seen, self.weights, self.samples, layers, measured, rewrite, self.told, self.half_sums)
             self._decided[text] = trial.decide(self.bound), rewrite
         decided, rewrite = self._decided[text]
         result = rewrite(graph, decided.intervals, decided.layers, journal)
@@ -184,6 +218,15 @@ class Calibrated(Pass):
             for event in journal.refused
         ]
         return result
+
+    def _sampled(self, graph: Graph) -> tuple[Graph, Graph]:
+        """The graph, and the same at the extents of the samples: those are what its costs are compared at."""
+        at = {name: extent for name, extent in self.at.items() if name in graph.symbols()}
+        if not at:
+            return graph, graph
+        graph = graph.copy()
+        graph.defaults = {**graph.defaults, **at}
+        return graph, specialize(graph, at)
 
     def measured(self, graph: Graph) -> set[Value]:
         """The values whose interval has to be known."""

@@ -134,11 +134,11 @@ def compile(
         raise error("S1001", message, notes=("give the limit or the number",))
     if passes is not None and (strips is not None or peak is not None):
         raise error("S1001", "strips are a pass of the level's; among passes of your own, name it: strips{count=4}")
-    specs = specialize_all(graph, shapes)
+    specs = sampled_sizes(graph, shapes, samples)
     for _, spec in specs:
         _check_size(spec)
     values, origin = find_weights(graph, weights)
-    quantizing = calibrated(precision, [spec for _, spec in specs], values, samples, bound, passes, told, machine)
+    quantizing = calibrated(precision, specs, values, samples, bound, passes, told, machine)
     place = _places(graph)
     sizes: list[Size] = []
     parts: list[Lowered] = []
@@ -156,7 +156,8 @@ def compile(
         tiles = {key: tile for part in reversed(parts) for key, tile in part.tiles.items()}
         lowering = _Lowering(open_spec, machine, values, tuned, at, tiles, folder, verify_each, observe)
         lowered, steps = lowering.run(level, passes, strips, peak, quantizing)
-        judged[str(size)] = next((step.after for step in steps if not step.transformation.exact), spec)
+        rounding = next((step.after for step in steps if not step.transformation.exact), None)
+        judged[str(size)] = specialize(rounding, at) if rounding else spec
         (one,) = lowered.sizes
         facts = {
             "passes": [step.to_json() for step in steps],
@@ -219,9 +220,18 @@ def _judge(
     return Sample(given, [a.astype(o.dtype, copy=False) for o, a in zip(size.outputs, expected)]), apart
 
 
+def sampled_sizes(
+    graph: Graph, shapes: Shapes | None, samples: str | Mapping[str, Any] | None
+) -> list[tuple[Size, Graph]]:
+    """The sizes in `shapes` with their graphs; open dimensions are in the sample as they are in `samples`."""
+    from specc.calibration import extents
+
+    return specialize_all(graph, shapes, lambda: extents(samples, graph))
+
+
 def calibrated(
     precision: str,
-    specs: Sequence[Graph],
+    specs: Sequence[tuple[Size, Graph]],
     weights: Mapping[str, Array],
     samples: str | Mapping[str, Any] | None,
     bound: float | None,
@@ -241,8 +251,9 @@ def calibrated(
     def calibrating(done: int, total: int) -> None:
         told(Progress("calibration", done, total))
 
-    inputs, _ = interface(specs[0])
-    return prepare(precision, inputs, weights, samples, bound, calibrating, machine)
+    ((size, spec),) = specs
+    at = {name: extent for name, extent in size.dimensions if name in size.open}
+    return prepare(precision, interface(spec)[0], weights, samples, bound, calibrating, machine, at)
 
 
 @dataclass(frozen=True)
@@ -269,10 +280,7 @@ class _Lowering:
             name = next(iter(self.at))
             if strips is not None or peak is not None:
                 raise error("S1001", f"strips are rows of a picture: `{name}` cannot stay open beside them")
-            if precision is not None:
-                message = f"a precision is measured at one size: `{name}` cannot stay open beside it"
-                raise error("S1001", message, notes=(f"give `{name}` a number, as `--shapes {name}=1`",))
-            return self.by(_passes_for_open(level, self.machine) if passes is None else passes)
+            return self.by(passes_for_open(level, self.machine, precision) if passes is None else passes)
         arenas = []
         for number in (1 if strips is None else strips,) if peak is None else STRIPS:
             found = self.by(pipeline(level, self.machine, number, precision) if passes is None else passes)
@@ -302,11 +310,11 @@ class _Lowering:
         ), steps
 
 
-def _passes_for_open(level: int, machine: Target) -> tuple[Pass, ...]:
+def passes_for_open(level: int, machine: Target, precision: Pass | None = None) -> tuple[Pass, ...]:
     """The passes of a level for a graph with open dimensions: its kernels want no layout but the plain one."""
     from specc.passes.registry import pipeline
 
-    return tuple(each for each in pipeline(level, machine) if each.name != "layout")
+    return tuple(each for each in pipeline(level, machine, precision=precision) if each.name != "layout")
 
 
 def _check_size(graph: Graph) -> None:

@@ -9,7 +9,7 @@ A dimension that stays open has an extent in the sample alone: the one at which 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from specc.diagnostics import error
@@ -27,8 +27,12 @@ Shapes = Extents | Sequence[Extents]
 when the network is run. Several of them for several sizes."""
 
 
-def specialize_all(graph: Graph, shapes: Shapes | None) -> list[tuple[Size, Graph]]:
+def specialize_all(
+    graph: Graph, shapes: Shapes | None, sampled: Callable[[], Extents] = dict
+) -> list[tuple[Size, Graph]]:
     """The sizes in `shapes` (without facts), each with the graph at the extents that it has, or has in its sample.
+
+    Where dimensions stay open, `sampled` is asked for extents that the sample is to have.
 
     Raises what `specialize` raises, and S0703 where two sizes are the same.
     """
@@ -37,10 +41,11 @@ def specialize_all(graph: Graph, shapes: Shapes | None) -> list[tuple[Size, Grap
     names = list(dict.fromkeys(name for type in types for dim in type.shape for name in sorted(symbols(dim))))
     found: dict[str, tuple[Size, Graph]] = {}
     for each in wanted:
-        sampled = {name: _sampled(graph, name) for name, extent in (each or {}).items() if extent is None}
-        opened = tuple(name for name in names if name in sampled)
+        left = [name for name, extent in (each or {}).items() if extent is None]
+        said = sampled() if left else {}
+        opened = tuple(name for name in names if name in left)
         rest = {name: extent for name, extent in (each or {}).items() if extent is not None}
-        chosen = {**rest, **sampled}
+        chosen = {**rest, **{name: said.get(name) or _sampled(graph, name) for name in left}}
         spec = specialize(graph, chosen)
         extents = {**graph.defaults, **chosen}
         inputs, outputs = interface(spec)
@@ -50,8 +55,8 @@ def specialize_all(graph: Graph, shapes: Shapes | None) -> list[tuple[Size, Grap
             outputs = tuple(map(_patterned, outputs, map(general.type, general.outputs)))
         size = Size(tuple((name, int(extents[name])) for name in names), inputs, outputs, open=opened)
         if str(size) in found:
-            said = str(size).replace(",", ", ").replace("=", " = ") or "that without open dimensions"
-            raise error("S0703", f"two sizes of `{graph.name}` are the same: {said}")
+            found_twice = str(size).replace(",", ", ").replace("=", " = ") or "that without open dimensions"
+            raise error("S0703", f"two sizes of `{graph.name}` are the same: {found_twice}")
         found[str(size)] = size, spec
     if not found:
         raise error("S0703", f"there is no size to compile `{graph.name}` for")

@@ -32,7 +32,9 @@ from specc.driver import (
     calibrated,
     compile,
     find_weights,
+    passes_for_open,
     reference,
+    sampled_sizes,
 )
 from specc.files import replacing
 from specc.ir.graph import Graph
@@ -40,7 +42,7 @@ from specc.ir.text import print_graph
 from specc.ir.verify import verify as check_invariants
 from specc.passes.registry import Pass, pipeline
 from specc.reduce import reduce
-from specc.sizes import Shapes, specialize_all
+from specc.sizes import Shapes
 from specc.targets import Target
 
 PASS_TOLERANCE = 1e-8
@@ -102,11 +104,16 @@ def verify(
 
     told = progress or (lambda _: None)
     machine = targets.find(target)
-    specs = specialize_all(graph, shapes)
+    specs = sampled_sizes(graph, shapes, samples)
     values, _ = find_weights(graph, weights)
     verdicts: list[Verdict] = []
-    quantizing = calibrated(precision, [spec for _, spec in specs], values, samples, bound, passes, told, machine)
-    run = pipeline(level, machine, precision=quantizing) if passes is None else passes
+    quantizing = calibrated(precision, specs, values, samples, bound, passes, told, machine)
+    if passes is not None:
+        run = passes
+    elif quantizing is not None and specs[0][0].open:
+        run = passes_for_open(level, machine, quantizing)
+    else:
+        run = pipeline(level, machine, precision=quantizing)
     asked: list[tuple[str, dict[str, Array], dict[str, Array]]] = []
     for size, spec in specs:
         at = f" at {size}" if len(specs) > 1 else ""

@@ -13,9 +13,10 @@ import tiny
 
 import specc
 from specc import artifact as container
-from specc import runtime, sample, verify
+from specc import driver, runtime, sample, targets, verify
 from specc.backends.torch import evaluate
 from specc.cli import execute
+from specc.compare import difference
 from specc.diagnostics import SpeccError
 from specc.driver import find_weights
 from specc.ir.graph import Graph
@@ -217,6 +218,68 @@ def test_a_fixed_size_goes_before_an_open_one() -> None:
     assert manifest.size().dimensions == manifest.sizes[1].dimensions == (("n", 2), ("h", 8), ("w", 8))
     assert manifest.size({"n": 2}) is manifest.sizes[1]
     assert [spec.shape for spec in manifest.size({"n": 5, "h": 16}).inputs] == [(5, 3, 16, 8)]
+
+
+ROUNDED = """specc 1
+use std.conv: ConvBN
+
+network Pictures(image: [n = 1, 3, h = 16, w = 12]) -> [n, 5]:
+    first = ConvBN(image, 24, k=3, s=2)
+    stem = relu(first)
+    dilated = conv2d(stem, 24, k=3, p=2, d=2)
+    b = max_pool2d(relu(dilated) + stem, 3, s=2, p=1)
+    c = ConvBN(b, 40, k=3)
+    last = ConvBN(silu(c), 64)
+    return linear(global_avg_pool(relu(last)), 5)
+"""
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16", "fp16"])
+@pytest.mark.parametrize("left", ["n", "nhw"])
+def test_layers_that_are_rounded_where_dimensions_stay_open(precision: str, left: str, tmp_path: Path) -> None:
+    """The samples have one size, which the artifact's sample has, too; at all, it computes as the rounded graph."""
+    (tmp_path / "pictures.specc").write_text(ROUNDED)
+    graph, shapes = specc.load(tmp_path / "pictures.specc"), dict.fromkeys(left)
+    samples = {"image": image(8, 3, 64, 48) if left == "n" else image(8, 3, 64, 56)}
+    shapes |= {} if left == "nhw" else {"h": 64, "w": 48}
+    native, weights = targets.native(), find_weights(graph, None)[0]
+    specs = driver.sampled_sizes(graph, shapes, samples)
+    rounding = driver.calibrated(precision, specs, weights, samples, None, None, lambda _: None, native)
+    assert rounding is not None
+    rounded = specialize(graph, {name: extent for name, extent in shapes.items() if extent}, left)
+    for each in driver.passes_for_open(2, native, rounding):
+        rounded = each(rounded)
+    artifact = specc.compile(graph, shapes=shapes, precision=precision, samples=samples)
+    facts, (size,) = artifact.manifest.facts["precision"], artifact.manifest.sizes
+    assert dict(size.dimensions) == dict(zip("nhw", (1, *samples["image"].shape[2:])))
+    assert facts["layers"] == rounding.outcome.layers >= 3
+    integers = sum("conv2d_integer" in row["kernel"] for row in size.facts["kernels"])
+    assert integers == (facts["layers"] if precision == "int8" else 0)
+    artifact.self_test()
+    for n, h, w in ((1, 64, 48), (5, 64, 48), *(() if left == "n" else ((1, 9, 30), (2, 41, 17)))):
+        given = image(n, 3, h, w, seed=h)
+        here = specialize(rounded, {name: extent for name, extent in zip("nhw", (n, h, w)) if name in left})
+        (expected,) = evaluate(here, weights, {"image": given})
+        (found,) = artifact(given)
+        assert difference(found, expected) <= facts["tolerance"] / 2
+
+
+def test_verify_rounds_where_dimensions_stay_open(tmp_path: Path) -> None:
+    (tmp_path / "pictures.specc").write_text(ROUNDED)
+    graph = specc.load(tmp_path / "pictures.specc")
+    verdicts = verify.verify(graph, shapes={"n": None, "h": None, "w": 64}, precision="int8", per_pass=True)
+    assert all(verdict.holds for verdict in verdicts)
+    assert any("layers of integers over 8 samples" in verdict.subject for verdict in verdicts)
+
+
+def test_samples_of_a_size_that_cannot_be(tmp_path: Path) -> None:
+    """Where what is given is no number of samples of one size, it is said as for a size that is known."""
+    (tmp_path / "pictures.specc").write_text(ROUNDED)
+    graph = specc.load(tmp_path / "pictures.specc")
+    for shape in ((8, 4, 16, 12), (8, 3, 16), (0, 3, 16, 12)):
+        with pytest.raises(SpeccError) as caught:
+            specc.compile(graph, shapes=dict.fromkeys("nhw"), precision="int8", samples={"image": image(*shape)})
+        assert caught.value.diagnostics[0].code == "S1003"
 
 
 OPEN_PROGRAM = """#include <stdio.h>

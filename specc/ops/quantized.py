@@ -290,7 +290,7 @@ RECORDS = (
         compute=_conv_compute,
         macs=lambda types, attrs: product(_conv_infer(types, attrs)[0].shape) * product(types[1].shape[1:]),
         elements=_OPERANDS,
-        traits=frozenset({"blocks"}),
+        traits=frozenset({"blocks", "open"}),
     ),
     Operator(
         "linear_integer",
@@ -305,5 +305,6 @@ RECORDS = (
         compute=_linear_compute,
         macs=lambda types, attrs: product(_linear_infer(types, attrs)[0].shape) * types[0].shape[-1],
         elements=_OPERANDS,
+        traits=frozenset({"open"}),
     ),
 )

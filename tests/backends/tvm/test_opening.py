@@ -175,7 +175,7 @@ def test_networks(text: str, sizes: list[dict[str, int]], level: int) -> None:
     graph = loads(text)
     weights = random_weights(graph)
     optimized = graph
-    for each in driver._passes_for_open(level, NATIVE):
+    for each in driver.passes_for_open(level, NATIVE):
         optimized = each(optimized)
     model = compiled(optimized, weights, dict.fromkeys(graph.symbols(), 8))
     for values in sizes:
@@ -189,7 +189,7 @@ def test_networks_as_c(text: str, sizes: list[dict[str, int]], flags: list[str],
     graph = loads(text)
     weights = random_weights(graph)
     optimized = graph
-    for each in driver._passes_for_open(2, C):
+    for each in driver.passes_for_open(2, C):
         optimized = each(optimized)
     model = compiled_as_c(optimized, weights, dict.fromkeys(graph.symbols(), 8), tmp_path, "-O1", *flags)
     for values in sizes:
