@@ -17,8 +17,9 @@ A concat whose operands can be written where its result is read costs nothing as
 What turns integers of 8 bits into numbers makes four times the bytes that it reads: it is computed where it is read, in
 the group of its one user, rather than behind what made the integers.
 
-A depthwise convolution joins the 1x1 convolution in front of it where the tensor between them would leave the cache
-(`expansion`). For a GPU, a 1x1 convolution joins the depthwise one in front of it (`separable`).
+A depthwise convolution joins the 1x1 convolution in front of it where the tensor between them would leave the cache, or
+blocks of threads share memory (`expansion`). There, a 1x1 convolution joins the depthwise one in front of it as well
+(`separable`).
 
 Views (reshape) cost nothing and stand in no group. Attention is a group of its own (`attention`).
 
@@ -190,7 +191,7 @@ KINDS = (
     Kind("squeeze-excite", lambda joint: joint.anchor == "mean" and _is_small_product(joint), _sole),
     Kind(
         "expansion",
-        lambda joint: bool(joint.cache) and expansion.matches(joint.graph, joint.anchor, joint.node),
+        lambda joint: bool(joint.cache or joint.blocks) and expansion.matches(joint.graph, joint.anchor, joint.node),
         _unlike,
     ),
     Kind(

@@ -182,6 +182,40 @@ def test_a_depthwise_and_a_1x1_convolution_are_one_kernel(precision: str, digits
     assert sum(found["kernel"] in name for name in launches) == (2 if precision == "float32" else 1), launches
 
 
+_INVERTED = """specc 1
+
+block Inverted(x: [n, c, h, w], s: int = 1) -> [n, c, h // s, w // s]:
+    wide = conv2d(x, 4 * c)
+    deep = conv2d(relu6(wide), 4 * c, k=3, s=s, p=1, groups=4 * c)
+    return conv2d(relu6(deep), c)
+
+network MobileNet(image: [n = 1, 3, 64, 48]) -> [n, 10]:
+    stem = conv2d(image, 16, k=3, s=2, p=1)
+    first = Inverted(stem, s=2)
+    second = Inverted(first)
+    wide = conv2d(first + second, 64)
+    deep = conv2d(silu(wide), 64, k=5, p=2, groups=64)
+    few = conv2d(global_avg_pool(silu(deep), keep=true), 8)
+    gate = conv2d(relu(few), 64)
+    last = conv2d(silu(deep) * sigmoid(gate), 16)
+    head = linear(global_avg_pool(last), 10)
+    return head
+"""
+
+
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_inverted_residuals_are_one_kernel(precision: str, digits: Path) -> None:
+    """Whole ones, and up to the squeeze-excite where there is one."""
+    place = digits / f"inverted-{precision}.artifact"
+    library = compile_artifact(grammar.loads(_INVERTED), place, precision=precision)
+    kernels = container.read(place).manifest.sizes[0].facts["kernels"]
+    found = [kernel["configuration"]["fused"] for kernel in kernels if kernel["template"] == "expansion"]
+    assert found == (["all"] * 3 if precision == "fp16" else ["front", "front", "all"])
+    words = (sys.executable, "-m", "specc", "run", place.name, "--self-test")
+    done = emulate(digits, *words, EMULATED_KERNELS=str(library))
+    assert done.returncode == 0, done.stderr
+
+
 _RESIDUAL = """specc 1
 
 block Basic(x: [n, c, h, w]) -> [n, c, h, w]:

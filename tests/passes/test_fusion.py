@@ -332,3 +332,62 @@ def test_why_a_1x1_convolution_stays_alone(given: dict[str, Any], reason: str) -
     journal = Journal()
     assert len(groups(fuse(separable(**given), journal=journal, blocks=True))) == 2
     assert [e.reason for e in journal.events if e.rule.startswith("depthwise-separable")] == [reason]
+
+
+def inverted(between: str = "relu(%2)", sources: int = 4, kernel: int = 1, last: str = "return %5") -> Graph:
+    """An inverted residual: an expansion, a depthwise convolution, `between`, a projection."""
+    window = "{padding=(1, 1, 1, 1)}" if kernel == 3 else ""
+    return parse_graph(
+        f"""
+        graph Net
+        input x: float32[1, {sources}, 6, 6]
+        param u: float32[8, {sources}, {kernel}, {kernel}] kaiming
+        param v: float32[8, 1, 3, 3] kaiming
+        param w: float32[{sources}, 8, 1, 1] kaiming
+        %0: float32[1, 8, 6, 6] = conv2d(x, @u) {window}
+        %1: float32[1, 8, 6, 6] = sigmoid(%0)
+        %2: float32[1, 8, 6, 6] = conv2d(%1, @v) {{groups=8; padding=(1, 1, 1, 1)}}
+        %3: float32[1, 8, 6, 6] = {between}
+        %4: float32[1, {sources}, 6, 6] = conv2d(%3, @w)
+        %5: float32[1, {sources}, 6, 6] = add(%4, x)
+        {last}
+        """
+    )
+
+
+def test_an_inverted_residual_is_one_group_where_blocks_share_memory() -> None:
+    graph, journal = inverted(), Journal()
+    check_pass(lambda each: fuse(each, blocks=True), graph)
+    whole = ["conv2d", "sigmoid", "conv2d", "relu", "conv2d", "add"]
+    assert groups(fuse(graph, journal=journal, blocks=True)) == [whole]
+    fired = [event.rule for event in journal.events if event.fired]
+    assert fired[1] == "expansion of sigmoid" and fired[3] == "depthwise-separable convolution of relu"
+
+
+def test_an_expansion_and_its_depthwise_convolution_are_one_group_where_others_read_what_they_make() -> None:
+    """As squeeze-excite does."""
+    graph = inverted(last="%6: float32[1, 8, 1, 1] = mean(%3) {axes=(2, 3); keep=True}\nreturn %5, %6")
+    found = groups(fuse(graph, blocks=True))
+    assert ["conv2d", "sigmoid", "conv2d", "relu"] in found and ["conv2d", "add"] in found
+
+
+def test_a_second_depthwise_convolution_begins_another_group() -> None:
+    last = "%6: float32[1, 4, 6, 6] = conv2d(%5, @t) {groups=4; padding=(1, 1, 1, 1)}\nreturn %6"
+    graph, journal = inverted(last=f"param t: float32[4, 1, 3, 3] kaiming\n{last}"), Journal()
+    assert [group.count("conv2d") for group in groups(fuse(graph, journal=journal, blocks=True))] == [3, 1]
+    reasons = [event.reason for event in journal.events if event.rule == "expansion of add"]
+    assert reasons == ["there are several convolutions in front of it already"]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"kernel": 3}, "the convolution in front of it has a window, strides, padding or groups"),
+        ({"sources": 260}, "a block of threads holds up to 256 channels of its pixels, and the first one reads 260"),
+        ({"last": "return %5, %1"}, "what `sigmoid` makes is used 2 times, and a kernel keeps what it goes on with"),
+    ],
+)
+def test_why_an_expansion_stays_alone_where_blocks_share_memory(given: dict[str, Any], reason: str) -> None:
+    journal = Journal()
+    fuse(inverted(**given), journal=journal, blocks=True)
+    assert [e.reason for e in journal.events if e.rule == "expansion of sigmoid"] == [reason]

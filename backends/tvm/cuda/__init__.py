@@ -10,8 +10,9 @@ Modules: `threads` (grids, barriers), `occupancy` (how many blocks run at a time
 `elements` (any group: a thread or a team of threads for each element), `operands` (convolutions and others as products
 of matrices), `products` (these in tiles, in float32), `winograd` (convolutions as these, by minimal filtering),
 `cores`, `core_tiles`, `runs` and `sides` (these in 16 bits, on tensor cores), `intrinsics` (what that takes beyond
-TIR), `depthwise` (convolutions from tiles of pictures), `separable`, `separable_tiles` and `separable_kernel` (these
-with a 1x1 convolution behind them), `attention` and `rows` (reductions) in one launch, `core_attention` (attention in
-16 bits, on tensor cores), `squeeze` (a mean and small products), `scan` (a loop in one block), `select` (which of
-them), `device` (TIR -> CUDA and its launches), `nvrtc` (CUDA -> cubin), `program` (what `c/cuda.c` runs).
+TIR), `depthwise` (convolutions from tiles of pictures), `separable`, `separable_tiles`, `separable_kernel` and
+`separable_products` (these with a 1x1 convolution behind them), `expansion`, `expansion_tiles` and `expansion_kernel`
+(and with one in front of them), `attention` and `rows` (reductions) in one launch, `core_attention` (attention in 16
+bits, on tensor cores), `squeeze` (a mean and small products), `scan` (a loop in one block), `select` (which of them),
+`device` (TIR -> CUDA and its launches), `nvrtc` (CUDA -> cubin), `program` (what `c/cuda.c` runs).
 """

@@ -137,8 +137,10 @@ def multiply_part(
     stage: Any,
     thread: Any,
     terms: int = STEP,
+    beside: Any = 0,
 ) -> None:
-    """Adds the products of so many terms in one part of shared memory to the sums of a thread."""
+    """Adds the products of so many terms in one part of shared memory to the sums of a thread; the tile begins at
+    column `beside` there."""
     warp, lane = emitter.divmod(thread, WARP)
     row, column = emitter.divmod(warp, tile.columns // tile.across)
     left, right = (local(extent // 16 * FRAGMENT, "uint32") for extent in (tile.down, tile.across))
@@ -147,7 +149,7 @@ def multiply_part(
             first = emitter.simplify(row * tile.down + i * 16)
             sides[0].load(emitter, memory, left, i, (first, k), stage, lane, second="own")
         with unrolled(emitter, tile.across // 16) as j:
-            first = emitter.simplify(column * tile.across + j * 16)
+            first = emitter.simplify(beside + column * tile.across + j * 16)
             sides[1].load(emitter, memory, right, j, (first, k), stage, lane, second="k")
         with unrolled(emitter, tile.down // 16) as i, unrolled(emitter, tile.across // 8) as j:
             at = (i * (tile.across // 8) + j) * FRAGMENT

@@ -141,7 +141,7 @@ def choose(sizes: tuple[int, int, int, int], target: Target, choices: Choices) -
 
 @dataclass
 class Side:
-    """One side of the product on its way: from the tensor by registers to shared memory, [2, 16, extent]."""
+    """One side of the product on its way: from the tensor by registers to shared memory, [parts, 16, extent]."""
 
     extent: int
     runs: bool
@@ -149,6 +149,7 @@ class Side:
     threads: int
     read: Callable[[Any, Any], Scalar]
     """The element at the index within the tile, and at term k."""
+    parts: int = 2
     registers: Any = field(init=False)
     memory: Any = field(init=False)
 
@@ -156,7 +157,7 @@ class Side:
         self.count = self.extent * STEP // self.threads
         self.registers = local(self.count, "float32")
         # Threads that write a column of 16 terms: a row that is 4 longer spreads them over the banks.
-        self.memory = shared((2, STEP, self.extent + (0 if self.runs else 4)), "float32")
+        self.memory = shared((self.parts, STEP, self.extent + (0 if self.runs else 4)), "float32")
 
     def _at(self, emitter: Emitter, thread: Any, j: Any) -> tuple[Any, Any]:
         """The index, and the term within 16, of the element number j of a thread."""
@@ -174,7 +175,7 @@ class Side:
             emitter.store(self.registers, self.read(index, first + term), [j])
 
     def put(self, emitter: Emitter, thread: Any, half: Any) -> None:
-        """Writes what is in registers to one half of the shared memory."""
+        """Writes what is in registers to one part of the shared memory."""
         with unrolled(emitter, self.count) as j:
             index, term = self._at(emitter, thread, j)
             emitter.store(self.memory, self.registers[j], [half, term, index])

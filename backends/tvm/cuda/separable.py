@@ -14,11 +14,13 @@ al., "Fusing Depthwise and Pointwise Convolutions for Efficient Inference on GPU
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, prod
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda import core_tiles, cores, depthwise, elements, products
-from specc.backends.tvm.cuda.occupancy import LAUNCH, moved
+from specc.backends.tvm.cuda.occupancy import LAUNCH, ROUND_TRIP, moved
+from specc.backends.tvm.cuda.operands import sizes_of
 from specc.backends.tvm.cuda.runs import WEIGHTS, in_place, padded
 from specc.backends.tvm.cuda.separable_kernel import Chain, Separable
 from specc.backends.tvm.cuda.separable_tiles import Shape, Tile, cycles, ranked
@@ -43,13 +45,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         weight = group.step(chain.last).operands[1]
         packings = {weight: WEIGHTS if shape.halves else Packing("terms")}
         return Template(lambda emitter: Separable(emitter, chain, tile, shape).emit(), packings)
-    templates = [_half(part, target, choices.part(name)) for part, name in zip(parts, ("depthwise", "product"))]
-    packings = {
-        part.values[number]: packing
-        for part, template in zip(parts, templates, strict=True)
-        for number, packing in template.packings.items()
-    }
-    return Template(lambda emitter: _write_apart(emitter, chain, parts, templates), packings)
+    templates = [alone(part, target, choices.part(name)) for part, name in zip(parts, ("depthwise", "product"))]
+    return apart(chain.middle, parts, templates)
 
 
 def chain_of(group: Group) -> Chain | None:
@@ -111,31 +108,40 @@ def one_launch(tile: Tile, shape: Shape, target: Target) -> float:
 
 def several_launches(parts: tuple[Part, Part], shape: Shape, target: Target) -> float:
     """Cycles of the two convolutions one behind the other, and of the launch in front of a product that needs one."""
-    window, product = shape.window, parts[1].group
+    return filtered_alone(shape, target) + LAUNCH + multiplied_alone(parts[1].group, target)
+
+
+def filtered_alone(shape: Shape, target: Target) -> float:
+    """Cycles of the depthwise convolution."""
+    window = shape.window
     tile = depthwise.choose(window, target, Choices())
-    first = depthwise.cycles(window, tile, target) if tile else inf
-    first = max(first, moved((shape.source, shape.between), target))
-    pixels = shape.pictures * prod(window.places)
-    sizes = (1, shape.outputs, pixels, shape.channels)
+    taken = depthwise.cycles(window, tile, target) if tile else inf
+    return max(taken, moved((shape.source, shape.between), target))
+
+
+def multiplied_alone(group: Group, target: Target) -> float:
+    """Cycles of a group that is a 1x1 convolution, and of the launch in front of it if it needs one."""
+    assert group.anchor is not None
+    step = group.step(group.anchor)
+    source, sizes = group.type(step.operands[0]), sizes_of(group, step)
+    assert sizes is not None
+    before, behind = (DTYPES[type.dtype] * prod(type.concrete) for type in (source, group.result))
     arranged = 0.0
-    if shape.halves:
-        sizes = (*sizes[:3], padded(shape.channels))
-        second = core_tiles.cycles(*core_tiles.choose(sizes, target, Choices()), sizes, target)
-        anchor = product.anchor
-        assert anchor is not None
-        if not in_place(product, product.step(anchor)):
-            arranged = LAUNCH + moved((shape.between, shape.between), target)
+    if source.dtype in HALVES:
+        sizes = (*sizes[:3], padded(sizes[3]))
+        taken = core_tiles.cycles(*core_tiles.choose(sizes, target, Choices()), sizes, target)
+        if not in_place(group, step):
+            arranged = LAUNCH + moved((before, before), target)
     else:
-        second = products.cycles(*products.choose(sizes, target, Choices()), sizes, target)
-    second = max(second, moved((shape.between, shape.result), target))
-    return first + LAUNCH + arranged + second
+        taken = ROUND_TRIP + products.cycles(*products.choose(sizes, target, Choices()), sizes, target)
+    return arranged + max(taken, moved((before, behind), target))
 
 
 # ---- several launches ------------------------------------------------------------------------------------------------
 
 
-def _half(part: Part, target: Target, choices: Choices) -> Template:
-    """The template of one of the two convolutions."""
+def alone(part: Part, target: Target, choices: Choices) -> Template:
+    """The template of one of the convolutions."""
     for lower in (cores.lower, products.lower, depthwise.lower):
         found = lower(part.group, target, choices)
         if found is not None:
@@ -143,7 +149,17 @@ def _half(part: Part, target: Target, choices: Choices) -> Template:
     return elements.lower(part.group, target)
 
 
-def _write_apart(emitter: Emitter, chain: Chain, parts: tuple[Part, Part], templates: list[Template]) -> None:
-    between = emitter.temporary(emitter.group.type(chain.middle)).buffer
-    for part, template, result in zip(parts, templates, (between, emitter.outputs[0]), strict=True):
-        template.write(emitter.part(part, template.packings, {chain.middle: between}, result))
+def apart(value: int, parts: Sequence[Part], templates: Sequence[Template]) -> Template:
+    """The template of a group that is cut at `value`, which the first part makes, into a temporary."""
+    packings = {
+        part.values[number]: packing
+        for part, template in zip(parts, templates, strict=True)
+        for number, packing in template.packings.items()
+    }
+
+    def write(emitter: Emitter) -> None:
+        between = emitter.temporary(emitter.group.type(value)).buffer
+        for part, template, result in zip(parts, templates, (between, emitter.outputs[0]), strict=True):
+            template.write(emitter.part(part, template.packings, {value: between}, result))
+
+    return Template(write, packings)

@@ -23,19 +23,15 @@ from typing import Any
 
 from tvm import tirx
 
-from specc.backends.tvm.cuda import cores, products
 from specc.backends.tvm.cuda.depthwise import WRITTEN_OUT
-from specc.backends.tvm.cuda.intrinsics import address, copies_end, pair, put, wait
+from specc.backends.tvm.cuda.intrinsics import pair
 from specc.backends.tvm.cuda.operands import Destination, Results
-from specc.backends.tvm.cuda.runs import RUN, Runs, padded
+from specc.backends.tvm.cuda.runs import RUN
+from specc.backends.tvm.cuda.separable_products import CoreProduct, PlainProduct
 from specc.backends.tvm.cuda.separable_tiles import Shape, Tile
-from specc.backends.tvm.cuda.sides import Side
 from specc.backends.tvm.cuda.threads import barrier, grid, local, only_if, shared, unravel, unrolled
 from specc.backends.tvm.emitter import Emitter, Index
 from specc.backends.tvm.expression import Scalar
-
-Take = Callable[[Any, Any, Callable[[Any], Scalar]], None]
-"""Gets the row and the column in the tile of a run of sums, and what gives the sum of a number."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +82,15 @@ class Separable:
             self.taps = shared((tile.depth, prod(self.window.kernel) | 1), "float32")
             self.held = local(tile.shares(self.window).count, "float32")
             weight = emitter.group.step(self.chain.last).operands[1]
-            kind = _Cores if tile.halves else _Plain
+            kind = CoreProduct if tile.halves else PlainProduct
             product = kind(emitter, emitter.buffers[weight], tile, shape, self.first, self.thread)
             product.begin()
+            product.fetch(0)
+            product.asked()
+            product.put(0)
             self._fetch(0)
             self._put(0)
+            self._put_taps(0)
             barrier()
             with emitter.serial(steps) as step:
                 more = step + 1 < steps if steps > 1 else False
@@ -98,12 +98,13 @@ class Separable:
                     product.fetch(emitter.simplify(step + 1))
                     self._fetch(emitter.simplify(step + 1))
                 product.asked()
-                self._filter(step, product)
+                self._filter(step, product.keep)
                 product.ready()
                 barrier()
                 product.multiply(step)
                 with only_if(more):
                     self._put(emitter.simplify(step + 1))
+                    self._put_taps(emitter.simplify(step + 1))
                     product.put(emitter.simplify(step + 1))
                 barrier()
             product.finish(self._take, self.results.run)
@@ -141,11 +142,15 @@ class Separable:
                 emitter.store(self.held, found, [register + j])
 
     def _put(self, step: Any) -> None:
-        """Writes what is in registers to shared memory, and brings the weights of the step's channels there."""
+        """Writes what is in registers to shared memory."""
         emitter, tile = self.emitter, self.tile
         for register, pixel, there, channel in self._shares():
             with only_if(there), unrolled(emitter, tile.shares(self.window).channels) as j:
                 emitter.store(self.picture, self.held[register + j], [pixel, emitter.simplify(channel + j)])
+
+    def _put_taps(self, step: Any) -> None:
+        """Brings the depthwise weights of a step's channels to shared memory."""
+        emitter, tile = self.emitter, self.tile
         weight, taps = emitter.input(self.step.operands[1]), prod(self.window.kernel)
         with emitter.serial(-(-tile.depth * taps // tile.threads)) as turn:
             number = emitter.simplify(turn * tile.threads + self.thread)
@@ -161,15 +166,15 @@ class Separable:
 
     # ---- filtering --------------------------------------------------------------------------------------------------
 
-    def _filter(self, step: Any, product: _Cores | _Plain) -> None:
-        """What the product reads of a step's channels: a thread has runs of 8 pixels beside each other."""
+    def _filter(self, step: Any, keep: Callable[[Any, Any, Any], None]) -> None:
+        """Gives what the product reads of a step's channels away: a channel, and a run of 8 pixels in registers."""
         emitter, tile = self.emitter, self.tile
         runs = tile.depth * tile.columns // RUN
         with unrolled(emitter, -(-runs // tile.threads)) as j:
             number = emitter.simplify(j * tile.threads + self.thread)
             with only_if(runs % tile.threads == 0 or number < runs):
                 run, channel = emitter.divmod(number, tile.depth)
-                product.keep(channel, run, self._run(step, channel, run))
+                keep(channel, run, self._run(step, channel, run))
 
     def _run(self, step: Any, channel: Any, run: Any) -> Any:
         """The registers with a run of what is between the convolutions."""
@@ -248,129 +253,3 @@ class Separable:
         )
         with only_if(emitter.math.all(*inside)):
             self.results.put_run(((self.number, y), m, x), 0, total)
-
-
-# ---- products --------------------------------------------------------------------------------------------------------
-
-
-class _Cores:
-    """The product of 16 bits: both sides in shared memory as `sides` has them, the weights of two steps."""
-
-    def __init__(self, emitter: Emitter, weight: Any, tile: Tile, shape: Shape, first: Any, thread: Any) -> None:
-        self.emitter, self.tile, self.first, self.thread = emitter, tile, first, thread
-        self.dtype, terms = shape.dtype, padded(shape.channels)
-        whole = -(-shape.channels // tile.depth) * tile.depth
-        rows = Runs(shape.outputs, terms, "k", RUN, lambda b, m, k: weight[m, k])
-        filtered = Runs(tile.columns, tile.depth, "own", RUN, lambda b, n, k: None)
-        bounded = shape.outputs % tile.rows != 0, terms < whole
-        weights, behind = tile.weights, 2 * tile.weights
-        self.sides = (
-            Side(rows, tile.rows, tile.depth, bounded, 0, weights, tile.threads),
-            Side(filtered, tile.columns, tile.depth, (False, False), behind, 0, tile.threads),
-        )
-
-    def begin(self) -> None:
-        self.memory = shared((self.tile.memory,), "float32")
-        count = self.tile.down * self.tile.across // 32
-        self.sums = local(count, "float32")
-        with unrolled(self.emitter, count) as number:
-            self.emitter.store(self.sums, tirx.const(0.0, "float32"), [number])
-        self.fetch(0)
-        self.asked()
-
-    def fetch(self, step: Any) -> None:
-        """Begins to bring a step's weights."""
-        place = 0, self.first, self.emitter.simplify(step * self.tile.depth)
-        self.sides[0].fetch(self.emitter, self.memory, place, step % 2, self.thread)
-
-    def asked(self) -> None:
-        """What was begun since the last call is one group, even if there is nothing in it."""
-        copies_end()
-
-    def put(self, step: Any) -> None:
-        """They come by themselves."""
-
-    def keep(self, channel: Any, run: Any, held: Any) -> None:
-        """Stores a run of pixels of a channel."""
-        put(
-            address(self.memory, self.emitter.simplify(self.sides[1].slot(self.emitter, 0, channel, run))),
-            address(held, 0),
-        )
-
-    def ready(self) -> None:
-        """Waits for the weights of this step; those of the next one may be on their way."""
-        wait(1)
-
-    def multiply(self, step: Any) -> None:
-        emitter, tile = self.emitter, self.tile
-        cores.multiply_part(
-            emitter, self.dtype, tile.cores, self.sides, self.memory, self.sums, step % 2, self.thread, tile.depth
-        )
-
-    def finish(self, take: Take, run: int) -> None:
-        cores.finish(self.emitter, self.tile.cores, self.sums, self.memory, run, self.thread, take)
-
-
-class _Plain:
-    """The product of float32: each thread has a tile of sums in registers."""
-
-    def __init__(self, emitter: Emitter, weight: Any, tile: Tile, shape: Shape, first: Any, thread: Any) -> None:
-        self.emitter, self.tile, self.thread = emitter, tile, thread
-
-        def read(index: Any, k: Any) -> Scalar:
-            m, math = emitter.simplify(first + index), emitter.math
-            m = m if shape.outputs % tile.rows == 0 else tirx.min(m, shape.outputs - 1)
-            value = Scalar(tirx.BufferLoad(weight, [emitter.simplify(k), m]), reads=True)
-            there = shape.channels % tile.depth == 0 or k < shape.channels
-            return math.select(there, value, math.const(0.0, "float32"))
-
-        self.read = read
-
-    def begin(self) -> None:
-        tile = self.tile
-        self.weights = products.Side(tile.rows, True, tile.threads, self.read)
-        self.filtered = shared((tile.depth, tile.columns + 4), "float32")
-        self.sums = local(tile.down * tile.across, "float32")
-        with unrolled(self.emitter, tile.down * tile.across) as number:
-            self.emitter.store(self.sums, tirx.const(0.0, "float32"), [number])
-        self.fetch(0)
-        self.put(0)
-
-    def fetch(self, step: Any) -> None:
-        """Reads a step's weights to registers."""
-        self.weights.fetch(self.emitter, self.thread, self.emitter.simplify(step * self.tile.depth))
-
-    def put(self, step: Any) -> None:
-        """Writes them to a half of their memory."""
-        self.weights.put(self.emitter, self.thread, step % 2)
-
-    def asked(self) -> None:
-        """Nothing comes by itself."""
-
-    def keep(self, channel: Any, run: Any, held: Any) -> None:
-        """Stores a run of pixels of a channel, four at a time."""
-        for part in range(0, RUN, 4):
-            put(address(self.filtered, channel, self.emitter.simplify(run * RUN + part)), address(held, part))
-
-    def ready(self) -> None:
-        """Nothing is waited for."""
-
-    def multiply(self, step: Any) -> None:
-        def left(k: Any, index: Any) -> Any:
-            return self.weights.memory[step % 2, k, index]
-
-        def right(k: Any, index: Any) -> Any:
-            return self.filtered[k, index]
-
-        products.multiply_part(self.emitter, self.tile.plain, left, right, self.sums, self.thread)
-
-    def finish(self, take: Take, run: int) -> None:
-        tile, sums = self.tile, self.sums
-        with unrolled(self.emitter, tile.down) as i, unrolled(self.emitter, tile.across // run) as part:
-            first = part * run
-            m, n = products.own(self.emitter, tile.plain, self.thread, i, first)
-
-            def total(number: Any, at: Any = i * tile.across + first) -> Scalar:
-                return Scalar(sums[at + number])
-
-            take(m, n, total)

@@ -24,7 +24,7 @@ from specc.backends.tvm.cuda.threads import WARP
 from specc.ir.dtypes import HALVES
 from specc.targets import Target
 
-_FETCH = 3
+FETCH = 3
 """Cycles in which a warp brings an element of each thread to shared memory: a read, a write, and what else it takes of
 the four instructions that start in a cycle."""
 
@@ -114,17 +114,22 @@ class Tile:
         return Shares(parts, -(-pixels * parts // self.threads), self.depth // parts)
 
     @property
+    def parts(self) -> int:
+        """Steps whose weights of the product are in shared memory at a time."""
+        return 2
+
+    @property
     def weights(self) -> int:
         """Words of the product's weights of a step."""
         return self.rows * (pitch(self.depth // RUN) * RUN // 2 if self.halves else self.depth)
 
     @property
     def memory(self) -> int:
-        """Words that the product has: two steps' weights, what was filtered, or results on their way."""
+        """Words that the product has: weights, what was filtered, or results on their way."""
         if not self.halves:
-            return 2 * self.weights + self.depth * (self.columns + 4)
+            return self.parts * self.weights + self.depth * (self.columns + 4)
         filtered = self.depth * pitch(self.columns // RUN) * RUN // 2
-        return max(2 * self.weights + filtered, self.threads // WARP * self.cores.staged)
+        return max(self.parts * self.weights + filtered, self.threads // WARP * self.cores.staged)
 
     def shared(self, window: Window) -> int:
         """Bytes of shared memory."""
@@ -139,7 +144,7 @@ class Tile:
         return sums + max(read, filtering) + self.shares(window).count + 44
 
 
-_CORES = (
+CORES = (
     (256, (8, 8), 64, 32),
     (256, (4, 8), 64, 16),
     (128, (8, 16), 64, 32),
@@ -152,7 +157,7 @@ _CORES = (
     (32, (8, 8), 16, 32),
     (32, (4, 8), 16, 16),
 )
-_PLAIN = (
+PLAIN = (
     (128, (8, 16), 8, 8),
     (128, (8, 8), 8, 4),
     (64, (8, 16), 4, 8),
@@ -165,7 +170,7 @@ _PLAIN = (
 
 def ranked(shape: Shape, target: Target) -> list[Tile]:
     """The tiles that a multiprocessor holds, the one that takes least time first."""
-    sizes, depths = (_CORES, (16, 32)) if shape.halves else (_PLAIN, (products.STEP,))
+    sizes, depths = (CORES, (16, 32)) if shape.halves else (PLAIN, (products.STEP,))
     tiles = [Tile(*size, depth, shape.halves) for size, depth in product(sizes, depths)]
     fitting = [t for t in tiles if t.shares(shape.window).count <= _FETCHED and _held(t, shape)]
     return sorted(fitting, key=lambda tile: cycles(tile, shape, target))
@@ -176,18 +181,27 @@ def _held(tile: Tile, shape: Shape) -> int:
     return occupancy.resident(tile.threads, tile.registers(shape.window), tile.shared(shape.window))
 
 
+def filtering(tile: Tile, window: Window) -> float:
+    """Cycles in which a block filters the channels of a step."""
+    taps = prod(window.kernel)
+    read = window.kernel[0] * len(window.offsets(RUN, 1)) + taps
+    return tile.depth * tile.columns / RUN / WARP * (read + RUN * taps / 4 + RUN)
+
+
+def multiplying(tile: Tile) -> float:
+    """Cycles in which a block multiplies them by the weights of its outputs."""
+    if not tile.halves:
+        return tile.rows * tile.columns * tile.depth / (128 * products.rate(tile.plain))
+    fragments = tile.threads // WARP * (tile.down + tile.across) * tile.depth * 2 / SHARED_RATE
+    return max(tile.rows * tile.columns * tile.depth / PRODUCTS, fragments)
+
+
 def cycles(tile: Tile, shape: Shape, target: Target) -> float:
     """What both convolutions take, in cycles of a multiprocessor."""
     window, warps = shape.window, tile.threads // WARP
-    taps, inputs = prod(window.kernel), tile.depth * prod(tile.inputs(window))
-    fetched = tile.depth * -(-prod(tile.inputs(window)) // WARP) * _FETCH
-    read = window.kernel[0] * len(window.offsets(RUN, 1)) + taps
-    filtered = tile.depth * tile.columns / RUN / WARP * (read + RUN * taps / 4 + RUN)
-    if tile.halves:
-        fragments = warps * (tile.down + tile.across) * tile.depth * 2 / SHARED_RATE
-        multiplied = max(tile.rows * tile.columns * tile.depth / PRODUCTS, fragments)
-    else:
-        multiplied = tile.rows * tile.columns * tile.depth / (128 * products.rate(tile.plain))
+    inputs = tile.depth * prod(tile.inputs(window))
+    fetched = tile.depth * -(-prod(tile.inputs(window)) // WARP) * FETCH
+    filtered, multiplied = filtering(tile, window), multiplying(tile)
     bytes = (inputs + tile.rows * tile.depth) * (2 if tile.halves else 4)
     tiles = shape.pictures * prod(-(-p // e) for p, e in zip(window.places, tile.extents, strict=True))
     blocks = tiles * -(-shape.outputs // tile.rows)

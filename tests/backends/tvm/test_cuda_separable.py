@@ -13,7 +13,7 @@ from kernel_programs import program, tensor, weight
 
 from specc import targets
 from specc.backends.tvm.choices import Choices, Value
-from specc.backends.tvm.cuda import nvrtc, separable, separable_kernel
+from specc.backends.tvm.cuda import nvrtc, separable, separable_kernel, separable_products
 from specc.backends.tvm.cuda.device import device
 from specc.backends.tvm.cuda.intrinsics import wait
 from specc.backends.tvm.cuda.occupancy import SHARED
@@ -224,8 +224,8 @@ MISTAKES: dict[str, Mistake] = {
     "first_barrier": _without(0),
     "barrier_before_products": _without(1),
     "barrier_behind_products": _without(2),
-    "no_wait": lambda patch: patch.setattr(separable_kernel, "wait", lambda groups: None),
-    "late_wait": lambda patch: patch.setattr(separable_kernel, "wait", lambda groups: wait(2)),
+    "no_wait": lambda patch: patch.setattr(separable_products, "wait", lambda groups: None),
+    "late_wait": lambda patch: patch.setattr(separable_products, "wait", lambda groups: wait(2)),
     "next_picture": _shifted("_fetch", 0),
     "next_channel": _shifted("_channel", 1),
     "next_row": _shifted("_take", 0),
