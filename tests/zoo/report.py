@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
+from specc import targets
+
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 HEAD = """# The zoo
 
@@ -31,8 +33,8 @@ Every network of `examples/` beside an implementation in PyTorch. `make zoo` run
   reference's `state_dict`;
 - **float64**: the greatest difference between the spec, run by PyTorch, and the reference, both in float64, with random
   weights and statistics of batch norm away from 0 and 1, beside the greatest number of the result;
-- **compiled**: the same difference for the artifact, which computes in float32. These two are of a small network of the
-  same kind, or of a small image.
+- **compiled**: the same difference for the artifact, which computes in float32, for the target `{target}` here. These
+  two are of a small network of the same kind, or of a small image.
 
 Parameters and multiply-accumulate operations are those of the first variant; operators are those of the small network
 as it is written, and kernels what its artifact calls. Lines are those of the spec, checks and comments left out, and of
@@ -171,7 +173,8 @@ def main() -> int:
                 with options.keep.open("a") as file:
                     file.write(json.dumps(asdict(row)) + "\n")
     if not options.names:
-        PAGE.write_text(f"{HEAD}\n{table(rows)}\n", encoding="utf-8")
+        head = HEAD.format(target=targets.native().name)
+        PAGE.write_text(f"{head}\n{table(rows)}\n", encoding="utf-8")
     return int(any(row.failed for row in rows.values()))
 
 
