@@ -11,6 +11,10 @@ width + x, and a tap reads position p + `shift`, whatever p is. 16 consecutive r
 tile. Of the results of a row, those beyond the last column are computed, and not used.
 
 Blocks of 16 channels lie side by side after that: some loads and stores of 16 or 32 bytes a pixel.
+
+Where a result reads its own pixel alone (1x1, stride 1, no padding), a unit can pack what it reads just before its
+products, in memory that the first-level cache holds, and ask for what the next one reads (`near`, `pack`, `ask`): the
+packed image is not written to the second-level cache, nor read from there.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from tvm.tirx.script.builder import ir as T
 from specc.backends.tvm.emitter import Emitter
 from specc.backends.tvm.halves import stored
 from specc.backends.tvm.kernels.amx import BYTES, DEPTHS, ROWS
+from specc.backends.tvm.kernels.fetch import soon
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,15 @@ class Image:
     def bytes(self) -> int:
         """Bytes of a position."""
         return BYTES * self.depth // DEPTHS[self.dtype]
+
+    @cached_property
+    def pointwise(self) -> bool:
+        """Whether each result reads the pixel of its own number, which lies in blocks."""
+        return bool(self.block) and self.kernel == (1, 1) == self.stride and not any(self.padding) and self._inside
+
+    @cached_property
+    def _inside(self) -> bool:
+        return (self.rows, self.columns) == (self.height, self.width)
 
     @cached_property
     def together(self) -> int:
@@ -150,13 +164,35 @@ class Panels:
 
     def __init__(self, emitter: Emitter, image: Image, data: Any, lanes: int, results: int, outside: int = 0) -> None:
         self.emitter, self.image, self.data, self.lanes = emitter, image, data, lanes
-        self.kind, self.outside = stored(image.dtype), outside
-        shape = (image.batch, image.panels, image.phases, image.positions(results), image.depth)
-        self.buffer = T.alloc_buffer(shape, self.kind)
+        self.kind, self.outside, self.results, self.buffer = stored(image.dtype), outside, results, None
+
+    def near(self) -> None:
+        """Where the operand is packed a few results at a time (`Image.pointwise`): memory for as many; of a thread."""
+        self.buffer = T.alloc_buffer((1, self.image.panels, 1, self.results, self.image.depth), self.kind)
+
+    def pack(self, n: Any, first: Any) -> None:
+        """Packs what results of image n from `first` on read, as many as there is memory for; or as there are."""
+        image = self.image
+        count = T.Bind(tirx.min(self.results, image.results - first))
+        with self.emitter.serial(image.panels) as panel:
+            self._copy((n, panel, 0, first), (0, panel, 0, 0), 0, count)
+
+    def ask(self, n: Any, first: Any, panel: Any, part: Any, parts: int) -> None:
+        """Asks for one of so many parts of what `pack` reads of a panel from result `first` on."""
+        image, lanes = self.image, self.lanes
+        pixels = BYTES * image.depth // (image.bytes * lanes)
+        runs, last = -(-self.results // pixels), -(-image.channels // lanes) - 1
+        lines = image.depth // lanes * runs
+        for q in range(-(-lines // parts)):
+            block, run = self.emitter.divmod(part * -(-lines // parts) + q, runs)
+            number, place = tirx.min(panel * (image.depth // lanes) + block, last), first + run * pixels
+            soon(self.data, n, number, 0, tirx.min(place, image.results - 1), 0)
 
     def emit(self) -> None:
         """All loops; threads share the rows of all phases."""
         emitter, image = self.emitter, self.image
+        shape = (image.batch, image.panels, image.phases, image.positions(self.results), image.depth)
+        self.buffer = T.alloc_buffer(shape, self.kind)
         with emitter.parallel(image.batch * image.panels * image.phases * image.down) as work:
             rest, q = emitter.divmod(work, image.down)
             rest, phase = emitter.divmod(rest, image.phases)
@@ -186,17 +222,19 @@ class Panels:
             first = T.Bind(tirx.min(across, tirx.max(0, -tirx.floordiv(start, step))))
             end = T.Bind(tirx.max(first, tirx.min(across, tirx.floordiv(image.width - 1 - start, step) + 1)))
         self._border(place, 0, first)
-        self._copy(place, row, start, first, end)
+        n, panel, *_ = place
+        self._copy((n, panel, row, start), place, first, end)
         self._border(place, end, across)
 
-    def _copy(self, place: Sequence[Any], row: Any, start: Any, first: Any, end: Any) -> None:
-        """The positions of a row from `first` to `end`, which lie inside of the image."""
+    def _copy(self, source: Sequence[Any], place: Sequence[Any], first: Any, end: Any) -> None:
+        """The positions from `first` to `end` of a row whose first one is column `start` of the image, inside of it."""
         emitter, image, lanes = self.emitter, self.image, self.lanes
-        (n, panel, phase, begin), blocks, count = place, -(-image.channels // lanes), image.depth // lanes
+        (image_number, panel, row, start), (n, _, phase, begin) = source, place
+        blocks, count = -(-image.channels // lanes), image.depth // lanes
         with emitter.serial(end - first, first) as c, emitter.lanes(lanes) as lane:
             for j in range(count):
                 number = panel * count + j
-                value = self.data[n, tirx.min(number, blocks - 1), row, start + c * image.stride[1], lane]
+                value = self.data[image_number, tirx.min(number, blocks - 1), row, start + c * image.stride[1], lane]
                 if (image.panels - 1) * count + j >= blocks:
                     value = tirx.Select(number < blocks, value, tirx.const(0, self.kind))
                 emitter.store(self.buffer, value, [n, panel, phase, begin + c, j * lanes + lane])

@@ -22,7 +22,7 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.emitter import Emitter
 from specc.backends.tvm.kernels.amx import BYTES, DEPTHS
-from specc.backends.tvm.kernels.panels import Image, picked
+from specc.backends.tvm.kernels.panels import Image, Panels, picked
 
 FEW = 4
 """Channels that are one number, at most."""
@@ -97,21 +97,20 @@ class Picture(Image):
         return max(self.down * self.across * self.advance, (results - 1) * self.advance + furthest)
 
 
-class Pixels:
+class Pixels(Panels):
     """Writes the loops that pack the plain operand `data` for so many `results`; then `buffer` holds it: [n, 0, phase,
     pixel, 0]."""
 
-    def __init__(self, emitter: Emitter, image: Image, data: Any, lanes: int, results: int, outside: int = 0) -> None:
-        assert isinstance(image, Picture)
-        self.emitter, self.image, self.data, self.lanes = emitter, image, data, lanes
+    def __init__(self, emitter: Emitter, image: Picture, data: Any, lanes: int, results: int, outside: int = 0) -> None:
+        super().__init__(emitter, image, data, lanes, results)
         self.kind, self.bits = f"uint{8 * image.size}", 8 * image.size // image.beside
         self.outside = sum(outside << self.bits * channel for channel in range(image.channels))
-        self.buffer = T.alloc_buffer((image.batch, 1, image.phases, image.positions(results), 1), self.kind)
 
     def emit(self) -> None:
         """All loops; threads share the rows of all phases."""
         emitter, image = self.emitter, self.image
         width, left = image.across * image.advance, image.padding[1]
+        self.buffer = T.alloc_buffer((image.batch, 1, image.phases, image.positions(self.results), 1), self.kind)
         with emitter.parallel(image.batch * image.phases * image.down) as work:
             rest, q = emitter.divmod(work, image.down)
             n, phase = emitter.divmod(rest, image.phases)
@@ -121,13 +120,13 @@ class Pixels:
             place = (n, phase, q * width)
             with T.If(tirx.And(row >= 0, row < image.height)):
                 with T.Then():
-                    self._border(place, 0, first)
-                    self._copy(place, row, first, end)
-                    self._border(place, end, width)
+                    self._outside(place, 0, first)
+                    self._pixels(place, row, first, end)
+                    self._outside(place, end, width)
                 with T.Else():
-                    self._border(place, 0, width)
+                    self._outside(place, 0, width)
 
-    def _copy(self, place: tuple[Any, Any, Any], row: Any, first: int, end: int) -> None:
+    def _pixels(self, place: tuple[Any, Any, Any], row: Any, first: int, end: int) -> None:
         """The pixels of a row from `first` to `end`, which lie inside of the image."""
         emitter, image, (n, phase, begin) = self.emitter, self.image, place
 
@@ -146,7 +145,7 @@ class Pixels:
             with emitter.serial(rest, end - rest) as x:
                 write(x)
 
-    def _border(self, place: tuple[Any, Any, Any], first: int, end: int) -> None:
+    def _outside(self, place: tuple[Any, Any, Any], first: int, end: int) -> None:
         """Pixels that lie outside of the image."""
         n, phase, begin = place
         if end > first:

@@ -14,6 +14,19 @@ the products of the next unit are added up, a few results between two steps: til
 core. With all of it between two units instead, or a quarter of it between quarters, nothing overlaps (64 channels, 56 x
 56, 3 x 3, integers: 80 microseconds, in place of 73; products alone 52, on one core of the Granite Rapids generation).
 
+Where units pack their part of the operand (`panels`), each goes through all output blocks, and reads all weights. So
+they do where all weights are an eighth of the second-level cache at most. Microseconds, one core of the Granite Rapids
+generation beside busy neighbours, operands from beyond this cache, least times in turns, all packed first and by units:
+
+    bfloat16, 56 x 56   256 -> 64 channels, ReLU 204, 139       64 -> 256, sum 216, 201     128 -> 64, sum 116, 71
+                        64 -> 128, GELU 151, 127
+    bfloat16, 28 x 28   512 -> 128 128, 113                     128 -> 512, sum 131, 131    112 -> 224, GELU 76, 68
+    bfloat16, 14 x 14   224 -> 448, GELU 64, 53                 448 -> 224, sum 59, 51
+    integers            256 -> 64, 56 x 56 97, 53               512 -> 128, 28 x 28 59, 42  64 -> 256, 56 x 56 138, 118
+
+Without asking for the next part, units of 1 x 4 tiles take 1.00 to 1.15 times as long. With weights of a quarter of the
+cache (1024 -> 256 at 14 x 14) both forms take as long.
+
 Weights come from beyond the second-level cache in every run of a network. Where a unit has company, the others ask for
 the weights of the next blocks while they use those of this one: 0.83 to 0.97 of the time of layers at 14 x 14 and 28 x
 28 of integers, 0.86 to 1.02 of bfloat16. A unit that reads its weights alone asks for those two steps ahead.
@@ -124,8 +137,9 @@ class _Convolution:
         self.size = ROWS * plan.tiles
         self.units = -(-image.results // self.size)
         outside = step.attrs.get("outside", 0)
-        packing = Pixels if isinstance(image, Picture) else Panels
-        self.panels = packing(emitter, image, data, self.lanes, whole(image.results, plan.tiles), outside)
+        results = self.size if plan.near else whole(image.results, plan.tiles)
+        where = (data, self.lanes, results, outside)
+        self.panels = Pixels(emitter, image, *where) if isinstance(image, Picture) else Panels(emitter, image, *where)
         self.lines = image.bytes // 4
         """Vectors of weights for an output block and a step."""
         self.sums: Any = None
@@ -134,7 +148,8 @@ class _Convolution:
     def emit(self) -> None:
         """All loops: the operand's, then those of the products."""
         emitter, plan, batch = self.emitter, self.plan, self.image.batch
-        self.panels.emit()
+        if not plan.near:
+            self.panels.emit()
         many, rest = divmod(self.blocks, plan.blocks)
         if plan.strips_first:
             with emitter.parallel(batch * plan.strips) as work:
@@ -162,6 +177,8 @@ class _Convolution:
     def _ready(self) -> Iterator[None]:
         """What is written in here can compute units."""
         image = self.image
+        if self.plan.near:
+            self.panels.near()
         self.sums = T.alloc_buffer((self.size, self.plan.blocks, self.lanes), self.epilogue.dtype)
         size = image.positions(whole(image.results, self.plan.tiles))
         places = [phase * size + shift for phase, shift in image.taps]
@@ -182,6 +199,19 @@ class _Convolution:
         def unit(group: Any, number: Any, real: Any = True) -> _Unit:
             return _Unit(n, number * self.size, group * size, blocks, real, number - low)
 
+        last = group + groups - 1
+        if self.plan.near:
+            with emitter.strip(self.units, self.plan.strips, strip) as number:
+                self.panels.pack(n, number * self.size)
+                with emitter.serial(groups, group) as g:
+                    begins = T.Bind(tirx.EQ(g, group)) if groups > 1 else tirx.const(True, "bool")
+                    before = unit(
+                        T.Bind(tirx.Select(begins, last, g - 1)),
+                        T.Bind(tirx.Select(begins, number - 1, number)),
+                        T.Bind(tirx.Or(number > low, tirx.Not(begins))),
+                    )
+                    self._unit(unit(g, number), before)
+            return self._finish(unit(last, high - 1, high > low), 0, self.size)
         with emitter.serial(groups, group) as g, emitter.strip(self.units, self.plan.strips, strip) as number:
             begins = number == low
             before = unit(
@@ -190,8 +220,7 @@ class _Convolution:
                 T.Bind(tirx.Or(tirx.Not(begins), g > group)) if groups > 1 else T.Bind(tirx.Not(begins)),
             )
             self._unit(unit(g, number), before)
-        last = unit(group + groups - 1, high - 1, high > low)
-        self._finish(last, 0, self.size)
+        self._finish(unit(last, high - 1, high > low), 0, self.size)
 
     def _unit(self, unit: _Unit, before: _Unit) -> None:
         """All products of a unit, and the epilogue of the one before it."""
@@ -221,6 +250,9 @@ class _Convolution:
         with emitter.serial(image.panels) as panel, emitter.serial(taps) as tap:
             step = panel * taps + tap
             self._ask(unit, step)
+            if self.plan.near:
+                groups = self.blocks // self.plan.blocks
+                self.panels.ask(unit.n, unit.first + self.size, panel, unit.block // self.plan.blocks, groups)
             self._step(unit, panel, tap, step)
             if count == self.size:
                 done = step == 0
@@ -256,7 +288,8 @@ class _Convolution:
 
         def inputs(number: int, tile: int) -> None:
             place = first + ROWS * image.advance * number
-            amx.load(tile, self.panels.buffer, [unit.n, panel, 0, place, 0], image.pitch)
+            at = [0, panel, 0, ROWS * number, 0] if plan.near else [unit.n, panel, 0, place, 0]
+            amx.load(tile, self.panels.buffer, at, image.pitch)
 
         def weights(number: int, tile: int) -> None:
             amx.load(tile, self.weight, [unit.block + number, *middle, step * self.lines, 0], amx.BYTES)

@@ -200,6 +200,38 @@ def test_every_unit_and_order_computes_the_same(unit: str, order: str) -> None:
     exact(group, {"unit": unit, "order": order})
 
 
+@pytest.mark.parametrize("unit", ["2x2", "1x2", "1x4", "3x1"])
+@pytest.mark.parametrize(
+    ("shape", "out"), [((2, 70, 13, 9), 64), ((1, 16, 21, 17), 64), ((1, 256, 3, 3), 128), ((1, 33, 9, 9), 16)]
+)
+def test_units_that_pack_their_part_compute_the_same(shape: tuple[int, ...], out: int, unit: str) -> None:
+    asked = {"near": True, "unit": unit}
+    if (unit == "3x1") != (out == 16):
+        pytest.skip("no such unit")
+    inputs = [numbers(*shape), integers(out, shape[1], 1, 1, dtype="int8", frozen=True)]
+    exact(program(inputs, ("conv2d_integer", (0, 1), {})), {"tiles": True, **asked})
+    check(convolved(shape, out, (1, 1), {}, "relu"), tiled.convolution, TARGET, ROUNDING, configuration=asked)
+
+
+def test_where_units_pack_their_part() -> None:
+    """Where all weights may be read for every one of them, and no result reads what another one does."""
+    found = {}
+    for name, shape, out, k in (
+        ("large", (1, 256, 56, 56), 64, 1),
+        ("window", (1, 64, 56, 56), 64, 3),
+        ("weights", (1, 256, 14, 14), 1024, 1),
+        ("odd", (1, 64, 28, 28), 112, 1),
+    ):
+        group = program(
+            [half(*shape, layout=LAYOUT), half(out, shape[1], k, k, frozen=True)],
+            ("conv2d", [0, 1], {"padding": k // 2}),
+        )
+        choices = Choices()
+        assert tiled.convolution(group, TARGET, choices) is not None
+        found[name] = {choice.name: choice.taken for choice in choices.space}.get("near", False)
+    assert found == {"large": True, "window": False, "weights": False, "odd": False}
+
+
 @pytest.mark.parametrize("asked", [{"strips": 1, "ahead": True}, {"soon": 4}, {"strips": 2, "soon": 2}])
 def test_requests_for_weights_change_nothing(asked: dict[str, Any]) -> None:
     inputs = [numbers(1, 130, 14, 14), integers(80, 130, 3, 3, dtype="int8", frozen=True)]
