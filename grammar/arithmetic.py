@@ -78,7 +78,9 @@ def binary(symbol: str, left: Value, right: Value) -> Value:
         if len(left) * max(right, 0) > LONGEST_LIST:
             raise Unfit("S0406", f"a list of more than {LONGEST_LIST:,} elements")
         return left * right
-    raise Unfit("S0402", f"`{symbol}` does not apply to {kind(left)} and {kind(right)}")
+    texts = symbol == "+" and any(isinstance(side, str) for side in (left, right)) and any(map(_numeric, (left, right)))
+    notes = ("`str(i)` makes a text of a number",) if texts else ()
+    raise Unfit("S0402", f"`{symbol}` does not apply to {kind(left)} and {kind(right)}", *notes)
 
 
 def equal(left: Value, right: Value) -> bool:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import partial
 
-from specc.diagnostics import Label, Span, SpeccError
+from specc.diagnostics import Label, Span, SpeccError, did_you_mean
 from specc.grammar import builtins, composites, operators, scans
 from specc.grammar import syntax as s
 from specc.grammar.arithmetic import binary, bounded, known_int, truth, unary
@@ -212,8 +212,9 @@ class Evaluator(ABC):
                 return value.members[index]
             if isinstance(index, int) and -len(value.members) <= index < 0 and _counted(value):
                 return value.listed()[index]
-            known = ", ".join(map(str, value.members))
-            raise self.session.problem("S0404", f"there is no element {show(index)}; there are {known}", Label(span))
+            known = list(map(str, value.members))
+            message = f"there is no element {show(index)}; there are {', '.join(known)}"
+            raise self.session.problem("S0404", message, Label(span), notes=did_you_mean(str(index), known))
         if isinstance(value, tuple):
             position = self.session.attempt(lambda: known_int(index, "an index"), span)
             if not -len(value) <= position < len(value):

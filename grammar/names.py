@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from specc.diagnostics import Diagnostic, Label, did_you_mean
 from specc.grammar import builtins, composites, operators
@@ -218,7 +219,8 @@ class _Reader:
         if not isinstance(callee, s.Name):
             yield from self._expression(callee, local)
         elif callee.name not in local and callee.name not in self.known and callee.name not in self.used:
-            yield self._unknown(callee, "a block or an operator", sorted(self.known), "")
+            unknown = self._unknown(callee, "a block or an operator", sorted(self.known), "")
+            yield unknown if unknown.notes else replace(unknown, notes=did_you_mean(callee.name, sorted(local)))
 
     def _unknown(self, name: s.Name, what: str, candidates: list[str], hint: str) -> Diagnostic:
         calls = what != "a name"
