@@ -20,9 +20,9 @@ static void *load(const char *path, uint64_t bytes) {
 int main(int count, char **words) {
   const specc_interface *about = specc_describe();
   if (count != 2 + about->input_count + about->output_count) stop("a file for each input and output, please");
-  const void *inputs[16];
-  void *outputs[16];
-  if (about->input_count > 16 || about->output_count > 16) stop("that is a large interface");
+  const void *inputs[256];
+  void *outputs[256];
+  if (about->input_count > 256 || about->output_count > 256) stop("that is a large interface");
   const specc_tensor *taken = about->sizes[0].inputs, *given = about->sizes[0].outputs;
   specc_model *model;
   int problem = specc_open(load(words[1], about->weight_bytes), about->weight_bytes, &model);

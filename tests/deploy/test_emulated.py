@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,10 @@ from specc.disassembly import disassemble
 from specc.passes import halve
 from specc.targets import TARGETS
 from specc.weights import random_weights
+
+sys.path.insert(0, str(HERE.parent / "backends" / "tvm"))
+
+import special_numbers
 
 pytestmark = pytest.mark.cross
 EXAMPLES = HERE.parents[1] / "examples"
@@ -52,6 +57,30 @@ def test_digits(target: str, cores: tuple[str, ...], tmp_path: Path) -> None:
     build(artifact, tmp_path, *told(target))
     for core in cores:
         check(artifact, tmp_path, core)
+
+
+@pytest.mark.parametrize(
+    ("target", "core"),
+    [
+        ("cortex-a72", "cortex-a72"),
+        ("neoverse-v1", "max,sve256=on,sve512=off"),
+        ("armv7", "cortex-a7"),
+        ("riscv64", "rv64"),
+    ],
+)
+def test_nan_and_infinities(target: str, core: str, tmp_path: Path) -> None:
+    cases = special_numbers.pointwise() | special_numbers.rows()
+    graph, places = special_numbers.network(cases)
+    artifact = specc.compile(graph, target=target, level=0)
+    build(artifact, tmp_path, *told(target))
+    size = artifact.manifest.sizes[0]
+    for spec, array in zip(size.inputs, (array for case in cases.values() for array in case.arrays), strict=True):
+        array.tofile(tmp_path / "net" / "sample" / f"{spec.name}.bin")
+    done = run(artifact, tmp_path, core)
+    assert done.returncode == 0, done.stderr
+    found = [np.fromfile(tmp_path / f"found-{o.name}", o.dtype).reshape(o.shape) for o in size.outputs]
+    for name, case in cases.items():
+        case.check([found[place] for place in places[name]], 1e-5)
 
 
 @pytest.mark.parametrize(

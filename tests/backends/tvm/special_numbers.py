@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -14,6 +14,7 @@ from kernel_programs import draw, program, reference, tensor, weight
 
 from specc import ops
 from specc.backends.tvm.group import Group, Input
+from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 
 SPECIAL = (np.nan, np.inf, -np.inf)
@@ -106,6 +107,19 @@ def rows() -> dict[str, Case]:
     groups["global_avg_pool"] = program([tensor(3, 9, 4, 4)], ("global_avg_pool", (0,), {"keep": False}))
     cases = {name: Case(group, _spoiled(group, SPECIAL[: 1 if "var" in name else 3])) for name, group in groups.items()}
     return cases | attention("float32")
+
+
+def network(cases: Mapping[str, Case]) -> tuple[Graph, dict[str, range]]:
+    """All cases side by side in one graph, its inputs in the order of the cases; and the places of their outputs."""
+    graph, places = Graph("All"), dict[str, range]()
+    for name, case in cases.items():
+        values = [graph.input(f"{name}{i}", operand.type) for i, operand in enumerate(case.group.inputs)]
+        for step in case.group.steps:
+            first = graph.apply(step.op, [values[operand] for operand in step.operands], step.attrs)
+            values += [Value(first.node, result) for result in range(len(step.types))]
+        places[name] = range(len(graph.outputs), len(graph.outputs) + len(case.group.results))
+        graph.outputs += [values[number] for number in case.group.results]
+    return graph, places
 
 
 def pool(kind: str, layout: str) -> Group:

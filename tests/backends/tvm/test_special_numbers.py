@@ -20,7 +20,6 @@ from specc.backends.tvm.cuda import select as gpu
 from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.kernels import select
 from specc.ir.dtypes import HALVES
-from specc.ir.graph import Graph, Value
 from specc.model import Model
 from specc.targets import Target
 from specc.unpack import unpack
@@ -64,18 +63,10 @@ def test_numbers_of_16_bits(name: str, dtype: str, matrix_tiles: Target) -> None
 @pytest.fixture(scope="module")
 def c(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """All cases as one network, compiled by a C compiler."""
-    graph, given = Graph("All"), []
-    places: dict[str, range] = {}
-    for name, case in CASES.items():
-        values = [graph.input(f"{name}{i}", operand.type) for i, operand in enumerate(case.group.inputs)]
-        given += case.arrays
-        for step in case.group.steps:
-            first = graph.apply(step.op, [values[operand] for operand in step.operands], step.attrs)
-            values += [Value(first.node, result) for result in range(len(step.types))]
-        places[name] = range(len(graph.outputs), len(graph.outputs) + len(case.group.results))
-        graph.outputs += [values[number] for number in case.group.results]
+    graph, places = special_numbers.network(CASES)
     folder = tmp_path_factory.mktemp("c")
     contents = driver.compile(graph, "c", level=0).contents
+    given = [array for case in CASES.values() for array in case.arrays]
     unpack(contents, folder / "net")
     command = ["gcc", *STRICT, "-fPIC", "-shared", "-o", "network.so", "network.c", "-lm"]
     subprocess.run(command, cwd=folder / "net", check=True)
