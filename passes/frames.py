@@ -11,7 +11,8 @@ side by side as channels, kd * c of them. Where a channel has a kernel of its ow
 
 What it costs: a copy of x for every tap of time, one to put time in front of channels and one back, unless a neighbour
 sees frames as well. What it brings: the kernels of pictures, where only the general one takes a conv3d. 64 channels of
-8 frames of 28x28 with 3x3x3 take 4.7 ms in place of 2658, a third of it copies (one core of a Granite Rapids).
+8 frames of 28x28 with 3x3x3 take 4.7 ms in place of 2658, a third of it copies (one core of the Granite Rapids
+generation).
 
 Weights that depend on an input stay: packing them would be work at run time. Each rule removes a conv3d, so they end.
 """

@@ -303,7 +303,8 @@ class Math:
 
     def _extreme(self, name: Literal["max", "min"], a: Scalar, b: Scalar) -> Scalar:
         """TVM makes `a > b ? a : b` of max(a, b), on x86 one instruction: of two numbers of which one is NaN, the
-        second. So a constant comes first, and where neither is constant, the first one is looked at besides."""
+        second. So a constant comes first. Where neither is constant, `a` is looked at besides: where there is a number
+        that many others are compared with, it is `b`, which then waits for nothing more."""
         join, reads = getattr(tirx, name), a.reads or b.reads
         if not a.dtype.startswith("float"):
             return Scalar(join(a.expr, b.expr), reads)

@@ -22,7 +22,7 @@ other are added to them, while the weights of the next one are asked for; neithe
 core of a Cascade Lake: 512 channels, 7 x 7, 3 x 3: 0.80 of the time, with stride 2 from 14 x 14 0.83; 1024 to 2048
 channels, 1 x 1 with stride 2: 0.88; 3072 to 768 channels, 7 x 7, 1 x 1: 0.86. Where all of this fits, the sums' way to
 memory and back costs more than it brings (512 to 2048 channels, 7 x 7, 1 x 1, four chunks: 1.09); so it does where the
-first-level cache does not hold the sums. A Sapphire Rapids or Granite Rapids, of 2 MB and 48 KB, gains from chunks
+first-level cache does not hold the sums. A core of the Granite Rapids generation, of 2 MB and 48 KB, gains from chunks
 before its cache is full (`Target.l2_share`): 512 channels, 7 x 7, 3 x 3, which take 0.89 of it, 0.74 to 0.79 of the
 time, 3072 to 768 channels (0.85) 0.89 to 0.96, 1024 to 2048 with stride 2 (0.57) 0.94 to 0.97; 1024 to 256 at 14 x 14
 (0.51) 1.02, 512 to 2048 at 7 x 7 (0.14) 1.00 to 1.06.

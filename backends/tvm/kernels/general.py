@@ -86,7 +86,7 @@ class _StageMath(Math):
         return self.general.reduce(tuple(extents), term, 0.0, lambda a, b: a + b)
 
     def max_over(self, extents: Sequence[int], term: Callable[..., Scalar]) -> Scalar:
-        return self.general.reduce(tuple(extents), term, None, self.max)
+        return self.general.reduce(tuple(extents), term, None, lambda a, b: self.max(b, a))
 
     def select(self, condition: Any, a: Scalar, b: Scalar) -> Scalar:
         return super().select(self.general.check(condition), a, b)

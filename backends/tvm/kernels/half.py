@@ -8,11 +8,12 @@ AVX512_FP16 of 32, which are two output blocks. For NEON, one load brings four n
 and `fmla` takes each from a quarter of its register; for x86, `vpbroadcastw` brings each input into all lanes. The
 accumulators of float32 wait in memory while a run is added up, since its sums fill the registers.
 
-One core of a Sapphire Rapids, whose registers allow 478 GFLOP/s of float16 and 240 of float32: 350 to 410, where layers
-of float32 reach 200 to 230 and those that widen their factors 150 to 180 (docs/precision.md). In C, runs of 64 terms
-are 1.1 times as fast as those of 32, all terms in one run 1.2 times; pairs of channels, broadcast as one number of 32
-bits to two interleaved sums, are as fast as this, and sums that `vcvtph2ps` reads from memory, not by shuffles, 1.03
-times. Requests (`fetch`) take 0.81 to 0.98 of the time where weights come from beyond the second-level cache.
+One core of the Granite Rapids generation, whose registers allow 478 GFLOP/s of float16 and 240 of float32: 350 to 410,
+where layers of float32 reach 200 to 230 and those that widen their factors 150 to 180 (docs/precision.md). In C, runs
+of 64 terms are 1.1 times as fast as those of 32, all terms in one run 1.2 times; pairs of channels, broadcast as one
+number of 32 bits to two interleaved sums, are as fast as this, and sums that `vcvtph2ps` reads from memory, not by
+shuffles, 1.03 times. Requests (`fetch`) take 0.81 to 0.98 of the time where weights come from beyond the second-level
+cache.
 
 By llvm-mca's count (docs/arm-tiles.md), 11 to 12 multiply-adds in a cycle on the Neoverse N1, of 16; layers of float32
 make 7.5 to 8 of 8, those that widen their factors first 5. On the Neoverse V1, 24 to 25 of 32, where float32 makes
@@ -46,8 +47,9 @@ from specc.ir.types import block_of
 from specc.targets import Target
 
 FASTER = 1.5
-"""So many times as fast as direct sums of float32 they are, by llvm-mca's count; measured on a Sapphire Rapids, 1.6 to
-1.9 times, but with this, minimal filtering is taken there where it is faster (3x3, 256 channels, 14x14: 0.88)."""
+"""So many times as fast as direct sums of float32 they are, by llvm-mca's count; measured on the Granite Rapids
+generation, 1.6 to 1.9 times, but with this, minimal filtering is taken there where it is faster (3x3, 256 channels,
+14x14: 0.88)."""
 
 _NEON = 8
 """Numbers in a vector of NEON's."""

@@ -15,9 +15,10 @@ of a block (`Parts`).
 
 With each `vdpbf16ps` in the machine code replaced by a multiply-add of float32, which takes the same operands, one core
 of a Cascade Lake takes 0.48 to 0.63 of the time that the same layers take in float32, and 0.39 to 0.62 of that with
-widened factors. Where the instruction is slower than a multiply-add, widened factors may be better: a Granite Rapids
-starts it in every second cycle (110 GFLOP/s where multiply-adds of float32 make 220), and its target has none. LLVM's
-models do not agree on other cores (docs/precision.md). So it is a choice, which a measurement can make otherwise.
+widened factors. Where the instruction is slower than a multiply-add, widened factors may be better: the Granite Rapids
+generation starts it in every second cycle (110 GFLOP/s where multiply-adds of float32 make 220), and its target has
+none. LLVM's models do not agree on other cores (docs/precision.md). So it is a choice, which a measurement can make
+otherwise.
 
 A target without the instruction could take pairs as they lie in memory, too, and shift them apart in registers. On the
 same core that takes 1.13 to 1.4 times as long as factors that are widened in memory once a tile, and as long where one

@@ -100,13 +100,13 @@ def _count(shape: Shape, m: tuple[int, int]) -> int:
 
 _MOST = 3 << 19
 """Bytes of the pixels of a piece at most, since they are memory of a run. Where the second-level cache would hold twice
-as much, ResNet-50 takes 0.99 of the time with this bound (two cores of a Granite Rapids)."""
+as much, ResNet-50 takes 0.99 of the time with this bound (two cores of the Granite Rapids generation)."""
 
 
 _BESIDE = 1 << 18
 """Bytes of the second-level cache that suffice for what is read and written beside the weights. Where it has 2 MB and
 weights take 1.6, for 128 channels from 56 x 56 to 28 x 28, pieces of 14 tiles take 0.88 of the time of pieces of 98,
-and 0.4 MB in place of 1.9 (one core of a Granite Rapids; a run of ResNet-50 5.7 MB in place of 7.2)."""
+and 0.4 MB in place of 1.9 (one core of the Granite Rapids generation; a run of ResNet-50 5.7 MB in place of 7.2)."""
 
 
 def _pieces(shape: Shape, m: tuple[int, int], target: Target) -> list[tuple[int, bool]]:

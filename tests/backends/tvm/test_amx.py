@@ -168,7 +168,7 @@ def test_a_network_is_refused_or_computed(matrix_tiles: Target, tmp_path: Path) 
 def test_all_of_them_are_emulated(request: pytest.FixtureRequest) -> None:
     """Another process, whose tiles are computed by the handler, comes to the same."""
     if processor.TILES & MISSING:
-        pytest.skip("here they are anyway")
+        pytest.skip("the processor lacks tiles: the tests above ran emulated")
     command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--without-amx", __file__]
     done = subprocess.run(command, cwd=Path(request.config.rootpath), capture_output=True, text=True)
     assert done.returncode == 0 and "5 passed, 1 skipped" in done.stdout, done.stdout
