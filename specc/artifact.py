@@ -256,7 +256,7 @@ class _Reader:
         start, end = spans[name]
         member = self.bytes[start:end]
         if _digest([member]).hex() != members[name]["digest"]:
-            self.damaged(f"its {name} does not have the digest that the manifest gives")
+            self.damaged(f"the digest of its {name} is not the one that the manifest gives")
         return member
 
     def _tensors(self, members: Mapping[str, Any], spans: Mapping[str, tuple[int, int]], name: str) -> Iterator[Array]:

@@ -153,7 +153,8 @@ def count(loops: Sequence[Sequence[Instruction]], target: Target, core: str) -> 
     command += [f"-mattr={','.join(features)}"] if features else []
     done = subprocess.run(command, input="".join(regions), capture_output=True, text=True, check=False)
     if done.returncode:
-        line = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-300:])
+        said = list(dict.fromkeys(done.stderr.splitlines()))
+        line = next((line for line in said if "error" in line), "; ".join(said)[-300:])
         notes = ("--core names another one: `llvm-mca -mtriple=... -mcpu=help` lists them",)
         raise error("S1006", f"llvm-mca cannot count for {core}: {line.partition('error: ')[2] or line}", notes=notes)
     answer = json.loads(done.stdout)

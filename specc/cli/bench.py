@@ -11,6 +11,7 @@ from specc.cli.options import (
     check_precision,
     choose_size,
     compilation,
+    count_threads,
     given,
     json_option,
     load_spec,
@@ -144,7 +145,7 @@ def bench(
         print_json({**about, "timings": found})
         return
     at = f" at {size}" if size.dimensions else ""
-    click.echo(f"{artifact.manifest.network}{at}, {artifact.threads} threads, milliseconds")
+    click.echo(f"{artifact.manifest.network}{at}, {count_threads(artifact.threads)}, milliseconds")
     rows = [
         {
             "": timing.name,

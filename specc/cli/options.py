@@ -206,6 +206,11 @@ def parse_passes(text: str | None) -> tuple[Pass, ...] | None:
     return parse(text)
 
 
+def count_threads(threads: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
 def choose_size(manifest: Manifest, shapes: dict[str, int] | None, counted: bool = False) -> Size:
     """The size of an artifact that `--shapes` asks for, the first without it; says so where there are several.
 

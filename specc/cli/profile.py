@@ -11,6 +11,7 @@ from specc.cli.options import (
     Finite,
     artifact_argument,
     choose_size,
+    count_threads,
     json_option,
     print_json,
     size_option,
@@ -116,7 +117,7 @@ def profile(
     if rows:
         click.echo(report.table(rows, right=("us", "part", "calls", "1 thread", "GFLOP/s", "GB/s", "of roof")))
     click.echo(
-        f"{name}, {artifact.threads} threads: {total:.0f} us in {len(found.calls)} kernels, "
+        f"{name}, {count_threads(artifact.threads)}: {total:.0f} us in {len(found.calls)} kernels, "
         f"{found.microseconds:.0f} us in all; roofs {gaps.roofs(found)}, "
         f"{found.roofs.bytes / 1e9:.1f} GB/s from memory and up to {found.roofs.rate(0) / 1e9:.0f} from a cache; "
         f"{memory['arena'] / 1e6:.2f} MB for the tensors between kernels"

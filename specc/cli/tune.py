@@ -12,6 +12,7 @@ import click
 
 from specc.cli.options import (
     Finite,
+    count_threads,
     json_option,
     load_spec,
     measuring_options,
@@ -70,7 +71,7 @@ def tune(
         say(f"{outcome.failed} configurations failed: this is a bug in specc; the records say which")
     low, high = (1 - ratio for ratio in reversed(outcome.spread))
     click.echo(
-        f"{outcome.network}, {outcome.threads} threads: {outcome.default_ms:.3f} ms as the cost models have it, "
+        f"{outcome.network}, {count_threads(outcome.threads)}: {outcome.default_ms:.3f} ms as the cost models have it, "
         f"{outcome.best_ms:.3f} ms tuned: {outcome.gain:.1%} less ({low:.1%} to {high:.1%}); "
         f"{outcome.better} of {outcome.kernels} kernels are better, of {outcome.tried} configurations tried now; "
         f"records in {outcome.file}"
