@@ -17,7 +17,7 @@ rounded in place of what it gives, which comes to the same, and it reads 16 bits
 
 A layer stays as it is where it does not compute in float32, and where it reads less than four channels, as the first of
 a network does: its operand is an input, in float32. Where the machine is faster in 16 bits (`pictures`), a dense
-convolution of so few channels is a layer like any other if its window is large enough. Small layers stay, too: fusion
+convolution of so few channels is a layer like any other if it has enough weights. Small layers stay, too: fusion
 computes them where they are read. The journal has the reason of each.
 """
 
@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import prod
 
 from specc.ir.cost import nominal
 from specc.ir.dtypes import HALVES
@@ -42,7 +41,7 @@ LEAST_CHANNELS = 4
 """An operand of fewer channels is a picture, mostly: an input of the network, in float32."""
 
 
-def _refusal(graph: Graph, identity: int, terms: int | None = None) -> str | None:
+def _refusal(graph: Graph, identity: int, macs: int | None = None) -> str | None:
     x, weight = graph.operands(identity)[:2]
     kinds = {graph.type(value).dtype for value in (x, weight)}
     if "float32" not in kinds:
@@ -52,7 +51,7 @@ def _refusal(graph: Graph, identity: int, terms: int | None = None) -> str | Non
     node = graph.node(identity)
     channels = graph.type(x).shape[1] if node.op == "conv2d" else graph.type(x).shape[-1]
     dense = node.op == "conv2d" and node.attrs["groups"] == 1
-    if terms is not None and dense and nominal(prod(graph.type(weight).shape[1:]), graph.defaults) > terms:
+    if macs is not None and dense and nominal(graph.type(weight).elements, graph.defaults) > macs:
         return None
     return narrow.channels(channels) if channels in range(LEAST_CHANNELS) else None
 
@@ -60,9 +59,10 @@ def _refusal(graph: Graph, identity: int, terms: int | None = None) -> str | Non
 HALVING = Narrowing("layer of float32 => layer of 16 bits", LAYERS, _refusal)
 
 
-def pictures(terms: int) -> Narrowing:
-    """`HALVING` where convolutions of fewer than four channels are faster in 16 bits if a sum has more `terms`."""
-    return replace(HALVING, refusal=partial(_refusal, terms=terms))
+def pictures(macs: int) -> Narrowing:
+    """`HALVING` where convolutions of fewer than four channels are faster in 16 bits if all channels of a pixel of the
+    result take more than `macs` products."""
+    return replace(HALVING, refusal=partial(_refusal, macs=macs))
 
 
 def halve(

@@ -141,8 +141,8 @@ def prepare(
     asked = (weights, given, BOUND if bound is None else bound, samples is None, told)
     if precision == "int8":
         return Calibrated(*asked, at=at)
-    terms = machine.picture_terms if precision == "bf16" and not at else None
-    narrowing = halve.HALVING if terms is None else halve.pictures(terms)
+    macs = machine.picture_macs if precision == "bf16" and not at else None
+    narrowing = halve.HALVING if macs is None else halve.pictures(macs)
     half_sums = machine.half_sums and not at  # kernels with open dimensions add up in float32
     return Halved(*asked, precision=precision, half_sums=half_sums, narrowing=narrowing, at=at)
 

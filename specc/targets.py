@@ -108,10 +108,10 @@ class Target:
         return not {"asimdhp", "avx512_fp16"}.isdisjoint(self.requires)
 
     @property
-    def picture_terms(self) -> int | None:
+    def picture_macs(self) -> int | None:
         """A convolution of fewer than four channels is faster in bfloat16 than in float32, and in integers with tiles
-        than without, where a sum has more terms; None: it is not."""
-        return 32 if self.tile_product == "amx" else None
+        than without, where all channels of a pixel of the result take more products; None: it is not."""
+        return 1 << 10 if self.tile_product == "amx" else None
 
     @property
     def lanes(self) -> int:

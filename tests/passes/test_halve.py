@@ -184,7 +184,7 @@ def test_pictures_where_the_machine_multiplies_them(k: int, groups: int, rounded
     x = graph.input("x", TensorType((1, 3, 40, 40)))
     graph.outputs = [graph.call("conv2d", [x], {"out": 33, "k": k, "groups": groups}, "stem")]
     journal = Journal()
-    result = halve(graph, "bfloat16", None, journal, pictures(32))
+    result = halve(graph, "bfloat16", None, journal, pictures(1024))
     (layer,) = (i for i in result.live() if result.node(i).op == "conv2d")
     assert (result.type(result.operands(layer)[0]).dtype == "bfloat16") == rounded
     assert len(journal.refused) == (not rounded)

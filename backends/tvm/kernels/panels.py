@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from math import prod
 from typing import Any
 
 from tvm import tirx
@@ -95,11 +94,6 @@ class Image:
     def taps(self) -> list[tuple[int, int]]:
         """What the steps of a panel read, in their order: the phase, and the shift of the position."""
         return [self.tap(*tap) for tap in product(*map(range, self.kernel))]
-
-    @cached_property
-    def terms(self) -> int:
-        """Products of a sum."""
-        return self.channels * prod(self.kernel)
 
     @cached_property
     def steps(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.kernels.amx import ROWS, fits
@@ -51,8 +52,9 @@ class Plan:
 def plan_of(image: Image, channels: int, target: Target, choices: Choices) -> Plan | None:
     """How the results of so many output `channels` are computed; None where tiles are slower than another template."""
     few = image.dtype == "uint8" and image.channels <= ROWS and image.kernel == (1, 1)
-    short = not image.block and target.picture_terms is not None and image.terms <= target.picture_terms
-    if not choices.take("tiles", (True, False), not few and not short):
+    macs = image.channels * prod(image.kernel) * channels
+    small = not image.block and target.picture_macs is not None and macs <= target.picture_macs
+    if not choices.take("tiles", (True, False), not few and not small):
         return None
     blocks = -(-channels // target.lanes)
     weights = image.steps * blocks * ROWS * image.bytes

@@ -137,7 +137,7 @@ def test_a_pixel_that_is_no_number_stays_in_its_windows() -> None:
     assert np.array_equal(np.isnan(result), np.broadcast_to(inside, result.shape))
 
 
-def test_small_windows_of_pictures_keep_the_instructions_of_vectors() -> None:
+def test_small_layers_of_pictures_keep_the_instructions_of_vectors() -> None:
     inputs = [half(1, 3, 32, 32), half(16, 3, 3, 3, frozen=True)]
     assert tiled.convolution(program(inputs, ("conv2d", [0, 1], {})), TARGET, Choices()) is None
 
