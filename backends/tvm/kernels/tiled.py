@@ -8,11 +8,12 @@ The operand is packed first (`panels`): then the results of an image are one axi
 constant distance. A *unit* is some tiles of 16 results by some blocks of 16 output channels, as many sums as the tiles
 of a thread hold. Its reduction runs over panels of channels and over taps; each step loads a tile of inputs for each 16
 results and one of weights for each block. The sums go to memory that the first-level cache holds (not on the stack: TVM
-aligns that to 16 bytes, and rows of 64 would lie on two lines each; without that, ResNet-50 in bfloat16 takes 0.925 of
-the time, RepViT-M1.1 0.98), and from there, vector by vector, through the epilogue to the result. That is done while
-the products of the next unit are added up, a few results between two steps: tiles and vectors are different parts of a
-core. With all of it between two units instead, or a quarter of it between quarters, nothing overlaps (64 channels, 56 x
-56, 3 x 3, integers: 80 microseconds, in place of 73; products alone 52, on one core of the Granite Rapids generation).
+aligns that to 16 bytes, and rows of 64 would lie on two lines each; without that, ResNet-50 in bfloat16 takes 0.92 to
+0.98 of the time, as the stack happens to lie, RepViT-M1.1 0.97), and from there, vector by vector, through the epilogue
+to the result. That is done while the products of the next unit are added up, a few results between two steps: tiles and
+vectors are different parts of a core. With all of it between two units instead, or a quarter of it between quarters,
+nothing overlaps (64 channels, 56 x 56, 3 x 3, integers: 80 microseconds, in place of 73; products alone 52, on one core
+of the Granite Rapids generation).
 
 Where units pack their part of the operand (`panels`), each goes through all output blocks, and reads all weights. So
 they do where all weights are an eighth of the second-level cache at most. Microseconds, one core of the Granite Rapids
