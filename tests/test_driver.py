@@ -322,6 +322,30 @@ def test_strips_need_less_memory_and_give_the_same() -> None:
     )
 
 
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has no pages of 2 MB")
+@pytest.mark.parametrize(("extent", "pages"), [(64, 0), (256, 2)])
+def test_tensors_lie_in_large_pages_as_far_as_they_fill_them(extent: int, pages: int, tmp_path: Path) -> None:
+    graph = Graph("Large")
+    x = graph.input("x", TensorType((1, 3, extent, extent)))
+    graph.outputs = [graph.apply("mean", [graph.call("conv2d", [x], {"out": 16, "k": 3}, "a")], {"axes": (2, 3)})]
+    specc.compile(graph).save(tmp_path / "large")
+    before = _advised()
+    artifact = specc.runtime.open(tmp_path / "large")
+    artifact(np.zeros((1, 3, extent, extent), np.float32))
+    assert artifact.manifest.sizes[0].facts["memory"]["arena"] >> 21 == pages
+    assert _advised() - before == pages << 21
+
+
+def _advised() -> int:
+    """Bytes of this process that are to lie in pages of 2 MB."""
+    found, size = 0, 0
+    for line in Path("/proc/self/smaps").read_text(encoding="ascii", errors="replace").splitlines():
+        name, _, words = line.partition(":")
+        size = int(words.split()[0]) << 10 if name == "Size" else size
+        found += size if name == "VmFlags" and "hg" in words.split() else 0
+    return found
+
+
 def test_a_limit_of_memory_that_nothing_meets_is_refused() -> None:
     with pytest.raises(SpeccError, match=r"`Wide` needs \d+ bytes for the tensors between its kernels, not 1000"):
         specc.compile(wide(), peak=1000)

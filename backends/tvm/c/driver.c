@@ -22,6 +22,11 @@
 long syscall(long number, ...); /* <unistd.h> keeps it from programs of POSIX alone */
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 }; /* asm/prctl.h of Linux 5.16 and later */
 #endif
+#if defined __linux__ && !defined SPECC_SOURCE
+int madvise(void *memory, size_t bytes, int advice); /* <sys/mman.h> keeps it from programs of POSIX alone */
+enum { MADVISE_HUGE = 14 };                          /* MADV_HUGEPAGE of asm/mman.h */
+#define HUGE_PAGE ((uint64_t)2 << 20)
+#endif
 #include "specc.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -106,6 +111,20 @@ _Static_assert((SPECC_ARENA_BYTES) >= ARENA_BYTES + SCRATCH_BYTES, "SPECC_ARENA_
 static void *aligned_memory(uint64_t bytes) {
   void *memory = 0;
   return posix_memalign(&memory, 64, bytes ? bytes : 1) ? 0 : memory;
+}
+
+/* Memory for tensors, in pages of 2 MB as far as these are filled: of pages of 4 KB, some share sets of the second-level
+   cache. No byte more becomes resident. */
+static void *arena_memory(uint64_t bytes) {
+#ifdef HUGE_PAGE
+  void *memory = 0;
+  if (bytes >= HUGE_PAGE) {
+    if (posix_memalign(&memory, HUGE_PAGE, bytes)) return 0;
+    madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADVISE_HUGE); /* the system may have none */
+    return memory;
+  }
+#endif
+  return aligned_memory(bytes);
 }
 #endif
 
@@ -292,7 +311,7 @@ static int fit(specc_model *model, int number, const int64_t *values) {
   model->used = used;
 #else
   if (end > model->room) {
-    char *arena = aligned_memory(end);
+    char *arena = arena_memory(end);
     if (!arena) return SPECC_NO_MEMORY;
     free(model->arena);
     model->arena = arena;
@@ -353,7 +372,7 @@ EXPORT int specc_open(const void *weights, uint64_t bytes, specc_model **model) 
   if (one.arena) return SPECC_NO_MEMORY; /* it is open */
 #else
   specc_model *made = malloc(sizeof *made);
-  char *arena = made ? aligned_memory(network.arena_bytes) : 0;
+  char *arena = made ? arena_memory(network.arena_bytes) : 0;
   if (!arena) {
     free(made);
     return SPECC_NO_MEMORY;
