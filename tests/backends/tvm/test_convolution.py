@@ -136,6 +136,17 @@ def test_many_channels_of_a_small_image_are_added_up_in_chunks() -> None:
     assert taken(512, replace(larger, l2_share=0.55))["chunks"] == 32
 
 
+@pytest.mark.parametrize(
+    ("channels", "extent", "out", "asked"), [(672, 7, 160, True), (512, 28, 256, False), (256, 7, 160, False)]
+)
+def test_weights_that_few_tiles_share_are_asked_for_ahead(channels: int, extent: int, out: int, asked: bool) -> None:
+    choices = Choices()
+    target = targets.TARGETS["x86-64-v4-amx"]
+    convolution.lower(conv((1, channels, extent, extent), out, (1, 1), target.blocked_layout), target, choices)
+    taken = {choice.name: choice.taken for choice in choices.space}
+    assert taken.get("ahead", False) == asked
+
+
 @pytest.mark.parametrize("extents", [(14, 1), (1, 14), (1, 1)])
 def test_images_of_one_row_or_column(extents: tuple[int, int]) -> None:
     inputs = [tensor(1, 16, *extents, layout=BLOCKED), weight(20, 16, 1, 1), tensor(1, 20, *extents, layout=BLOCKED)]
