@@ -71,8 +71,8 @@ def tune(
         say(f"{outcome.failed} configurations failed: this is a bug in specc; the records say which")
     low, high = (1 - ratio for ratio in reversed(outcome.spread))
     click.echo(
-        f"{outcome.network}, {count_threads(outcome.threads)}: {outcome.default_ms:.3f} ms as the cost models have it, "
-        f"{outcome.best_ms:.3f} ms tuned: {outcome.gain:.1%} less ({low:.1%} to {high:.1%}); "
+        f"{outcome.network}, {count_threads(outcome.threads)}: {outcome.default_ms:.4g} ms as the cost models have it, "
+        f"{outcome.best_ms:.4g} ms tuned: {outcome.gain:.1%} less ({low:.1%} to {high:.1%}); "
         f"{outcome.better} of {outcome.kernels} kernels are better, of {outcome.tried} configurations tried now; "
         f"records in {outcome.file}"
     )
@@ -86,7 +86,7 @@ def _progress(title: str, minutes: float) -> Iterator[Callable[[Standing], None]
         return f"{now.tried} configurations, {now.better} of {now.kernels} kernels better, best gain {now.gain:.1%}"
 
     if not sys.stderr.isatty():
-        yield lambda now: say(f"{now.seconds:5.0f} s: {now.default_ms:.3f} -> {now.best_ms:.3f} ms, {told(now)}")
+        yield lambda now: say(f"{now.seconds:5.0f} s: {now.default_ms:.4g} -> {now.best_ms:.4g} ms, {told(now)}")
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
