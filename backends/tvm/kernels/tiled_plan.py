@@ -11,9 +11,11 @@ from specc.backends.tvm.kernels.panels import Image
 from specc.backends.tvm.kernels.rows import share, strips_first, take_strips
 from specc.targets import Target
 
-_PRODUCT, _LOAD, _STORE = 18.0, 24.0, 17.0
+_PRODUCT, _LOAD, _STORE = 18.0, 30.0, 17.0
 """Cycles, see `amx`. A load counts for more than its nine: units of 1 x 4, 4 x 1 and 6 x 1 tiles load 5 or 7 for 4 or 6
-products and take 1.03 to 1.2 times as long as those of 2 x 2, which load 4 for 4."""
+products and take 1.03 to 1.2 times as long as those of 2 x 2, which load 4 for 4. With 24, some layers of 14 x 14
+results had units of 1 x 6, for they are 13 tiles: 256 to 1024 channels of bfloat16 took 110 microseconds, by 2 x 2 80;
+512 to 1024 of integers, from 28 x 28, 104 and 78."""
 
 _UNIT = 60.0
 """Cycles of a unit besides."""
