@@ -26,6 +26,7 @@ Where a graph rounds the weights to 16 bits for the second product, they stay fl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import gcd, prod
 from typing import Any
 
@@ -37,6 +38,7 @@ from specc.backends.tvm.emitter import Emitter, Index, Registers, Template
 from specc.backends.tvm.expression import Math, Scalar
 from specc.backends.tvm.group import Group, Step
 from specc.backends.tvm.kernels import tiles
+from specc.backends.tvm.kernels.heads import head_at, strips_of, whole_or_rest
 from specc.backends.tvm.kernels.products import multiply_add
 from specc.backends.tvm.kernels.together import Exponentials, beside
 from specc.backends.tvm.packing import Packing
@@ -49,9 +51,6 @@ _VECTORS = 3
 
 _ACCUMULATORS = 24
 """Accumulators of a tile of scores, likewise."""
-
-ENOUGH = 8
-"""Pieces that are enough for threads to share out, where each begins with a copy."""
 
 
 @dataclass(frozen=True)
@@ -194,29 +193,15 @@ class _Attention:
     def emit(self) -> None:
         """The pieces: all heads, with the blocks of their queries."""
         emitter, size = self.emitter, self.vectors * self.lanes
-        full, rest = divmod(self.queries, size)
-        blocks, heads = full + (rest > 0), prod(self.lead)
-        strips = blocks
-        if self.copied:
-            strips = next((n for n in range(1, blocks) if heads * n >= ENOUGH and heads * n % 4 == 0), blocks)
-        with emitter.parallel(heads * strips) as work:
+        blocks = -(-self.queries // size)
+        strips = strips_of(prod(self.lead), blocks) if self.copied else blocks
+        with emitter.parallel(prod(self.lead) * strips) as work:
             head, strip = emitter.divmod(work, strips)
-            lead: list[Any] = []
-            for extent in reversed(self.lead[1:]):
-                head, index = emitter.divmod(head, extent)
-                lead.insert(0, index)
-            lead = [head, *lead] if self.lead else []
+            lead = head_at(emitter, head, self.lead)
             if self.copied:
-                self._copy(tuple(lead))
+                self._copy(lead)
             with emitter.strip(blocks, strips, strip) as block:
-                if full and rest:
-                    with T.If(block < full):
-                        with T.Then():
-                            self._block(tuple(lead), block * size, size)
-                        with T.Else():
-                            self._block(tuple(lead), full * size, rest)
-                else:
-                    self._block(tuple(lead), block * size, size if full else rest)
+                whole_or_rest(block, self.queries, size, partial(self._block, lead))
 
     def _copy(self, lead: Index) -> None:
         """The values of a head in one run."""

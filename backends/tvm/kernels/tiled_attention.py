@@ -21,6 +21,7 @@ exponentials of float32, and 492 in `attention` (least times of turns in one pro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -33,7 +34,8 @@ from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, on_s
 from specc.backends.tvm.expression import Math, Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import amx, tiles
-from specc.backends.tvm.kernels.attention import ENOUGH, Parts, destination, located, parts_of
+from specc.backends.tvm.kernels.attention import Parts, destination, located, parts_of
+from specc.backends.tvm.kernels.heads import head_at, strips_of, whole_or_rest
 from specc.backends.tvm.kernels.together import Exponentials, beside
 from specc.backends.tvm.kernels.transposition import reduced, transposed
 from specc.targets import Target
@@ -84,31 +86,19 @@ class _Attention:
     def emit(self) -> None:
         """The pieces: all heads, with the blocks of their queries."""
         emitter = self.emitter
-        full, rest = divmod(self.queries, _SIZE)
-        blocks, heads = full + (rest > 0), prod(self.lead)
-        strips = next((n for n in range(1, blocks) if heads * n >= ENOUGH and heads * n % 4 == 0), blocks)
-        with emitter.parallel(heads * strips) as work, amx.configured():
+        blocks = -(-self.queries // _SIZE)
+        strips = strips_of(prod(self.lead), blocks)
+        with emitter.parallel(prod(self.lead) * strips) as work, amx.configured():
             head, strip = emitter.divmod(work, strips)
-            lead: list[Any] = []
-            for extent in reversed(self.lead[1:]):
-                head, index = emitter.divmod(head, extent)
-                lead.insert(0, index)
-            lead = [head, *lead] if self.lead else []
+            lead = head_at(emitter, head, self.lead)
             self._allocate()
             softmax_lead = located(emitter, self.weight, (*lead, 0, 0), self.parts.softmax)[:-2]
             scores_lead = located(emitter, self.scored, (*softmax_lead, 0, 0), self.parts.scores)[:-2]
             self._pack_keys(scores_lead)
-            self._pack_values(tuple(lead))
+            self._pack_values(lead)
             with emitter.strip(blocks, strips, strip) as block:
-                leads = (tuple(lead), softmax_lead, scores_lead)
-                if full and rest:
-                    with T.If(block < full):
-                        with T.Then():
-                            self._block(leads, block * _SIZE, _SIZE)
-                        with T.Else():
-                            self._block(leads, full * _SIZE, rest)
-                else:
-                    self._block(leads, block * _SIZE, _SIZE if full else rest)
+                leads = (lead, softmax_lead, scores_lead)
+                whole_or_rest(block, self.queries, _SIZE, partial(self._block, leads))
 
     def _allocate(self) -> None:
         """The memory of a piece: tiles of B, and what a block of queries becomes on its way."""
