@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specc.ir.cost import nominal
 from specc.ir.graph import Graph, Value
@@ -45,9 +45,7 @@ from specc.passes.narrow import Narrowing
 from specc.passes.rewrite import Journal
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
+    from specc.ir.array import Array
 
 Interval = tuple[float, float]
 

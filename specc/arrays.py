@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from specc.artifact import Array
 from specc.compare import difference
 from specc.diagnostics import did_you_mean, error
 from specc.files import replacing
+from specc.ir.array import Array
 from specc.npz import Archive, Unreadable
 
 

@@ -35,11 +35,11 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from specc.diagnostics import SpeccError, error
+from specc.ir.array import Array
 from specc.ir.dtypes import STORED
 from specc.magic import MAGIC
 from specc.manifest import Manifest, dtype_of, natural, shape_of
 
-Array = np.ndarray[Any, np.dtype[Any]]
 VERSION = 4
 ALIGNMENT = 64
 MEMBERS = ("library", "weights", "sample")

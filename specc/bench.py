@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from specc.artifact import Array
 from specc.compare import finite, relative_error
+from specc.ir.array import Array
 from specc.memory import Growth
 from specc.model import aligned_empty
 from specc.runtime import Artifact

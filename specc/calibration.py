@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from specc import arrays, sample
-from specc.artifact import Array
 from specc.compare import finite
 from specc.diagnostics import did_you_mean, error
 from specc.gate import Accuracy, Decision, Inputs, Rewrite, Trial
+from specc.ir.array import Array
 from specc.ir.congruence import named
 from specc.ir.graph import Graph, Value
 from specc.ir.specialize import specialize

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specc import __version__, records, sample, targets
-from specc.artifact import Array, Contents, Sample
+from specc.artifact import Contents, Sample
 from specc.compare import difference
 from specc.diagnostics import Label, Span, error
+from specc.ir.array import Array
 from specc.ir.graph import Graph
 from specc.ir.specialize import specialize
 from specc.ir.text import print_graph

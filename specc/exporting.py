@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specc import sample
-from specc.artifact import Array
 from specc.diagnostics import Label, error
+from specc.ir.array import Array
 from specc.ir.graph import Graph
 from specc.sizes import interface
 

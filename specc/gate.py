@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from specc.artifact import Array
 from specc.compare import finite
+from specc.ir.array import Array
 from specc.ir.cost import fixed, macs_of
 from specc.ir.graph import Graph, Value
 from specc.passes.quantize import Grid, Interval

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from specc.artifact import ALIGNMENT, Array
+from specc.artifact import ALIGNMENT
 from specc.diagnostics import error
 from specc.dlpack import DeviceTensor
+from specc.ir.array import Array
 from specc.manifest import TensorSpec
 
 Given = Array | DeviceTensor

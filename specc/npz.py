@@ -10,13 +10,12 @@ import lzma
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from specc.files import check_regular
+from specc.ir.array import Array
 
-Array = np.ndarray[Any, Any]
 _RAISED = (ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 

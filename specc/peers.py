@@ -27,10 +27,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from specc.artifact import Array
 from specc.bench import Call, Contender, quick_median
 from specc.diagnostics import did_you_mean, error
 from specc.exporting import merged, module_to_onnx
+from specc.ir.array import Array
 from specc.ir.graph import Graph
 
 PEERS: Mapping[str, tuple[str, ...]] = {

@@ -19,11 +19,12 @@ import numpy as np
 
 from specc import artifact as container
 from specc import signature
-from specc.artifact import Array, Contents
+from specc.artifact import Contents
 from specc.compare import TOLERANCE, difference
 from specc.diagnostics import did_you_mean, error
 from specc.dlpack import look, on_gpu
 from specc.gpus import check_gpu, is_gpu
+from specc.ir.array import Array
 from specc.manifest import Manifest, TensorSpec
 from specc.model import Given, Model
 from specc.targets import missing_features

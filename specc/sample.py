@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specc.artifact import Array
+from specc.ir.array import Array
 from specc.manifest import TensorSpec
 
 SEED = 0

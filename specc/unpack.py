@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from specc.artifact import ALIGNMENT, Array, Contents
+from specc.artifact import ALIGNMENT, Contents
 from specc.files import filling
+from specc.ir.array import Array
 from specc.manifest import Manifest
 
 HEADER = Path(__file__).parent / "backends" / "tvm" / "c" / "specc.h"

@@ -21,7 +21,6 @@ import networkx as nx
 import numpy as np
 
 from specc import sample, targets
-from specc.artifact import Array
 from specc.calibration import PRECISIONS
 from specc.compare import TOLERANCE, difference, finite
 from specc.diagnostics import Diagnostic, Label, SpeccError
@@ -37,6 +36,7 @@ from specc.driver import (
     sampled_sizes,
 )
 from specc.files import replacing
+from specc.ir.array import Array
 from specc.ir.graph import Graph
 from specc.ir.text import print_graph
 from specc.ir.verify import verify as check_invariants

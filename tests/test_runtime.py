@@ -234,6 +234,7 @@ def test_importing_it_brings_little_along() -> None:
         "dlpack",
         "gpus",
         "ir",
+        "ir.array",
         "ir.dtypes",
         "magic",
         "manifest",

@@ -19,12 +19,11 @@ from specc.backends.torch import runs
 from specc.backends.torch.interface import bind, by_position
 from specc.diagnostics import did_you_mean, error
 from specc.ir import sums
+from specc.ir.array import Array
 from specc.ir.body import symbols_of
 from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
 from specc.ir.specialize import specialize
-
-Array = np.ndarray[Any, Any]
 
 
 def evaluate(

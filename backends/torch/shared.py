@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from specc.backends.torch.judge import Array, as_array, as_tensor, freeze, run, taken
+from specc.backends.torch.judge import as_array, as_tensor, freeze, run, taken
+from specc.ir.array import Array
 from specc.ir.graph import Graph, Value
 
 Item = TypeVar("Item")

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specc.backends.tvm.choices import NOTHING, Configuration
 from specc.backends.tvm.cuda.select import lower as lower_for_gpu
@@ -28,6 +27,7 @@ from specc.backends.tvm.packing import Packing, of_type
 from specc.backends.tvm.program import Call, Program, Storage
 from specc.backends.tvm.sharing import share
 from specc.ir import placement
+from specc.ir.array import Array
 from specc.ir.bits import to_bits
 from specc.ir.body import symbols_of
 from specc.ir.cost import fixed as number
@@ -38,7 +38,6 @@ from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.targets import Target
 
-Array = NDArray[Any]
 Filter = tuple[tuple[tuple[str, Any], ...], tuple[int, ...]]
 """What a convolution at one size has in common with itself at another: its attributes and the shape of its weights."""
 

@@ -25,7 +25,7 @@ from specc.diagnostics import error
 from specc.terminal import say
 
 if TYPE_CHECKING:
-    from specc.artifact import Array
+    from specc.ir.array import Array
 
 _COMPILED = {
     "target": "target",

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specc.importing.builder import Array, Imported
+from specc.importing.builder import Imported
 from specc.importing.structure import write_structured
+from specc.ir.array import Array
 
 if TYPE_CHECKING:
     import torch

@@ -11,17 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from specc import ops
 from specc.diagnostics import SpeccError, error
+from specc.ir.array import Array
 from specc.ir.dims import Dim, floordiv, product
 from specc.ir.graph import Graph, Value
 from specc.ops import calls
 from specc.ops.record import Illegal
 from specc.ops.resample import MODES
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Unsupported(Exception):

@@ -18,8 +18,9 @@ import numpy as np
 from specc.diagnostics import error
 from specc.files import check_regular
 from specc.grammar.writer import sayable
-from specc.importing.builder import Array, Builder, Imported, Unsupported, settle, unsupported
+from specc.importing.builder import Builder, Imported, Unsupported, settle, unsupported
 from specc.importing.onnx_operators import TABLE
+from specc.ir.array import Array
 from specc.ir.dims import Dim, symbol
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType

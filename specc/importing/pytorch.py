@@ -19,7 +19,8 @@ import numpy as np
 
 from specc.diagnostics import SpeccError, error
 from specc.importing.aten import ASSERTIONS, TABLE
-from specc.importing.builder import Array, Builder, Imported, Unsupported, settle, unsupported
+from specc.importing.builder import Builder, Imported, Unsupported, settle, unsupported
+from specc.ir.array import Array
 from specc.ir.dims import Dim, floordiv, symbol
 from specc.ir.dtypes import DECLARED
 from specc.ir.graph import Graph, Value

@@ -17,11 +17,11 @@ from dataclasses import replace
 import numpy as np
 
 from specc.backends.torch import evaluate
+from specc.ir.array import Array
 from specc.ir.graph import Graph, Value
 from specc.ir.text import print_graph
 from specc.ir.verify import verify
 from specc.weights import random_inputs, random_weights
-from specc.weights.tensors import Array
 
 
 def check_pass(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from specc import ops
 from specc.grammar import print_file
 from specc.grammar import syntax as s
+from specc.ir.array import Array
 from specc.ir.dims import symbol
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
@@ -22,7 +23,6 @@ from specc.testing.growth import grow
 from specc.testing.texts import MUTATIONS, laid_out, mutate, real_specs
 from specc.testing.trees import grow_expression, grow_file
 from specc.weights import random_inputs, random_weights
-from specc.weights.tensors import Array
 
 _CHANNELS = (1, 2, 3, 4, 7, 8, 12, 16, 17)
 _EXTENTS = (1, 2, 3, 5, 7, 8, 9)

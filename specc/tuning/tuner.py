@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specc.artifact import Array
 from specc.compare import TOLERANCE, difference
 from specc.diagnostics import error
+from specc.ir.array import Array
 from specc.records import Configuration, Log, Record, Records
 from specc.tuning.variants import Pick, Round, Variants
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specc import driver, sample
-from specc.artifact import Array
+from specc.ir.array import Array
 from specc.ir.graph import Graph
 from specc.ir.placement import aligned
 from specc.ir.specialize import specialize

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from specc.ir.array import Array
 from specc.ir.body import bodies
 from specc.ir.domains import Interval, domains
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.specialize import specialize
-from specc.weights.tensors import Array
 
 _MEAN_SQUARE: dict[str, Callable[..., float]] = {
     "relu": lambda x: 0.5 * x,

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from specc.diagnostics import error
+from specc.ir.array import Array
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.weights.rename import Renamed
-from specc.weights.tensors import Array
 
 _ROWS = 24
 """Rows of the table that are printed; the rest is counted."""

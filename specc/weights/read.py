@@ -22,8 +22,9 @@ import numpy as np
 
 from specc.diagnostics import SpeccError, did_you_mean, error
 from specc.files import check_regular
+from specc.ir.array import Array
 from specc.npz import Archive, Unreadable
-from specc.weights.tensors import Array, damaged, map_safetensors, widen_bfloat16
+from specc.weights.tensors import damaged, map_safetensors, widen_bfloat16
 
 _GIT_LFS = b"version https:/"
 """How the file begins that Git leaves in the place of a large one."""

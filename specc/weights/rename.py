@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from specc.diagnostics import error
-from specc.weights.tensors import Array
+from specc.ir.array import Array
 
 Rules = Sequence[tuple[str, str]]
 

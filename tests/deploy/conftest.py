@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import specc
-from specc.artifact import Array
+from specc.ir.array import Array
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

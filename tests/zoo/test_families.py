@@ -17,6 +17,7 @@ import torch
 from specc import grammar, zoo
 from specc.backends.torch import evaluate
 from specc.cli import execute
+from specc.ir.array import Array
 from specc.ir.graph import Graph
 from specc.ir.specialize import specialize
 from specc.passes.canonicalize import canonicalize
@@ -24,7 +25,6 @@ from specc.passes.reparam import reparam
 from specc.passes.rewrite import Journal
 from specc.weights import random_inputs, random_weights
 from specc.weights.rename import rename_key
-from specc.weights.tensors import Array
 
 LEFT = {
     "repvit": None,

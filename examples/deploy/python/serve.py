@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 
 from specc import runtime
-from specc.artifact import Array
 from specc.diagnostics import SpeccError
+from specc.ir.array import Array
 from specc.manifest import TensorSpec
 
 

@@ -14,8 +14,6 @@ from specc.ir import sums
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 
-Array = np.ndarray[Any, Any]
-
 
 def rounded(*shape: int, scale: float = 1.0) -> Any:
     return (torch.randn(*shape, dtype=torch.float64) * scale).half().double()

@@ -25,6 +25,7 @@ from specc.backends.tvm.kernels import amx
 from specc.backends.tvm.library import tvm_target
 from specc.backends.tvm.translation import translate
 from specc.diagnostics import SpeccError
+from specc.ir.array import Array
 from specc.ir.bits import of_bits, to_bits
 from specc.model import Model
 from specc.targets import Target
@@ -32,7 +33,6 @@ from specc.targets import Target
 TARGET = targets.TARGETS["x86-64-v4-amx"]
 MISSING = processor.missing(TARGET)
 EXAMPLES = Path(__file__).parents[3] / "examples"
-Array = np.ndarray[Any, Any]
 TASKS, STEPS, WIDTH = 5, 3, 24
 """Products side by side in threads, tiles of the reduction of each, and columns that results lie in."""
 

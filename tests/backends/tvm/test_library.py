@@ -6,7 +6,6 @@ import re
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from specc.backends.tvm import build, lower
 from specc.backends.tvm.driver import SOURCES
 from specc.backends.tvm.group import extract
 from specc.diagnostics import SpeccError
+from specc.ir.array import Array
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
 from specc.ir.verify import verify
@@ -24,7 +24,6 @@ from specc.model import Model
 from specc.optimize import run_passes
 from specc.passes.registry import pipeline
 
-Array = np.ndarray[Any, Any]
 HEADER = re.sub(r"/\*.*?\*/", "", (SOURCES / "specc.h").read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
