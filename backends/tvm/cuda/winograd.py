@@ -1,4 +1,4 @@
-"""Dense convolutions in float32, stride 1, by Winograd's minimal filtering: three launches, fewer multiplications.
+"""Dense convolutions in float32 by Winograd's minimal filtering: three launches, fewer multiplications.
 
     result = A^T [ (G g G^T) * (B^T d B) ] A        for each tile of m x m results (Lavin and Gray, arXiv:1509.09308)
 
@@ -50,6 +50,9 @@ _ALIKE = 1.05
 _MOST = 2**31 - 1
 """Numbers between the launches: indices have 32 bits."""
 
+_HELD = 81
+"""Places of a tile that a thread holds in registers, at most: 9 x 9 take 128 registers or less, and none is spilled."""
+
 _EACH = 6
 """Cycles of a multiprocessor that a warp of a transform takes for a place of its tiles: to read it, where the tiles of
 a warp touch four lines of the cache, to compute it, and to write it."""
@@ -66,12 +69,14 @@ class Shape:
     places: tuple[int, int]
     kernel: tuple[int, int]
     padding: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
     m: tuple[int, int] = (1, 1)
 
     @property
     def taken(self) -> tuple[int, int]:
         """Rows and columns that a tile reads; as many places have products."""
-        return self.m[0] + self.kernel[0] - 1, self.m[1] + self.kernel[1] - 1
+        rows, columns = ((m - 1) * s + k for m, s, k in zip(self.m, self.stride, self.kernel, strict=True))
+        return rows, columns
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -94,7 +99,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     data, weight = step.operands[:2]
     if step.op != "conv2d" or step.attrs["groups"] != 1 or not group.inputs[weight].frozen:
         return None
-    if not step.attrs["stride"] == step.attrs["dilation"] == (1, 1) or not products.worth(direct):
+    stride = step.attrs["stride"]
+    if step.attrs["dilation"] != (1, 1) or not products.worth(direct):
         return None
     if group.type(data).dtype != "float32" or group.type(weight).dtype != "float32":
         return None
@@ -102,15 +108,18 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     _, o, rows, columns = step.type.concrete
     kh, kw = group.type(weight).concrete[2:]
     top, left = step.attrs["padding"][:2]
-    tiles = filtering.tiles((kh, kw), target.rounding)
-    shapes = [Shape(n, c, o, (h, w), (rows, columns), (kh, kw), (top, left), m) for m in tiles]
-    held = [prod(shape.taken) * prod(shape.grid) * max(c, o) for shape in shapes]
-    shapes = [shape for shape, numbers in zip(shapes, held, strict=True) if numbers <= _MOST]
+    if stride[0] > kh or stride[1] > kw:
+        return None
+    tiles = filtering.tiles((kh, kw), target.rounding, stride)
+    shapes = [Shape(n, c, o, (h, w), (rows, columns), (kh, kw), (top, left), stride, m) for m in tiles]
+    shapes = [shape for shape in shapes if prod(shape.taken) <= _HELD]
+    between = [prod(shape.taken) * prod(shape.grid) * max(c, o) for shape in shapes]
+    shapes = [shape for shape, numbers in zip(shapes, between, strict=True) if numbers <= _MOST]
     shape = _choose(shapes, direct, target, choices)
     if shape is None:
         return None
     tile, splits = products.choose(shape.sizes, target, choices)
-    packings = {weight: Packing("winograd", o, 1, shape.m)}
+    packings = {weight: Packing("winograd", o, 1, shape.m, stride)}
     return Template(lambda emitter: _Winograd(emitter, anchor, shape, tile, splits).emit(), packings)
 
 
@@ -121,7 +130,7 @@ def _choose(shapes: list[Shape], direct: tuple[int, int, int, int], target: Targ
     if not taken:
         return None
     near = [shape for shape in taken if taken[shape] <= _ALIKE * min(taken.values())]
-    best = min(near, key=lambda shape: (prod(map(filtering.growth, shape.m, shape.kernel)), taken[shape]))
+    best = min(near, key=lambda shape: (prod(map(filtering.growth, shape.m, shape.kernel, shape.stride)), taken[shape]))
     ranked = [best, *sorted(taken, key=lambda shape: taken[shape])]
     found = {f"{shape.m[0]}x{shape.m[1]}": shape for shape in ranked}
     pays = taken[best] < _GAIN * direct_cycles(best, direct, target)
@@ -167,7 +176,7 @@ class _Winograd:
 
     def __init__(self, emitter: Emitter, anchor: int, shape: Shape, tile: products.Tile, splits: int) -> None:
         self.emitter, self.anchor, self.shape, self.tile, self.splits = emitter, anchor, shape, tile, splits
-        self.matrices = [transforms(m, r) for m, r in zip(shape.m, shape.kernel, strict=True)]
+        self.matrices = [transforms(*each) for each in zip(shape.m, shape.kernel, shape.stride, strict=True)]
         self.data, self.weight, *self.bias = emitter.group.step(anchor).operands
         places, outputs, tiles, channels = shape.sizes
         self.inputs = emitter.temporary(TensorType((places, channels, tiles)))
@@ -209,8 +218,8 @@ class _Winograd:
         def pixel(r: int, s: int) -> Scalar:
             place, inside = [], []
             for axis, offset in enumerate((r, s)):
-                at = self.emitter.simplify(corner[axis] + (offset - shape.padding[axis]))
-                last = (shape.grid[axis + 1] - 1) * shape.m[axis] + offset - shape.padding[axis]
+                at = self.emitter.simplify(corner[axis] * shape.stride[axis] + (offset - shape.padding[axis]))
+                last = (shape.grid[axis + 1] - 1) * shape.m[axis] * shape.stride[axis] + offset - shape.padding[axis]
                 inside += [at >= 0 if offset < shape.padding[axis] else True]
                 inside += [at < shape.extents[axis] if last >= shape.extents[axis] else True]
                 place.append(at)

@@ -65,6 +65,10 @@ CASES: dict[str, tuple[Group, dict[str, Value]]] = {
     "large_kernel": (conv((1, 16, 9, 9), 48, kernel=(5, 5), padding=2), {"winograd": "2x2"}),
     "row": (conv((1, 16, 6, 21), 16, kernel=(1, 7), padding=[0, 3]), {"winograd": "1x2"}),
     "column": (conv((1, 16, 6, 21), 16, kernel=(3, 1), padding=[1, 0]), {"winograd": "4x1"}),
+    "stride": (conv((2, 18, 13, 16), 24, ("relu", (3,), {}), padding=1, stride=2), {"winograd": "2x2"}),
+    "stride_large_tiles": (conv((1, 16, 14, 15), 20, stride=2, padding=1), {"winograd": "4x3"}),
+    "stride_large_kernel": (conv((1, 16, 12, 11), 20, kernel=(5, 5), stride=2, padding=2), {"winograd": "2x2"}),
+    "stride_down": (conv((1, 16, 15, 9), 20, stride=(2, 1), padding=1), {"winograd": "3x4"}),
     "parts": (conv((1, 150, 8, 8), 32, ("relu", (3,), {}), padding=1), {"winograd": "4x4", "splits": 2}),
     "residual": (residual("relu"), {"winograd": "4x4"}),
     "residual_gelu": (residual("gelu", 40, (8, 12)), {"winograd": "2x4"}),
@@ -141,8 +145,8 @@ def _other_matrix(number: int) -> Mistake:
     def mistake(patch: pytest.MonkeyPatch) -> None:
         right = winograd.transforms
 
-        def wrong(m: int, r: int) -> Any:
-            found = list(right(m, r))
+        def wrong(m: int, r: int, stride: int) -> Any:
+            found = list(right(m, r, stride))
             found[number] = tuple(reversed(found[number]))
             return tuple(found)
 
@@ -207,6 +211,8 @@ def test_tiles_lie_in_registers(gpu: Target) -> None:
         "runs": (conv((1, 64, 28, 28), 64, ("relu", (3,), {}), padding=1), "4x4"),
         "edges": (residual("gelu", 64, (57, 55)), "4x4"),
         "largest": (conv((1, 64, 27, 29), 64, padding=1), "6x6"),
+        "stride": (conv((8, 64, 28, 28), 64, padding=1, stride=2), "2x7"),
+        "stride_large": (conv((8, 64, 28, 28), 64, padding=1, stride=2), "4x4"),
     }
     given = iter(cases.values())
     groups = {name: group for name, (group, _) in cases.items()}
@@ -232,6 +238,8 @@ def test_the_cost_model_takes_it_where_it_pays() -> None:
         assert chosen(conv((1, 512, 7, 7), 512, padding=1), gpu) == "none", "it would read four times the weights"
         assert chosen(conv((1, 16, 32, 32), 16, padding=1), gpu) == "none", "launches take most of the time"
         assert chosen(conv((64, 32, 112, 112), 32, padding=1), gpu) == "none", "tiles come from memory"
+        assert chosen(conv((8, 256, 28, 28), 256, padding=1, stride=2), gpu) not in ("none", None)
+        assert chosen(conv((1, 512, 14, 14), 512, padding=1, stride=2), gpu) == "none", "weights come from memory"
 
 
 def test_rounding_is_bounded() -> None:
@@ -267,7 +275,7 @@ def test_other_groups_are_left_to_others() -> None:
         program(halves, ("conv2d", (0, 1), {})),
         program([tensor(*data), tensor(*weights)], ("conv2d", (0, 1), {})),
         program([tensor(1, 64, 28), weight(64, 64, 3)], ("conv1d", (0, 1), {})),
-        conv(data, 64, stride=2),
+        conv(data, 64, stride=4),
         conv(data, 64, dilation=2),
         conv(data, 64, kernel=(1, 1)),
         program([tensor(*data), weight(64, 32, 3, 3)], ("conv2d", (0, 1), {"groups": 2})),
