@@ -89,8 +89,13 @@ class Target:
 
     @property
     def conversions(self) -> frozenset[str]:
-        """The types of 16 bits that it has instructions for: float16 from and to float32, bfloat16 from float32."""
+        """The types that it converts as is: float16 from and to float32, bfloat16 from float32, int64 from and to both.
+
+        32-bit ARM has functions for int64, which take a float32 in an integer register; LLVM 22 hands it to them in
+        another one.
+        """
         known = {
+            "int64": self.architecture != "armv7l",
             "float16": "f16c" in self.requires or self.architecture == "aarch64",
             "bfloat16": "+avx512bf16" in self.features,
         }

@@ -19,6 +19,7 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choice, Value
 from specc.backends.tvm.expression import (
+    CONVERSIONS,
     CoarseMath,
     Form,
     Math,
@@ -93,12 +94,12 @@ def kernel_of(
     group: Group,
     template: Template,
     form: Form = "vectors",
-    conversions: frozenset[str] = frozenset(),
+    conversions: frozenset[str] = CONVERSIONS,
     keeps_nan: bool = False,
 ) -> Kernel:
     """The kernel of `group` as `template` writes it, to become `form`: in C, a loop over lanes is a loop.
 
-    `conversions`  the types of 16 bits that the target has instructions for (`Target.conversions`)
+    `conversions`  the types that the target converts as is (`Target.conversions`)
     `keeps_nan`    whether its maxima and minima keep NaN (`Target.keeps_nan`)
     """
     while True:

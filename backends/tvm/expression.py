@@ -25,7 +25,9 @@ from specc.ir.dtypes import HALVES
 Form = Literal["vectors", "c", "cuda"]
 """What kernels become."""
 _FORM: ContextVar[Form] = ContextVar("_FORM", default="vectors")
-_CONVERSIONS: ContextVar[frozenset[str]] = ContextVar("_CONVERSIONS", default=frozenset())
+CONVERSIONS = frozenset({"int64"})
+"""The types that most targets convert as is (`Target.conversions`)."""
+_CONVERSIONS: ContextVar[frozenset[str]] = ContextVar("_CONVERSIONS", default=CONVERSIONS)
 _KEEPS_NAN: ContextVar[bool] = ContextVar("_KEEPS_NAN", default=False)
 _IMPORTS: ContextVar[set[str]] = ContextVar("_IMPORTS")
 LITERAL = "specc_literal_"
@@ -33,8 +35,8 @@ LITERAL = "specc_literal_"
 
 
 @contextmanager
-def writing(form: Form, conversions: frozenset[str] = frozenset(), keeps_nan: bool = False) -> Iterator[set[str]]:
-    """What is written in here is to become `form`, for a target that has instructions for the types `conversions`, and
+def writing(form: Form, conversions: frozenset[str] = CONVERSIONS, keeps_nan: bool = False) -> Iterator[set[str]]:
+    """What is written in here is to become `form`, for a target that converts the types `conversions` as is, and
     whose maxima and minima keep NaN.
 
     Gives the texts in LLVM's language that it needs (`with_imports`), when all is written.
@@ -74,7 +76,7 @@ def narrowed(number: Any, dtype: str) -> Any:
 
 
 def _native(dtype: str) -> bool:
-    """Whether there are instructions that convert `dtype`."""
+    """Whether the target converts `dtype` as is."""
     return dtype in _CONVERSIONS.get()
 
 
@@ -244,7 +246,24 @@ class Math:
             return Scalar(halves.rounded(number.expr, dtype, _native(dtype)), number.reads)
         if dtype == "bool" and a.dtype != "bool":
             return ~self.equal(a, self.const(0, a.dtype))
+        if {a.dtype, dtype} in ({"float32", "int64"}, {"float64", "int64"}) and not _native("int64"):
+            return self._upper_and_lower(a, dtype)
         return a if a.dtype == dtype else Scalar(tirx.Cast(dtype, a.expr), a.reads)
+
+    def _upper_and_lower(self, a: Scalar, dtype: str) -> Scalar:
+        """A real number as an int64 or the other way round, by way of its 32 upper and 32 lower bits."""
+        if dtype == "int64":
+            number = self.let(a)
+            size = self.let(self.floor(self.abs(number)))
+            upper = self.let(self.floor(size * self.const(2.0**-32, a.dtype)))
+            lower = size - upper * self.const(2.0**32, a.dtype)
+            high, low = (tirx.Cast(dtype, tirx.Cast("uint32", part.expr)) for part in (upper, lower))
+            whole = self.let(Scalar((high << tirx.const(32, dtype)) | low, a.reads))
+            return self.select(number < self.const(0.0, a.dtype), self.const(0, dtype) - whole, whole)
+        number = self.let(a)
+        high, low = tirx.Cast("int32", number.expr >> tirx.const(32, "int64")), tirx.Cast("uint32", number.expr)
+        whole = tirx.Cast("float64", high) * tirx.const(2.0**32, "float64") + tirx.Cast("float64", low)
+        return Scalar(whole if dtype == "float64" else tirx.Cast(dtype, whole), a.reads)
 
     def index(self, a: Scalar, extent: int) -> Any:
         """An element as an index below `extent`: the nearest one where it is none, so that no read leaves a tensor."""
