@@ -19,7 +19,7 @@ from specc.ir.types import TensorType
 from specc.targets import Target
 
 SOURCES = files("specc.backends.tvm") / "c"
-"""The folder of `driver.c` and `specc.h`."""
+"""The folder of `driver.c`, `threads.h` and `specc.h`."""
 
 Calls = Callable[[int, Program, Callable[[Storage], str]], Iterable[str]]
 """Writes the tables of what the size of a number runs: its program, and what an operand that lies there is in C."""

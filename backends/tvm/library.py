@@ -128,7 +128,7 @@ def link(driver: str, tables: str, objects: Sequence[Path], target: Target, fold
     """
     (folder / "network.h").write_text(tables, encoding="utf-8")
     sources = (driver, *(["measure.c"] if kind == "measured" else []))
-    for name in (*sources, "specc.h"):
+    for name in (*sources, "threads.h", "specc.h"):
         (folder / name).write_text((SOURCES / name).read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "exports").write_text("{ global: specc_*; __tvm_ffi_measure; local: *; };\n", encoding="utf-8")
     names = sorted(f"./{os.path.relpath(path, folder)}" for path in objects)

@@ -2,7 +2,7 @@
 
    What is the network's own stands in "network.h", which the compiler writes: the interface, the kernels, and for each
    size the calls and where their operands lie. The kernels are TVM's code, and are called as TVM's runtime would call
-   them; what they want of it (threads, scratch memory) is below.
+   them; what they want of it (threads, scratch memory) is below and in "threads.h".
 
    Where the kernels are C as well (SPECC_SOURCE), all of it is one file, without threads. With -DSPECC_STATIC it takes
    no memory from malloc: one model, whose tensors lie in a static array, and callers give arrays that are aligned. */
@@ -160,90 +160,7 @@ static int free_scratch(int device, int number, void *memory) {
   return 0;
 }
 #else
-/* Scratch memory lies where the arena is free at the call, as a stack; threads that begin to work share what is left
-   of it evenly. What finds no place there stays for the next kernel: a model has some pieces for each thread, which
-   grow to what is asked for at most. Taken from malloc each time, pieces of many sizes would scatter over the heaps of
-   all threads. */
-typedef struct { char *begin, *next, *end; } stack;
-static _Thread_local stack stack_now;
-
-enum { PIECES = 4 };
-typedef struct { void *memory; uint64_t bytes; int taken; } piece;
-typedef struct { piece pieces[PIECES]; } workspace;
-static _Thread_local workspace *workspace_now;
-
-static void *scratch(int device, int number, uint64_t bytes, int code, int bits) {
-  (void)device, (void)number, (void)code, (void)bits;
-  uint64_t whole = (bytes + 63) / 64 * 64;
-  if (whole <= (uint64_t)(stack_now.end - stack_now.next)) {
-    stack_now.next += whole;
-    return stack_now.next - whole;
-  }
-  piece *best = 0; /* the smallest that suffices, else the largest */
-  for (int i = 0; workspace_now && i < PIECES; i++) {
-    piece *one = &workspace_now->pieces[i];
-    if (one->taken) continue;
-    if (!best || (one->bytes >= bytes ? best->bytes < bytes || one->bytes < best->bytes : best->bytes < one->bytes))
-      best = one;
-  }
-  if (!best) return aligned_memory(bytes);
-  if (best->bytes < bytes) {
-    free(best->memory);
-    best->memory = aligned_memory(bytes);
-    best->bytes = best->memory ? bytes : 0;
-  }
-  best->taken = best->memory != 0;
-  return best->memory;
-}
-
-static int free_scratch(int device, int number, void *memory) {
-  (void)device, (void)number;
-  if ((char *)memory >= stack_now.begin && (char *)memory < stack_now.end) {
-    stack_now.next = memory;
-    return 0;
-  }
-  for (int i = 0; workspace_now && i < PIECES; i++) {
-    if (workspace_now->pieces[i].memory == memory) {
-      workspace_now->pieces[i].taken = 0;
-      return 0;
-    }
-  }
-  free(memory);
-  return 0;
-}
-
-static _Thread_local int threads_now = 1;
-
-typedef struct { void *barrier; int32_t tasks; } task_group;
-typedef int task(int number, task_group *group, void *data);
-
-static int launch(task *body, void *data, int tasks) {
-#ifdef _OPENMP
-  int count = tasks > 0 ? tasks : threads_now, failed = 0;
-  if (count > 1) {
-    workspace *first = workspace_now;
-    stack whole = stack_now;
-    int owned = threads_now;
-    uint64_t share = (uint64_t)(whole.end - whole.next) / 64 / (uint64_t)count * 64;
-#pragma omp parallel num_threads(count) reduction(| : failed)
-    {
-      int this = omp_get_thread_num();
-      task_group group = {0, omp_get_num_threads()};
-      workspace_now = first && this < owned ? first + this : 0;
-      char *begin = whole.next + (uint64_t)this * share;
-      stack_now = (stack){begin, begin, begin + share};
-      failed |= body(this, &group, data);
-    }
-    workspace_now = first;
-    stack_now = whole;
-    return failed;
-  }
-#else
-  (void)tasks;
-#endif
-  task_group alone = {0, 1};
-  return body(0, &alone, data);
-}
+#include "threads.h"
 
 static void raised(const char *kind, const char *const *parts, int32_t count) { (void)kind, (void)parts, (void)count; }
 
@@ -274,14 +191,6 @@ struct specc_model {
   specc_size fitted;
 #endif
 };
-
-#ifndef SPECC_SOURCE
-static void free_workspaces(specc_model *model) {
-  for (int i = 0; model->workspaces && i < model->threads; i++)
-    for (int j = 0; j < PIECES; j++) free(model->workspaces[i].pieces[j].memory);
-  free(model->workspaces);
-}
-#endif
 
 #ifdef OPEN_DIMENSIONS
 static const specc_size *current(const specc_model *model) {
@@ -405,7 +314,7 @@ EXPORT void specc_close(specc_model *model) {
   model->arena = 0;
 #else
 #ifndef SPECC_SOURCE
-  free_workspaces(model);
+  free_workspaces(model->workspaces, model->threads);
 #endif
   free(model->arena);
   free(model);
@@ -415,9 +324,9 @@ EXPORT void specc_close(specc_model *model) {
 EXPORT int specc_set_threads(specc_model *model, int32_t threads) {
   if (!model || threads < 1) return SPECC_BAD_ARGUMENT;
 #ifndef SPECC_SOURCE
-  workspace *made = calloc((size_t)threads, sizeof *made);
+  workspace *made = make_workspaces(threads);
   if (!made) return SPECC_NO_MEMORY;
-  free_workspaces(model);
+  free_workspaces(model->workspaces, model->threads);
   model->workspaces = made;
 #endif
   model->threads = threads;
@@ -581,6 +490,35 @@ static int run_calls(const specc_model *model, const interface_memory *memory, d
   return SPECC_OK;
 }
 
+/* The calls, by as many threads as the model has. */
+static int run_threads(const specc_model *model, const interface_memory *memory, double *seconds) {
+#ifndef SPECC_SOURCE
+  workspace_now = model->workspaces;
+  for (int i = 0; i < model->threads; i++) { /* a kernel that failed has given nothing back */
+    for (int j = 0; j < PIECES; j++) model->workspaces[i].pieces[j].taken = 0;
+    atomic_store(&model->workspaces[i].loop, 0);
+  }
+#ifdef _OPENMP
+  if (model->threads > 1) {
+    team made = {.workspaces = model->workspaces};
+    int problem = SPECC_OK;
+#pragma omp parallel num_threads(model->threads)
+    if (omp_get_thread_num()) {
+      follow(&made, omp_get_thread_num());
+    } else {
+      made.threads = omp_get_num_threads();
+      leads = made.threads > 1 ? &made : 0;
+      problem = run_calls(model, memory, seconds);
+      leads = 0;
+      atomic_store(&made.over, 1);
+    }
+    return problem;
+  }
+#endif
+#endif
+  return run_calls(model, memory, seconds);
+}
+
 static int compute(specc_model *model, const void *const *inputs, void *const *outputs, double *seconds) {
   if (!model || (INPUTS && !inputs) || (OUTPUTS && !outputs)) return SPECC_BAD_ARGUMENT;
   for (int i = 0; i < INPUTS; i++)
@@ -592,13 +530,7 @@ static int compute(specc_model *model, const void *const *inputs, void *const *o
   interface_memory memory;
   int problem = prepare(size, &memory, inputs, outputs);
   if (!problem) {
-#ifndef SPECC_SOURCE
-    threads_now = model->threads;
-    workspace_now = model->workspaces;
-    for (int i = 0; i < model->threads; i++) /* a kernel that failed has given nothing back */
-      for (int j = 0; j < PIECES; j++) model->workspaces[i].pieces[j].taken = 0;
-#endif
-    problem = run_calls(model, &memory, seconds);
+    problem = run_threads(model, &memory, seconds);
   }
   if (!problem) {
     for (int i = 0; i < run->copy_count; i++) {
