@@ -276,9 +276,17 @@ class Math:
 
     def clip(self, index: Any, least: int, greatest: int) -> Any:
         """The nearest index between two numbers."""
-        if isinstance(index, int):
+        if isinstance(index, int) and isinstance(greatest, int):
             return min(max(index, least), greatest)
         return tirx.max(tirx.min(index, greatest), least)
+
+    def wide(self, index: Any) -> Any:
+        """An index in 64 bits, where a product of two of them is to be."""
+        return tirx.const(index, "int64") if isinstance(index, int) else tirx.Cast("int64", index)
+
+    def narrow(self, index: Any) -> Any:
+        """What `wide` computes with, as an index again."""
+        return tirx.Cast("int32", index)
 
     def number(self, index: Any, dtype: str) -> Scalar:
         """An index as an element."""

@@ -28,7 +28,7 @@ from specc.targets import Target
 MOST_ELEMENTS = 2**31 - 1
 """What a kernel can count."""
 
-_TAKEN = ("reshape", "expand", "slice")
+_TAKEN = ("reshape", "expand", "slice", "resize")
 """The operators whose attributes may hold open dimensions."""
 
 

@@ -96,7 +96,8 @@ class KernelMath(Protocol):
     distribution's function), `tanh`, `sigmoid`, `silu`, `sin`, `cos`, `pow`, `sqrt`, `rsqrt`, `abs`, `floor`, `ceil`,
     `round`, `nearest` (as `round`, an int32, of a float32 below 2^22), `equal`, `select(condition, a, b)`,
     `all(*conditions)`; between them `+ - * /`, comparisons, `//` and `%` of integers, and `& | ~` of truth values.
-    Indices: `index(a, extent)` makes one of an element, `number(index, dtype)` an element of one, `clip(i, 0, 7)`.
+    Indices: `index(a, extent)` makes one of an element, `number(index, dtype)` an element of one, `clip(i, 0, 7)`;
+    `wide(i)` has 64 bits, and `narrow` of what is computed with it is an index again.
     Tensors: `stage(shape, element)` computes a tensor of the first operand's type and gives access to it
     (one of int32 for operands of 8 bits); `sum(extents, term)`, `max_over(extents, term)` reduce
     `term(*reduced indices)` and may stand only outermost in the `element` of a stage.

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from specc.ir.dims import Dim, floordiv
-from specc.ir.types import TensorType
+from specc.ir.types import TensorType, concrete
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Spelling, Types
 
 MODES = {3: ("nearest", "linear"), 4: ("nearest", "bilinear", "bicubic"), 5: ("nearest", "trilinear")}
@@ -74,13 +74,33 @@ def _resize_reference(x: Any, *, size: Any, mode: str, align_corners: bool, scal
     return functional.interpolate(x, size=tuple(size), **how)
 
 
-def _origin(at: Any, extent: int, size: int, scale: float | None, mode: str, align: bool) -> tuple[Any, int]:
-    """The place in the operand of element `at` of the result: numerator and denominator."""
+def _origin(k: Any, at: Any, extent: Dim, size: Dim, scale: float | None, mode: str, align: bool) -> tuple[Any, Any]:
+    """The place in the operand of element `at` of the result: numerator and denominator.
+
+    The denominator is no integer where it is known only when the kernel runs; both are `k.wide` then.
+    """
     if align and mode != "nearest":
-        return (at * (extent - 1), size - 1) if size > 1 else (at * 0, 1)
-    ratio = Fraction(extent, size) if scale is None else 1 / _fraction(scale)
+        if isinstance(extent, int) and isinstance(size, int):
+            return (at * (extent - 1), size - 1) if size > 1 else (at * 0, 1)
+        return k.wide(at) * k.wide(concrete(extent) - 1), k.wide(k.clip(concrete(size) - 1, 1, 2**31 - 1))
+    ratio = _ratio(extent, size) if scale is None else 1 / _fraction(scale)
+    if ratio is None:
+        p, q = k.wide(concrete(extent)), k.wide(concrete(size))
+        return (k.wide(at) * p, q) if mode == "nearest" else ((k.wide(at) * 2 + 1) * p - q, q * 2)
     p, q = ratio.numerator, ratio.denominator
     return (at * p, q) if mode == "nearest" else ((at * 2 + 1) * p - q, 2 * q)
+
+
+def _ratio(extent: Dim, size: Dim) -> Fraction | None:
+    """What the quotient of both is where it is one number, whatever their symbols are."""
+    if isinstance(extent, int) and isinstance(size, int):
+        return Fraction(extent, size)
+    if isinstance(extent, int) or isinstance(size, int):
+        return None
+    monomial, coefficient = extent.terms[0]
+    other = dict(size.terms).get(monomial)
+    ratio = Fraction(coefficient, other) if other else None
+    return ratio if ratio and extent * ratio.denominator == size * ratio.numerator else None
 
 
 def _cubic(k: Any, t: Any, dtype: str) -> list[Any]:
@@ -96,14 +116,18 @@ def _cubic(k: Any, t: Any, dtype: str) -> list[Any]:
     return [outer(t + one), inner(t), inner(one - t), outer(one - t + one)]
 
 
-def _taps(k: Any, origin: tuple[Any, int], extent: int, mode: str, dtype: str) -> list[tuple[Any, Any]]:
+def _taps(k: Any, origin: tuple[Any, Any], extent: Any, mode: str, dtype: str) -> list[tuple[Any, Any]]:
     """Indices along one dimension, and their weights."""
     over, under = origin
+    known = isinstance(under, int)
+    whole = over // under if known else k.narrow(over // under)
     if mode == "nearest":
-        return [(k.clip(over // under, 0, extent - 1), None)]
+        return [(k.clip(whole, 0, extent - 1), None)]
     if mode != "bicubic":
         over = k.clip(over, 0, (extent - 1) * under)
-    first, part = over // under, k.number(over % under, dtype) * k.const(1.0 / under, dtype)
+        whole = over // under if known else k.narrow(over // under)
+    unit = k.const(1.0 / under, dtype) if known else k.const(1.0, dtype) / k.number(under, dtype)
+    first, part = whole, k.number(over % under, dtype) * unit
     weights = _cubic(k, part, dtype) if mode == "bicubic" else [k.const(1.0, dtype) - part, part]
     start = first - 1 if mode == "bicubic" else first
     return [(k.clip(start + i, 0, extent - 1), weight) for i, weight in enumerate(weights)]
@@ -112,11 +136,11 @@ def _taps(k: Any, origin: tuple[Any, int], extent: int, mode: str, dtype: str) -
 def _resize_compute(
     k: Any, types: Types, x: Any, *, size: Any, mode: str, align_corners: bool, scale: float | None
 ) -> Any:
-    extents, dtype = types[0].concrete[2:], types[0].dtype
+    extents, dtype = types[0].shape[2:], types[0].dtype
 
     def element(n: Any, c: Any, *place: Any) -> Any:
         taps = [
-            _taps(k, _origin(at, extent, goal, scale, mode, align_corners), extent, mode, dtype)
+            _taps(k, _origin(k, at, extent, goal, scale, mode, align_corners), concrete(extent), mode, dtype)
             for at, extent, goal in zip(place, extents, size)
         ]
 
@@ -243,6 +267,7 @@ RECORDS = (
         ),
         spell=_resize_spell,
         compute=_resize_compute,
+        traits=frozenset({"open"}),
     ),
     _adaptive("avg", "mean"),
     _adaptive("max", "greatest element"),

@@ -247,6 +247,36 @@ def test_targets_whose_kernels_have_fixed_dimensions() -> None:
         lower(loads(CONVOLUTIONS), find("cuda:sm_90"), {}, at={"n": 2, "h": 8, "w": 8})
 
 
+RESIZES = {
+    "[n, 2, h, w]": (
+        "resize(x, [2 * h, 3 * w])",
+        'resize(x, [h // 2 + 1, w], mode="bilinear")',
+        'resize(x, [7, w + 2], mode="bilinear")',
+        'resize(x, [2 * h, 3], mode="bilinear", align_corners=true)',
+        'resize(x, [h + 1, 1], mode="bicubic", align_corners=true)',
+        'resize(x, [2 * h + 1, w], mode="bicubic")',
+        'resize(x, scale=1.5, mode="bilinear")',
+    ),
+    "[n, 2, h]": ('resize(x, [3 * h], mode="linear")', 'resize(x, [5], mode="linear")'),
+    "[n, 2, h, w, 3]": ('resize(x, [2 * h, 5, w], mode="trilinear")',),
+}
+
+
+@pytest.mark.parametrize(("shape", "call"), [(shape, call) for shape, calls in RESIZES.items() for call in calls])
+def test_resizing(shape: str, call: str) -> None:
+    """To a multiple of an extent, whatever that is; from one that is open to one that is known; to any other."""
+    graph = loads(f"specc 1\nnetwork Resized(x: {shape}):\n    return {call}\n")
+    model = compiled(graph, {}, dict.fromkeys(graph.symbols(), 4))
+    for values in ({"n": 2, "h": 9, "w": 5}, {"n": 1, "h": 1, "w": 1}, {"n": 1, "h": 40, "w": 33}):
+        agree(model, graph, {}, {name: values[name] for name in graph.symbols()})
+
+
+def test_resizing_multiplies_in_64_bits() -> None:
+    """A place times an extent leaves 32 bits from pictures of some 46000 elements in a row on."""
+    graph = loads('specc 1\nnetwork Long(x: [1, 1, h]):\n    return resize(x, [h + 1], mode="linear")\n')
+    agree(compiled(graph, {}, {"h": 4}), graph, {}, {"h": 70000})
+
+
 def test_no_step_of_the_arithmetic_overflows() -> None:
     """In 64 bits, with all dimensions at the greatest value that the driver lets pass."""
     for dims in ([N], [N * L], [N * L * L * 64], [N * N * N * N], [floordiv(N * 100 + 7, 3) * L - L]):
