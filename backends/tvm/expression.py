@@ -290,7 +290,7 @@ class Math:
 
     def number(self, index: Any, dtype: str) -> Scalar:
         """An index as an element."""
-        return self.const(index, dtype) if isinstance(index, int) else Scalar(tirx.Cast(dtype, index))
+        return self.const(index, dtype) if isinstance(index, int) else self.cast(Scalar(index), dtype)
 
     def round(self, a: Scalar) -> Scalar:
         """The nearest integer, the even one of two; TVM takes nearbyint of the first lane of a vector alone."""
