@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from emulation import Emulated, compile_kernels
-from emulation.machine_code import Usage, usage
+from emulation.machine_code import Usage, instructions, usage
 from kernel_programs import _GUARD, _guarded, draw, reference
 
 from specc import targets
 from specc.backends.tvm import halves
 from specc.backends.tvm.cuda import nvrtc
 from specc.backends.tvm.cuda.device import Device, Launch, device
+from specc.backends.tvm.cuda.occupancy import SHARED
 from specc.backends.tvm.cuda.program import text
 from specc.backends.tvm.emitter import Emitter, Kernel, Template, kernel_of
 from specc.backends.tvm.group import Group
@@ -49,6 +51,26 @@ def machine_code(
     for each in devices.values():
         for launch in each.launches:
             yield found[launch.function], launch
+
+
+def instructions_that_fit(devices: dict[str, Device], target: Target) -> Iterator[tuple[str, Counter[str]]]:
+    """How often the machine code of each kernel has each instruction. A kernel is one launch, which keeps no register
+    on a stack and takes no more registers and shared memory than a block may have."""
+    cubin = nvrtc.cubin(text(devices), target)
+    used, code = usage(cubin), instructions(cubin)
+    for name, each in devices.items():
+        (launch,) = each.launches
+        taken, counts = used[launch.function], code[launch.function]
+        assert taken.stack == 0 and not {"LDL", "STL"} & counts.keys(), name
+        assert taken.shared <= SHARED + 1024 and taken.registers * launch.threads <= 65536, name
+        yield name, counts
+
+
+def rounding_between(group: Group) -> float:
+    """What a result may differ by: what is between the convolutions of a group, and the result, may round to the number
+    beside."""
+    dtype = group.inputs[0].type.dtype
+    return {"float16": 2.0**-9, "bfloat16": 2.0**-6}.get(dtype, 2e-6)
 
 
 class Kernels:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from attention_programs import check_masks, parted
-from cuda_programs import TARGET, Kernels, Mistake, kernels_for, with_mistakes
-from emulation.machine_code import instructions, usage
+from cuda_programs import TARGET, Kernels, Mistake, instructions_that_fit, kernels_for, with_mistakes
 from kernel_programs import program, tensor, weight
 
 from specc import targets
@@ -18,8 +17,6 @@ from specc.backends.tvm.cuda import core_attention, nvrtc
 from specc.backends.tvm.cuda.core_attention import TILES
 from specc.backends.tvm.cuda.device import device
 from specc.backends.tvm.cuda.intrinsics import pair
-from specc.backends.tvm.cuda.occupancy import SHARED
-from specc.backends.tvm.cuda.program import text
 from specc.backends.tvm.cuda.sides import Side
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group, Input
@@ -245,13 +242,7 @@ def test_machine_code_multiplies_on_tensor_cores_from_registers(gpu: Target) -> 
     given = iter(chosen.values())
     made = kernels_for(groups, lambda group, target: lower(group, target, tile=next(given)), gpu)
     devices = {name: device(name, kernel, gpu) for name, kernel in made.items()}
-    cubin = nvrtc.cubin(text(devices), gpu)
-    used, code = usage(cubin), instructions(cubin)
-    for name, each in devices.items():
-        (launch,) = each.launches
-        taken, counts = used[launch.function], code[launch.function]
-        assert taken.stack == 0 and not {"LDL", "STL"} & counts.keys(), name
-        assert taken.shared <= SHARED + 1024 and taken.registers * launch.threads <= 65536, name
+    for name, counts in instructions_that_fit(devices, gpu):
         assert counts["HMMA"] and counts["LDSM"] and counts["LDGSTS"] and counts["MUFU"] and counts["SHFL"], name
 
 

@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from cuda_programs import TARGET, Kernels, Mistake, kernels_for, with_mistakes
-from emulation.machine_code import instructions, usage
+from cuda_programs import TARGET, Kernels, Mistake, instructions_that_fit, kernels_for, rounding_between, with_mistakes
 from kernel_programs import program, tensor, weight
 
 from specc import targets
@@ -16,8 +15,6 @@ from specc.backends.tvm.choices import Choices, Value
 from specc.backends.tvm.cuda import nvrtc, separable, separable_kernel, separable_products
 from specc.backends.tvm.cuda.device import device
 from specc.backends.tvm.cuda.intrinsics import wait
-from specc.backends.tvm.cuda.occupancy import SHARED
-from specc.backends.tvm.cuda.program import text
 from specc.backends.tvm.cuda.separable_kernel import Separable
 from specc.backends.tvm.cuda.separable_tiles import Tile, ranked
 from specc.backends.tvm.emitter import Template
@@ -120,17 +117,11 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     return Kernels(GROUPS, chosen, tmp_path_factory.mktemp("separable") / "kernels.so")
 
 
-def rounding(group: Group) -> float:
-    """What a result may differ by: what is between the convolutions, and the result, may round to the number beside."""
-    dtype = group.inputs[0].type.dtype
-    return {"float16": 2.0**-9, "bfloat16": 2.0**-6}.get(dtype, 2e-6)
-
-
 @pytest.mark.parametrize("name", GROUPS)
 def test_equals_torch(name: str, kernels: Kernels) -> None:
     several = {"in_several": 2, "in_several_float16": 3, "in_several_residual": 2}
     assert len(kernels.devices[name].launches) == several.get(name, 1)
-    kernels.check(name, tolerance=rounding(GROUPS[name]))
+    kernels.check(name, tolerance=rounding_between(GROUPS[name]))
 
 
 # ---- tiles -----------------------------------------------------------------------------------------------------------
@@ -164,7 +155,7 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
 
 def test_tiles(tiled: Kernels) -> None:
     for name, group in tiled.groups.items():
-        tiled.check(name, tolerance=rounding(group))
+        tiled.check(name, tolerance=rounding_between(group))
 
 
 @pytest.mark.skipif(not nvrtc.available(), reason="no NVRTC: pip install nvidia-cuda-nvrtc-cu12")
@@ -179,13 +170,7 @@ def test_everything_fits_in_registers_and_shared_memory(gpu: Target, tiled: Kern
     devices = {name: device(name, kernel, gpu) for name, kernel in made.items()}
     if gpu == TARGET:
         devices |= dict([*tiled.devices.items()][::3])
-    cubin = nvrtc.cubin(text(devices), gpu)
-    used, code = usage(cubin), instructions(cubin)
-    for name, each in devices.items():
-        (launch,) = each.launches
-        taken, counts = used[launch.function], code[launch.function]
-        assert taken.stack == 0 and not {"LDL", "STL"} & counts.keys(), name
-        assert taken.shared <= SHARED + 1024 and taken.registers * launch.threads <= 65536, name
+    for name, counts in instructions_that_fit(devices, gpu):
         cores = name in ("half", "five") or name.endswith("float16")
         assert bool(counts["HMMA"]) == bool(counts["LDSM"]) == cores, name
 
