@@ -180,6 +180,8 @@ def normal_form(argument: Argument, value: Any) -> Any:
         note = f"a list of one is written `[{value}]`"
     elif isinstance(value, float) and kind != "bool":
         note = "`//` divides integers, and `int(...)` cuts a fraction off"
+    elif kind == "str" and isinstance(getattr(value, "name", None), str):
+        note = f'a text stands in quotation marks: `{argument.name}="{value.name}"`'
     raise Illegal(f"`{argument.name}` is {KINDS[kind]}, not {_shown(value)}", argument=argument.name, note=note)
 
 
@@ -191,7 +193,10 @@ def _shown(value: Any) -> str:
         return "true" if value else "false"
     if value is None:
         return "none"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return f'"{value}"'
+    name = getattr(value, "name", None)  # an operator or a block of the language
+    return f"`{name}`" if isinstance(name, str) else str(value)
 
 
 def _is_int(value: Any) -> bool:
