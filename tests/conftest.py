@@ -38,18 +38,11 @@ def matrix_tiles() -> Iterator[Target]:
 
 
 @pytest.fixture(scope="session")
-def torchvision() -> Iterator[Any]:
-    """torchvision, importable beside a CPU build of torch: it wants two operators to exist."""
-    import torch
+def torchvision() -> Any:
+    """torchvision, also beside a PyTorch that its machine code is not for."""
+    from specc.importing.source import module_of
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
-
-    yield torchvision
-    del library  # the operators are there as long as the library is
+    return module_of("torchvision")
 
 
 @pytest.fixture(scope="session")

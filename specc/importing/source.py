@@ -14,6 +14,7 @@ import ast
 import importlib
 import os
 import sys
+from functools import cache
 from typing import Any
 
 from specc.diagnostics import SpeccError, did_you_mean, error
@@ -64,13 +65,7 @@ def _call(text: str, rest: str) -> tuple[str, list[Any], dict[str, Any]]:
 def _imported(text: str, package: str) -> Any:
     sys.path.insert(0, os.getcwd())  # as `python -m` does: a file of the user's own is found
     try:
-        try:
-            return importlib.import_module(package)
-        except RuntimeError as problem:
-            if str(problem) != f"operator torchvision::{_OF_BOXES[0]} does not exist":
-                raise
-        _name_torchvision_operators()
-        return importlib.import_module(package)
+        return module_of(package)
     except Exception as problem:  # whatever the user's code raises
         raise _failed(f"`{package}` cannot be imported", problem) from None
     finally:
@@ -78,11 +73,22 @@ def _imported(text: str, package: str) -> Any:
 
 
 _OF_BOXES = ("nms", "qnms")
-_named: list[Any] = []
 
 
-def _name_torchvision_operators() -> None:
-    """Gives operators names in torch that torchvision's machine code would give them.
+def module_of(package: str) -> Any:
+    """The module of that name, also where it imports a torchvision whose machine code is for another PyTorch."""
+    try:
+        return importlib.import_module(package)
+    except RuntimeError as problem:
+        if str(problem) != f"operator torchvision::{_OF_BOXES[0]} does not exist":
+            raise
+    _name_torchvision_operators()
+    return importlib.import_module(package)
+
+
+@cache
+def _name_torchvision_operators() -> Any:
+    """Gives operators names in torch that torchvision's machine code would give them, as long as the result is there.
 
     That of the usual package is for CUDA and does not load beside a PyTorch for processors, and importing torchvision,
     or timm, fails then for want of these names. They are of detectors' boxes; no network calls them in its layers.
@@ -92,7 +98,7 @@ def _name_torchvision_operators() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in _OF_BOXES:
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _named.append(library)  # the names are there as long as it is
+    return library
 
 
 def _called(text: str, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:

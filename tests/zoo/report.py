@@ -70,15 +70,12 @@ def examine(name: str) -> Row:
     """Runs the four checks of an entry, in a process of its own."""
     os.nice(5)
     torch.set_num_threads(1)
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import checks
-    import timm
 
     from specc import zoo
+    from specc.importing.source import module_of
 
+    timm = module_of("timm")
     entry = zoo.entries()[name]
     row = Row(name, digest(name))
     step = "names"
