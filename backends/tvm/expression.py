@@ -251,7 +251,8 @@ class Math:
         return a if a.dtype == dtype else Scalar(tirx.Cast(dtype, a.expr), a.reads)
 
     def _upper_and_lower(self, a: Scalar, dtype: str) -> Scalar:
-        """A real number as an int64 or the other way round, by way of its 32 upper and 32 lower bits."""
+        """A real number as an int64 or the other way round, by way of its 32 upper and 32 lower bits. A float32 of an
+        int64 is rounded twice, first to a float64: off by half a unit of its last place and 2^-30 of one at most."""
         if dtype == "int64":
             number = self.let(a)
             size = self.let(self.floor(self.abs(number)))
