@@ -11,7 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 
-from measuring import bf16, latency, machine, pages, results, roofs
+from measuring import bf16, latency, machine, pages, results, roofs, zoo
+
+from specc.zoo import entries
 
 OLD = """\
 vendor_id	: GenuineIntel
@@ -98,10 +100,11 @@ def test_rows_of_other_networks_stay_where_the_options_are_the_same(folder: Path
 def test_a_network_that_is_not_measured_is_refused(section: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     pages.SECTIONS[section].arguments(parser)
+    first, second, *_ = pages.SECTIONS[section].MEASURED
     assert parser.parse_args([]).networks == []
-    assert parser.parse_args(["resnet50", "repvit_m1_1"]).networks == ["resnet50", "repvit_m1_1"]
+    assert parser.parse_args([second, first]).networks == [second, first]
     with pytest.raises(SystemExit):
-        parser.parse_args(["resnet50", "swin_tiny"])
+        parser.parse_args([first, "swin_tiny"])
     assert "there is no swin_tiny; there are" in capsys.readouterr().err
 
 
@@ -156,3 +159,31 @@ def test_the_section_in_bfloat16_knows_the_processor() -> None:
     measured = {"resnet50": row(50, 60)}
     assert "no products of bfloat16" in " ".join(bf16.write(measured, FIRST))
     assert "in pairs (`avx512_bf16`) and in tiles (`amx_bf16`)" in " ".join(bf16.write(measured, SECOND))
+
+
+def test_the_zoo_is_measured_but_for_what_stands_above() -> None:
+    known = {name.partition("/")[0] for name in zoo.MEASURED}
+    assert set(entries()) - known == {"efficientnet", "convnext", "fastvit", "repvgg", "swin"}
+    assert "mobilenetv3/small_100" in zoo.MEASURED  # its large one is measured above
+
+
+def test_a_network_of_the_zoo_that_a_peer_refuses_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(name: str, spec: str, _: argparse.Namespace) -> dict[str, Any]:
+        assert spec == f"zoo:{name}"
+        if name == "bert/base":
+            raise SystemExit("specc bench fails")
+        return {"1": timings(3, 4, 5)}
+
+    monkeypatch.setattr(latency, "timings", measured)
+    parser = argparse.ArgumentParser()
+    zoo.arguments(parser)
+    options = parser.parse_args(["rwkv/w768", "bert/base"])
+    known = {"options": vars(options), "results": {"bert/base": {"timings": {}}, "dcgan/Generator": {"timings": {}}}}
+    found = zoo.measure(options, known)
+    assert list(found) == ["rwkv/w768", "dcgan/Generator"]
+    assert "bert/base: not measured: specc bench fails" in capsys.readouterr().err
+    lines = zoo.write({"rwkv/w768": found["rwkv/w768"]}, FIRST)
+    assert "| rwkv/w768 | 3.0 (3.0 to 3.0) | 4.0 (4.0 to 4.0) | 5.0 (5.0 to 5.0) | 0.75 |" in lines
+    assert any(line.startswith("Not measured: repvit/m0_9, ") and "bert/base" in line for line in lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from measuring import bf16, footprint, integers, latency, memory, roofs, tuned
+from measuring import bf16, footprint, integers, latency, memory, roofs, tuned, zoo
 from measuring.aims import COMPILED_IN, Aim, judged, wanted
 from measuring.machine import Machine
 from measuring.results import NETWORKS, ROOT, load, machines, table
@@ -17,6 +17,7 @@ from measuring.results import NETWORKS, ROOT, load, machines, table
 SECTIONS = {
     "roofs": roofs,
     "latency": latency,
+    "zoo": zoo,
     "tuned": tuned,
     "integers": integers,
     "bf16": bf16,
