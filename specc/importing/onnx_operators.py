@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from specc.importing.builder import Builder, Convert, Unsupported, whole
+from specc.importing.builder import Builder, Convert, Unsupported
+from specc.importing.onnx_movements import MOVEMENTS
+from specc.importing.onnx_numbers import dimensions, number, short
 from specc.importing.onnx_spatial import SPATIAL
-from specc.ir.dims import Dim, floordiv
+from specc.ir.dims import floordiv
 from specc.ir.graph import Value
 
 
@@ -21,12 +23,7 @@ def _batch_norm(b: Builder, x: Value, weight: Value, bias: Value, mean: Value, v
     if a.get("training_mode", 0):
         raise Unsupported("a batch norm in training mode")
     momentum = round(1 - a.get("momentum", 0.9), 6)
-    return b.apply("batch_norm", x, mean, var, weight, bias, eps=_short(a.get("epsilon", 1e-5)), momentum=momentum)
-
-
-def _short(value: float) -> float:
-    """A number of float32 as it was most probably written: 1e-5 for 9.999999747378752e-06."""
-    return float(np.format_float_positional(np.float32(value), unique=True))
+    return b.apply("batch_norm", x, mean, var, weight, bias, eps=short(a.get("epsilon", 1e-5)), momentum=momentum)
 
 
 def _gemm(b: Builder, x: Value, weight: Value, bias: Value | None = None, **a: Any) -> Value:
@@ -65,28 +62,19 @@ def _operand(b: Builder, x: Any, other: Any) -> Value:
     if isinstance(x, Value):
         return x
     if isinstance(x, np.ndarray) and x.size == 1:
-        return b.constant(_short(x.item()), other)
+        return b.constant(short(x.item()), other)
     raise Unsupported("arithmetic of a tensor with dimensions")
 
 
 def _dims(op: str, x: Any, y: Any) -> Any:
     """Arithmetic on dimensions."""
     rules = {"add": lambda p, q: p + q, "sub": lambda p, q: p - q, "mul": lambda p, q: p * q, "div": floordiv}
-    left, right = _tuple(x), _tuple(y)
+    left, right = dimensions(x), dimensions(y)
     if op not in rules:
         raise Unsupported("arithmetic on dimensions")
     count = max(len(left), len(right))
     pairs = zip(left * (count // len(left)), right * (count // len(right)))
     return tuple(rules[op](p, q) for p, q in pairs)
-
-
-def _tuple(value: Any) -> tuple[Dim, ...]:
-    """Dimensions, or an array of integers, as a tuple of dimensions."""
-    if isinstance(value, np.ndarray):
-        return tuple(int(item) for item in value.reshape(-1))
-    if isinstance(value, tuple):
-        return value
-    raise Unsupported("numbers that are computed from a tensor")
 
 
 def _biased(b: Builder, x: Value, bias: Value) -> Value | None:
@@ -103,33 +91,25 @@ def _biased(b: Builder, x: Value, bias: Value) -> Value | None:
 def _gelu(b: Builder, x: Any, half: Any) -> Value | None:
     """`x * (erf(x / sqrt(2)) + 1) * 0.5`, in the order in which exporters write it."""
     g = b.graph
-    if not isinstance(x, Value) or _number(b, half) != 0.5 or g.op(x) != "mul":
+    if not isinstance(x, Value) or number(b, half) != 0.5 or g.op(x) != "mul":
         return None
     for inner, outer in (g.operands(x.node), g.operands(x.node)[::-1]):
-        if g.op(outer) != "add" or _number(b, g.operands(outer.node)[1]) != 1:
+        if g.op(outer) != "add" or number(b, g.operands(outer.node)[1]) != 1:
             continue
         erf = g.operands(outer.node)[0]
         if g.op(erf) != "erf":
             continue
         scaled = g.operands(erf.node)[0]
-        factor = _number(b, g.operands(scaled.node)[1]) if g.op(scaled) in ("div", "mul") else None
+        factor = number(b, g.operands(scaled.node)[1]) if g.op(scaled) in ("div", "mul") else None
         expected = math.sqrt(2) if g.op(scaled) == "div" else math.sqrt(0.5)
         if factor is not None and abs(factor - expected) < 1e-6 and g.operands(scaled.node)[0] == inner:
             return b.apply("gelu", inner)
     return None
 
 
-def _number(b: Builder, value: Any) -> float | None:
-    if isinstance(value, np.ndarray):
-        return float(value.reshape(-1)[0]) if value.size == 1 else None
-    if isinstance(value, Value) and b.graph.op(value) == "constant":
-        return float(b.graph.node(value.node).attrs["value"])
-    return None
-
-
 def _clip(b: Builder, x: Value, low: Any = None, high: Any = None, **a: Any) -> Value:
-    least = a.get("min") if low is None else _number(b, low)
-    most = a.get("max") if high is None else _number(b, high)
+    least = a.get("min") if low is None else number(b, low)
+    most = a.get("max") if high is None else number(b, high)
     if least == 0 and most in (6, None):
         return b.apply("relu" if most is None else "relu6", x)
     for op, bound in (("maximum", least), ("minimum", most)):
@@ -147,7 +127,7 @@ def _hard_sigmoid(b: Builder, x: Value, **a: Any) -> Value:
 def _reduce(op: str) -> Convert:
     def convert(b: Builder, x: Value, axes: Any = None, **a: Any) -> Value:
         rank = len(b.shape(x))
-        chosen = a.get("axes") if axes is None else [int(str(axis)) for axis in _tuple(axes)]
+        chosen = a.get("axes") if axes is None else [int(str(axis)) for axis in dimensions(axes)]
         normal = tuple(sorted(axis % rank for axis in (chosen or range(rank))))
         keep = bool(a.get("keepdims", 1))
         return b.mean(x, normal, keep) if op == "mean" else b.apply(op, x, axes=normal, keep=keep)
@@ -155,122 +135,16 @@ def _reduce(op: str) -> Convert:
     return convert
 
 
-def _reshape(b: Builder, x: Any, shape: Any, **a: Any) -> Any:
-    goal = list(_tuple(shape))
-    if not isinstance(x, Value):
-        return x
-    own = b.shape(x)
-    goal = [own[axis] if extent == 0 else extent for axis, extent in enumerate(goal)]
-    if -1 in goal:
-        known: Dim = 1
-        for extent in goal:
-            known = known * extent if extent != -1 else known
-        goal = [floordiv(b.graph.type(x).elements, known) if extent == -1 else extent for extent in goal]
-    return b.reshape(x, goal)
-
-
-def _flatten(b: Builder, x: Value, **a: Any) -> Value:
-    axis = a.get("axis", 1)
-    if axis != 1:
-        raise Unsupported(f"a flattening from dimension {axis}")
-    return b.flatten(x, 1, -1)
-
-
-def _slice(b: Builder, x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
-    begins, stops = _tuple(starts), _tuple(ends)
-    chosen = range(len(begins)) if axes is None else [int(str(axis)) for axis in _tuple(axes)]
-    strides = [1] * len(begins) if steps is None else [int(str(step)) for step in _tuple(steps)]
-    if not isinstance(x, Value):
-        return _tuple(x)[slice(int(str(begins[0])), int(str(stops[0])), strides[0])]
-    for start, stop, axis, step in zip(begins, stops, chosen, strides):
-        extent = b.shape(x)[axis]
-        bounds = []
-        for bound in (start, stop):
-            if isinstance(bound, int) and bound < 0:
-                bound = extent + bound
-            if isinstance(bound, int) and (bound >= 2**31 - 1 or (isinstance(extent, int) and bound > extent)):
-                bound = extent
-            bounds.append(bound)
-        x = b.part(x, axis, bounds[0], bounds[1], step)
-    return x
-
-
-def _gather(b: Builder, x: Any, indices: Any, **a: Any) -> Any:
-    chosen, axis = _tuple(indices), a.get("axis", 0)
-    if not isinstance(x, Value):
-        return tuple(_tuple(x)[int(str(index))] for index in chosen)
-    shape = b.shape(x)
-    if len(chosen) != 1 or not isinstance(indices, np.ndarray) or indices.ndim:
-        raise Unsupported("elements at several indices")
-    start = chosen[0] if not isinstance(chosen[0], int) or chosen[0] >= 0 else shape[axis] + chosen[0]
-    axis %= len(shape)
-    return b.reshape(b.part(x, axis, start, start + 1), [*shape[:axis], *shape[axis + 1 :]])
-
-
-def _split(b: Builder, x: Value, sizes: Any = None, **a: Any) -> tuple[Value, ...]:
-    axis = a.get("axis", 0)
-    extents = a.get("split") if sizes is None else _tuple(sizes)
-    count = a.get("num_outputs", a.get("outputs", 1))
-    return b.parts(x, extents or [whole(b.shape(x)[axis], count)] * count, axis)
-
-
-def _concat(b: Builder, *xs: Any, **a: Any) -> Any:
-    if not any(isinstance(x, Value) for x in xs):
-        return tuple(item for x in xs for item in _tuple(x))
-    if not all(isinstance(x, Value) for x in xs):
-        raise Unsupported("a concatenation with numbers")
-    return xs[0] if len(xs) == 1 else b.apply("concat", *xs, axis=a["axis"] % len(b.shape(xs[0])))
-
-
-def _squeeze(b: Builder, x: Any, axes: Any = None, **a: Any) -> Any:
-    if not isinstance(x, Value):
-        return x
-    shape = b.shape(x)
-    chosen = a.get("axes") if axes is None else [int(str(axis)) for axis in _tuple(axes)]
-    gone = {axis % len(shape) for axis in (chosen or [i for i, extent in enumerate(shape) if extent == 1])}
-    if gone == {2, 3} and b.graph.op(x) == "global_avg_pool":
-        return b.flatten(x, 1, -1)
-    return b.reshape(x, [extent for axis, extent in enumerate(shape) if axis not in gone])
-
-
-def _unsqueeze(b: Builder, x: Any, axes: Any = None, **a: Any) -> Any:
-    if not isinstance(x, Value):
-        return x
-    chosen: list[int] = list(a["axes"]) if axes is None else [int(str(axis)) for axis in _tuple(axes)]
-    shape = list(b.shape(x))
-    for axis in sorted(axis % (len(shape) + len(chosen)) for axis in chosen):
-        shape.insert(axis, 1)
-    return b.reshape(x, shape)
-
-
-def _expand(b: Builder, x: Value, shape: Any) -> Value:
-    goal, own = list(_tuple(shape)), b.shape(x)
-    new = len(goal) - len(own)
-    goal = [e if at < new or (e != own[at - new] and e != 1) else -1 for at, e in enumerate(goal)]
-    return x if not new and all(e == -1 for e in goal) else b.apply("expand", x, shape=tuple(goal))
-
-
-def _pad(b: Builder, x: Value, pads: Any = None, value: Any = None, axes: Any = None, **a: Any) -> Value:
-    found = _tuple(pads) if pads is not None else tuple(a["pads"])
-    rank = len(b.shape(x))
-    if a.get("mode", "constant") != "constant" or axes is not None or any(isinstance(p, int) and p < 0 for p in found):
-        raise Unsupported("padding that is not constant, or that takes away")
-    filler = 0.0 if value is None else _number(b, value)
-    if not any(found):
-        return x
-    return b.apply("pad", x, before=found[:rank], after=found[rank:], value=filler)
-
-
 def _layer_norm(b: Builder, x: Value, weight: Value, bias: Value | None = None, **a: Any) -> Value:
     rank = len(b.shape(x))
     if a.get("axis", -1) % rank != rank - 1:
         raise Unsupported("a layer norm over several dimensions")
     weights = (weight,) if bias is None else (weight, bias)
-    return b.apply("layer_norm", x, *weights, axis=-1, eps=_short(a.get("epsilon", 1e-5)))
+    return b.apply("layer_norm", x, *weights, axis=-1, eps=short(a.get("epsilon", 1e-5)))
 
 
 def _pow(b: Builder, x: Any, exponent: Any) -> Value:
-    match _number(b, exponent):
+    match number(b, exponent):
         case 2:
             return b.apply("mul", x, x)
         case 0.5:
@@ -321,7 +195,7 @@ def _place(op: str | None) -> Convert:
 def _cumsum(b: Builder, x: Value, axis: Any, **a: Any) -> Value:
     if a.get("exclusive", 0) or a.get("reverse", 0):
         raise Unsupported("a running sum without its element, or from behind")
-    return b.apply("cumsum", x, axis=int(str(_tuple(axis)[0])) % len(b.shape(x)))
+    return b.apply("cumsum", x, axis=int(str(dimensions(axis)[0])) % len(b.shape(x)))
 
 
 def _prelu(b: Builder, x: Value, slope: Any) -> Value:
@@ -333,7 +207,7 @@ def _instance_norm(b: Builder, x: Value, weight: Value, bias: Value, **a: Any) -
     groups = b.shape(x)[1]
     if not isinstance(groups, int):
         raise Unsupported("a norm of channels that are not known")
-    return b.apply("group_norm", x, weight, bias, groups=groups, eps=_short(a.get("epsilon", 1e-5)))
+    return b.apply("group_norm", x, weight, bias, groups=groups, eps=short(a.get("epsilon", 1e-5)))
 
 
 def _unary(op: str) -> Convert:
@@ -351,6 +225,7 @@ def _several(op: str) -> Convert:
 
 
 TABLE: dict[str, Convert] = {
+    **MOVEMENTS,
     **SPATIAL,
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
@@ -358,7 +233,7 @@ TABLE: dict[str, Convert] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Relu": _unary("relu"),
-    "LeakyRelu": lambda b, x, **a: b.apply("leaky_relu", x, slope=_short(a.get("alpha", 0.01))),
+    "LeakyRelu": lambda b, x, **a: b.apply("leaky_relu", x, slope=short(a.get("alpha", 0.01))),
     "Clip": _clip,
     "HardSwish": _unary("hard_swish"),
     "HardSigmoid": _hard_sigmoid,
@@ -379,8 +254,8 @@ TABLE: dict[str, Convert] = {
     "Mish": _unary("mish"),
     "Softplus": _unary("softplus"),
     "Softsign": _unary("softsign"),
-    "Elu": lambda b, x, **a: b.apply("elu", x, alpha=_short(a.get("alpha", 1.0))),
-    "Celu": lambda b, x, **a: b.apply("celu", x, alpha=_short(a.get("alpha", 1.0))),
+    "Elu": lambda b, x, **a: b.apply("elu", x, alpha=short(a.get("alpha", 1.0))),
+    "Celu": lambda b, x, **a: b.apply("celu", x, alpha=short(a.get("alpha", 1.0))),
     "PRelu": _prelu,
     "Reciprocal": lambda b, x: b.apply("div", b.constant(1, x), x),
     "Abs": _unary("abs"),
@@ -410,18 +285,6 @@ TABLE: dict[str, Convert] = {
     "Equal": _binary("equal"),
     "And": _binary("logical_and"),
     "Or": _binary("logical_or"),
-    "Flatten": _flatten,
-    "Reshape": _reshape,
-    "Transpose": lambda b, x, **a: b.permute(x, a.get("perm", range(len(b.shape(x)))[::-1])),
-    "Concat": _concat,
-    "Slice": _slice,
-    "Split": _split,
-    "Gather": _gather,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Expand": _expand,
-    "Pad": _pad,
-    "Shape": lambda b, x, **a: tuple(b.shape(x))[slice(a.get("start"), a.get("end"))],
     "Cast": _cast,
     "Identity": lambda b, x: x,
     "Dropout": lambda b, x, *_, **a: x,
