@@ -17,8 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import partial
 
-from specc.diagnostics import Label, Span, SpeccError, did_you_mean
-from specc.grammar import builtins, composites, operators, scans
+from specc.diagnostics import Label, Span, SpeccError
+from specc.grammar import builtins, composites, indexing, operators, scans
 from specc.grammar import syntax as s
 from specc.grammar.arithmetic import binary, bounded, known_int, truth, unary
 from specc.grammar.printer import print_expression
@@ -101,7 +101,8 @@ class Evaluator(ABC):
             case s.Slice():
                 return self._slice(expression, scope, slot)
             case s.Index(value, index):
-                return self._index(self.evaluate(value, scope, slot), self.evaluate(index, scope), index.span)
+                values, position = self.evaluate(value, scope, slot), self.evaluate(index, scope)
+                return indexing.element(self.session, values, position, index.span)
             case s.Pipe():
                 return self._pipe(expression, scope, slot)
 
@@ -206,31 +207,8 @@ class Evaluator(ABC):
         scope.names.update(saved)
         return bounded(tuple(result))
 
-    def _index(self, value: Value, index: Value, span: Span) -> Value:
-        if isinstance(value, Family):
-            if isinstance(index, (int, str)) and index in value.members:
-                return value.members[index]
-            if isinstance(index, int) and -len(value.members) <= index < 0 and _counted(value):
-                return value.listed()[index]
-            known = list(map(str, value.members))
-            message = f"there is no element {show(index)}; there are {', '.join(known)}"
-            raise self.session.problem("S0404", message, Label(span), notes=did_you_mean(str(index), known))
-        if isinstance(value, tuple):
-            position = self.session.attempt(lambda: known_int(index, "an index"), span)
-            if not -len(value) <= position < len(value):
-                message = f"there is no element {position}: the list has {len(value)}"
-                raise self.session.problem("S0404", message, Label(span))
-            return value[position]
-        note = ["`slice(x, axis=1, stop=8)` takes part of a tensor"] if isinstance(value, Tensor) else []
-        raise self.session.problem("S0402", f"{kind(value)} has no elements to index", Label(span), notes=note)
-
     def _slice(self, expression: s.Slice, scope: Scope, slot: str | NoSlot) -> Value:
-        values = self.evaluate(expression.value, scope, slot)
-        values = values.listed() if isinstance(values, Family) else values
-        if not isinstance(values, tuple):
-            note = ["`slice(x, axis=1, stop=8)` takes part of a tensor"] if isinstance(values, Tensor) else []
-            message = f"{kind(values)} has no elements to take some of"
-            raise self.session.problem("S0402", message, Label(expression.value.span), notes=note)
+        values = indexing.listed(self.session, self.evaluate(expression.value, scope, slot), expression.value.span)
         bounds: list[int | None] = []
         for bound in (expression.start, expression.stop):
             value = None if bound is None else self.evaluate(bound, scope)
@@ -404,11 +382,6 @@ class Evaluator(ABC):
 
 def _member(slot: str | NoSlot, index: int) -> str | NoSlot:
     return slot if isinstance(slot, NoSlot) else join(slot, str(index))
-
-
-def _counted(family: Family) -> bool:
-    """Whether the members have numbers, so that `stages[-1]` is the last one."""
-    return all(isinstance(key, int) and key >= 0 for key in family.members)
 
 
 def _calls(expression: s.Expression) -> bool:
