@@ -32,7 +32,7 @@ from specc.backends.tvm.cuda.separable_kernel import Chain, Separable
 from specc.backends.tvm.cuda.separable_products import CoreProduct, PlainProduct
 from specc.backends.tvm.cuda.sides import Side
 from specc.backends.tvm.cuda.threads import WARP, barrier, grid, local, only_if, shared, unravel, unrolled
-from specc.backends.tvm.emitter import Emitter, Index
+from specc.backends.tvm.emitter import Emitter
 from specc.backends.tvm.expression import Scalar
 
 Keep = Callable[[Any, Any, Scalar], None]
@@ -60,15 +60,11 @@ class Expansion(Separable):
 
     def emit(self) -> None:
         emitter, tile, shape = self.emitter, self.tile, self.shape
-        down, across = (-(-p // e) for p, e in zip(self.window.places, tile.extents, strict=True))
+        down, across = self._tiles()
         steps = -(-shape.channels // tile.depth)
         parts = -(-shape.outputs // tile.rows) if tile.rows else steps // tile.steps
         with grid(emitter, shape.pictures * down * across * parts, tile.threads) as (block, self.thread):
-            rest, part = emitter.divmod(block, parts)
-            rest, column = emitter.divmod(rest, across)
-            self.number, row = emitter.divmod(rest, down)
-            self.origin = emitter.simplify(row * tile.extents[0]), emitter.simplify(column * tile.extents[1])
-            self.first = emitter.simplify(part * tile.rows)
+            part = self._stand(block, parts)
             self.picture = shared((prod(self.inputs), tile.pitch), "float32")
             self.taps = shared((tile.depth, prod(self.window.kernel) | 1), "float32")
             start = 0 if tile.rows else emitter.simplify(part * tile.steps)
@@ -128,7 +124,6 @@ class Expansion(Separable):
     def _expand(self, step: Any, source: CoreSource | PlainSource) -> None:
         """The wide tensor's channels of a step, behind its pointwise steps, to shared memory."""
         emitter, math, chain = self.emitter, self.emitter.math, self.chain
-        bias = emitter.group.step(chain.expand).operands[2:]
         extents = emitter.group.type(chain.wide).concrete[2:]
 
         def keep(channel: Any, pixel: Any, total: Scalar) -> None:
@@ -136,14 +131,7 @@ class Expansion(Separable):
             inside, at = self._pixel(pixel)
             # Around the picture, other operands of the pointwise steps are read at its border.
             at = [tirx.min(tirx.max(i, 0), extent - 1) for i, extent in zip(at, extents, strict=True)]
-            if bias:
-                total = total + emitter.input(bias[0])(c)
-            total = math.let(total)
-
-            def leaf(number: int, index: Index) -> Scalar:
-                return total if number == chain.expand else emitter.input(number)(*index)
-
-            value = math.let(emitter.evaluate(chain.wide, (self.number, c, *at), leaf))
+            value = self._pointwise(chain.expand, chain.wide, (self.number, c, *at), total)
             kept = math.select(inside, value, math.const(0.0, "float32"))
             emitter.store(self.picture, kept, [pixel, emitter.simplify(channel)])
 

@@ -70,14 +70,10 @@ class Separable:
 
     def emit(self) -> None:
         emitter, tile, shape = self.emitter, self.tile, self.shape
-        down, across = (-(-p // e) for p, e in zip(self.window.places, tile.extents, strict=True))
+        down, across = self._tiles()
         parts, steps = -(-shape.outputs // tile.rows), -(-shape.channels // tile.depth)
         with grid(emitter, shape.pictures * down * across * parts, tile.threads) as (block, self.thread):
-            rest, part = emitter.divmod(block, parts)
-            rest, column = emitter.divmod(rest, across)
-            self.number, row = emitter.divmod(rest, down)
-            self.origin = emitter.simplify(row * tile.extents[0]), emitter.simplify(column * tile.extents[1])
-            self.first = emitter.simplify(part * tile.rows)
+            self._stand(block, parts)
             self.picture = shared((prod(self.inputs), tile.depth + 1), "float32")
             self.taps = shared((tile.depth, prod(self.window.kernel) | 1), "float32")
             self.held = local(tile.shares(self.window).count, "float32")
@@ -108,6 +104,21 @@ class Separable:
                     product.put(emitter.simplify(step + 1))
                 barrier()
             product.finish(self._take, self.results.run)
+
+    def _tiles(self) -> tuple[int, int]:
+        """How many tiles cover a picture, down and across."""
+        (height, width), (rows, columns) = self.window.places, self.tile.extents
+        return -(-height // rows), -(-width // columns)
+
+    def _stand(self, block: Any, parts: int) -> Any:
+        """Finds a block's picture, the corner of its tile, and its first output; gives which of the `parts` it is."""
+        emitter, tile, (down, across) = self.emitter, self.tile, self._tiles()
+        rest, part = emitter.divmod(block, parts)
+        rest, column = emitter.divmod(rest, across)
+        self.number, row = emitter.divmod(rest, down)
+        self.origin = emitter.simplify(row * tile.extents[0]), emitter.simplify(column * tile.extents[1])
+        self.first = emitter.simplify(part * tile.rows)
+        return part
 
     # ---- pictures ---------------------------------------------------------------------------------------------------
 
@@ -206,7 +217,7 @@ class Separable:
         Of 16 bits, two numbers are a word.
         """
         emitter, math, chain = self.emitter, self.emitter.math, self.chain
-        bias, c = self.step.operands[2:], self._channel(step, channel)
+        c = self._channel(step, channel)
         whole = self.shape.channels % self.tile.depth == 0
         there = whole or emitter.simplify(step * self.tile.depth + channel) < self.shape.channels
         y, x = (emitter.simplify(o + p) for o, p in zip(self.origin, (place[0], place[1] * RUN), strict=True))
@@ -217,15 +228,7 @@ class Separable:
                 pixel if extent % size == 0 else tirx.min(pixel, extent - 1)
                 for pixel, extent, size in zip((y, x + i), self.window.places, self.tile.extents, strict=True)
             ]
-            total = Scalar(sums[i])
-            if bias:
-                total = total + emitter.input(bias[0])(c)
-            total = math.let(total)
-
-            def leaf(number: int, index: Index) -> Scalar:
-                return total if number == chain.first else emitter.input(number)(*index)
-
-            found = math.let(emitter.evaluate(chain.middle, (self.number, c, *at), leaf))
+            found = self._pointwise(chain.first, chain.middle, (self.number, c, *at), Scalar(sums[i]))
             return math.let(math.select(there, found, math.const(0.0, "float32")))
 
         if self.tile.halves:
@@ -237,6 +240,20 @@ class Separable:
             with unrolled(emitter, RUN) as i:
                 emitter.store(held, value(i), [i])
         return held
+
+    def _pointwise(self, first: int, last: int, index: Index, total: Scalar) -> Scalar:
+        """The value `last` at `index`, where the products of the convolution `first` sum to `total`: behind its bias
+        and the pointwise steps between the two."""
+        emitter, math = self.emitter, self.emitter.math
+        bias = emitter.group.step(first).operands[2:]
+        if bias:
+            total = total + emitter.input(bias[0])(index[1])
+        total = math.let(total)
+
+        def leaf(number: int, index: Index) -> Scalar:
+            return total if number == first else emitter.input(number)(*index)
+
+        return math.let(emitter.evaluate(last, index, leaf))
 
     # ---- results ----------------------------------------------------------------------------------------------------
 

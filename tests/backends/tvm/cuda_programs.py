@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -134,6 +136,41 @@ def with_mistakes(
         return replace(template, write=write)
 
     return Kernels(dict.fromkeys(mistakes, group), broken, library)
+
+
+def shifted(kind: type, name: str, at: int) -> Mistake:
+    """Has the method `name` of `kind` be called with one argument that is 1 too large."""
+
+    def mistake(patch: pytest.MonkeyPatch) -> None:
+        right: Any = getattr(kind, name)
+
+        def wrong(self: Any, *arguments: Any) -> Any:
+            given = list(arguments)
+            given[at] = given[at] + 1
+            return right(self, *given)
+
+        patch.setattr(kind, name, wrong)
+
+    return mistake
+
+
+def without_barrier(module: ModuleType, number: int) -> Mistake:
+    """Leaves out the barrier that has this number among those that `module` writes."""
+
+    def mistake(patch: pytest.MonkeyPatch) -> None:
+        calls, barrier = count(), module.barrier
+        patch.setattr(module, "barrier", lambda: None if next(calls) == number else barrier())
+
+    return mistake
+
+
+def judge(name: str, mistaken: Kernels, tolerance: float = 2e-6) -> None:
+    """Raises unless the kernel `right` computes what it should, and one with a mistake does not."""
+    if name == "right":
+        mistaken.check(name, tolerance=tolerance)
+    else:
+        with pytest.raises(AssertionError):
+            mistaken.check(name, tolerance=tolerance)
 
 
 def _stored(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
