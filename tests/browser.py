@@ -9,7 +9,6 @@ https://chromedevtools.github.io/devtools-protocol/ says what the commands take 
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -17,7 +16,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -160,10 +158,6 @@ class Page:
         code = {" ": "Space"}.get(key, key if len(key) > 1 else f"Key{key.upper()}")
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=code, text=text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=code)
-
-    def screenshot(self, path: str | Path) -> None:
-        """The window as PNG."""
-        Path(path).write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def _receive(self) -> dict[str, Any]:
         end = time.monotonic() + self._seconds

@@ -140,9 +140,7 @@ def test_an_operator_is_a_cell() -> None:
 
 
 def test_training_updates_statistics_inside() -> None:
-    graph = network(
-        "rnn = scan(Folded, x, state=constant(0, [n, 3, 4]), axis=2)\nreturn rnn", "x: [n = 2, 3, l = 5, 4]"
-    )
+    graph = network(FOLDED, "x: [n = 2, 3, l = 5, 4]")
     module = specc.to_torch(graph)
     assert "rnn.norm.num_batches_tracked" in module.state_dict()
     module.train()
@@ -152,9 +150,7 @@ def test_training_updates_statistics_inside() -> None:
 
 
 def test_a_claim_inside_of_a_cell_is_checked() -> None:
-    graph = network(
-        "rnn = scan(Folded, x, state=constant(0, [n, 3, 4]), axis=2)\nreturn rnn", "x: [n = 2, 3, l = 5, 4]"
-    )
+    graph = network(FOLDED, "x: [n = 2, 3, l = 5, 4]")
     check_merges(graph)
     wrong = CELL.replace("merges into conv2d", "merges into linear")
     text = (
