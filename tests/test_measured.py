@@ -116,7 +116,7 @@ def test_the_pages_are_those_of_the_results() -> None:
 
 
 def test_the_summary_has_every_machine_and_what_misses_the_aim(folder: Path) -> None:
-    results.save(FIRST, "latency", {}, {"resnet50": row(50, 100, 200), "repvgg_a0": row(20, 10, seconds=50.0)})
+    results.save(FIRST, "latency", {}, {"resnet50": row(50, 100, 200), "repvgg_a0": row(20, 10, 40, seconds=50.0)})
     results.save(SECOND, "tuned", {}, {"resnet50": {"outcome": OUTCOME, "timings": {"2": timings(76, 100)}}})
     made = pages.pages()
     lines = made[pages.DOCS / "performance.md"].splitlines()
@@ -147,12 +147,32 @@ def test_what_the_processor_can_do_is_told_for_each_number_of_threads() -> None:
     assert "| GB/s from 256 KB a thread, read again and again | 200 |" in roofs.write({"2": two}, FIRST)
     assert lines[3:] == [
         "|  | 1 thread | 2 threads |",
-        "| --- | --- | --- |",
+        "| --- | ---: | ---: |",
         "| GFLOP/s of float32 | 200 | 400 |",
         "| GOP/s of uint8 | 7000 | 14000 |",
         "| GB/s from 256 KB a thread, read again and again | 100 | 200 |",
         "| GB/s from memory | 15.0 | 20.0 |",
     ]
+
+
+def test_columns_of_numbers_are_aligned_to_the_right() -> None:
+    assert results.table(["network", "ms", "ratio", "form", "part", ""], []) == [
+        "| network | ms | ratio | form | part |  |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    rows = [
+        ["ResNet-50", "9.5 (9.4 to 9.9)", "**1.05** (Swin-T)", "1.31.1", "-", ""],
+        ["digits", "", "(0.73)", "2026.4.1-22982", "-0.4%", ""],
+    ]
+    assert results.table([""] * 6, rows)[1] == "| --- | ---: | ---: | --- | ---: | --- |"
+
+
+@pytest.mark.parametrize("before, said", [(0.4, "was 0.4 when it began."), (1.3, "was 1.3 when it began: the section")])
+def test_what_ran_before_a_section_is_told(before: float, said: str, folder: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(results, "_LOAD", before)
+    results.save(FIRST, "latency", {}, {"resnet50": row(50, 100)})
+    page = pages.pages()[pages.DOCS / f"performance-{FIRST.name}.md"]
+    assert f"The load average {said}" in page and ("two threads most" in page) == (before > 1)
 
 
 def test_the_section_in_bfloat16_knows_the_processor() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from measuring.aims import Aim
 from measuring.latency import threads_of
 from measuring.machine import Machine
-from measuring.results import NETWORKS, ROOT, positive, rows_kept, say, specc, table, take_networks
+from measuring.results import NETWORKS, ROOT, called, positive, rows_kept, say, specc, table, take_networks
 
 TITLE = "Start and memory of a process"
 AIM = Aim()
@@ -173,7 +173,7 @@ def write(results: dict[str, Any], machine: Machine) -> list[str]:
     ]
     head = ["contender"]
     for name in results:
-        head += [f"{name}: start", "memory"]
+        head += [f"{called(name)}: start", "memory"]
     rows = []
     for contender in CONTENDERS:
         row = [contender]

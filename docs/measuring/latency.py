@@ -15,25 +15,12 @@ from typing import Any
 
 from measuring.aims import Aim
 from measuring.machine import Machine
-from measuring.results import NETWORKS, compile_fresh, rows_kept, say, specc, table, take_networks
+from measuring.results import NETWORKS, called, compile_fresh, rows_kept, say, specc, table, take_networks
 from specc.bench import OWN
 
 TITLE = "Latency"
 MEASURED = NETWORKS
 AIM = Aim(mean=0.85, greatest=1.05)
-SHORT = {
-    "repvit_m1_1": "RepViT-M1.1",
-    "resnet50": "ResNet-50",
-    "mobilenetv3_large_100": "MobileNetV3-L",
-    "efficientnet_b0": "EfficientNet-B0",
-    "convnext_tiny": "ConvNeXt-T",
-    "fastvit_t8": "FastViT-T8",
-    "repvgg_a0": "RepVGG-A0",
-    "vit_small_patch16_224": "ViT-S/16",
-    "swin_tiny_patch4_window7_224": "Swin-T",
-}
-"""What the networks are called in the README."""
-
 KEPT = ("seconds", "threads", "against")
 """Options that rows have to share to stand in one table."""
 
@@ -154,7 +141,7 @@ def tables(results: dict[str, Any]) -> list[str]:
         for (name, timings), all_turns, own_turns in zip(measured.items(), every, own, strict=True):
             turns = (timings[0].get("own_cores") or {}).get("turns", 0)
             last = f"{own_turns:.2f} ({turns} of {timings[0]['turns']})" if own_turns else "-"
-            rows.append([name, *map(_cell, timings), f"{all_turns:.2f}", *([last] if shared else [])])
+            rows.append([called(name), *map(_cell, timings), f"{all_turns:.2f}", *([last] if shared else [])])
         contenders = [timing["name"] for timing in next(iter(measured.values()))]
         head = ["network", *contenders, "ratio", *(["own cores (turns)"] if shared else [])]
         text += [f"### {threads_of(count)}", "", *table(head, rows), ""]
@@ -172,7 +159,7 @@ def errors(results: dict[str, Any]) -> list[str]:
     rows = []
     for name, row in results.items():
         timings = next(iter(row["timings"].values()))
-        rows.append([name, *(f"{timing['error']:.3f}" for timing in timings)])
+        rows.append([called(name), *(f"{timing['error']:.3f}" for timing in timings)])
     contenders = [timing["name"] for timing in next(iter(next(iter(results.values()))["timings"].values()))]
     said = "The root mean square of the difference from the network in float64, relative to that of its output."
     return ["### Errors", "", said, "", *table(["network", *contenders], rows), ""]
@@ -180,7 +167,7 @@ def errors(results: dict[str, Any]) -> list[str]:
 
 def compilation(results: dict[str, Any]) -> list[str]:
     """How long each network took to compile."""
-    compiled = [[n, f"`{NETWORKS[n]}`", f"{row['compile_seconds']:.0f} s"] for n, row in results.items()]
+    compiled = [[called(n), f"`{NETWORKS[n]}`", f"{row['compile_seconds']:.0f} s"] for n, row in results.items()]
     return ["### Compilation, with an empty cache of kernels", "", *table(["network", "spec", "time"], compiled)]
 
 
@@ -191,7 +178,7 @@ def forms(results: dict[str, Any]) -> list[str]:
         for count, timings in row["timings"].items():
             for timing in timings:
                 if timing.get("form"):
-                    where = f"{name} ({count})"
+                    where = f"{called(name)} ({count})"
                     forms.setdefault(timing["name"], {}).setdefault(timing["form"], []).append(where)
     if not forms:
         return []

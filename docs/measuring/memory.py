@@ -14,7 +14,7 @@ from typing import Any
 from measuring.aims import Aim
 from measuring.latency import geometric_mean, threads_of
 from measuring.machine import Machine
-from measuring.results import NETWORKS, positive, rows_kept, say, specc, table, take_networks
+from measuring.results import NETWORKS, called, positive, rows_kept, say, specc, table, take_networks
 
 TITLE = "Memory of a run"
 MEASURED = NETWORKS
@@ -62,7 +62,7 @@ def write(results: dict[str, Any], machine: Machine) -> list[str]:
     rows = []
     for name, row in results.items():
         cells = [f"{taken / 1e6:.1f}" for taken in row["bytes"].values()]
-        rows.append([name, f"{row['arena_bytes'] / 1e6:.1f}", *cells, f"{_ratio(row):.2f}"])
+        rows.append([called(name), f"{row['arena_bytes'] / 1e6:.1f}", *cells, f"{_ratio(row):.2f}"])
     every = list(map(_ratio, results.values()))
     return [
         "MB (10^6 bytes) by which the resident memory of a process grows at the peak of the first run, beyond what it",

@@ -12,7 +12,7 @@ from typing import Any
 from measuring import bf16, footprint, integers, latency, memory, roofs, tuned, zoo
 from measuring.aims import COMPILED_IN, Aim, judged, wanted
 from measuring.machine import Machine
-from measuring.results import NETWORKS, ROOT, load, machines, table
+from measuring.results import NETWORKS, ROOT, called, load, machines, table
 
 SECTIONS = {
     "roofs": roofs,
@@ -34,6 +34,8 @@ TABLE = ("<!-- docs/measure.py writes this table -->", "<!-- its end -->")
 _WRITTEN = (
     "This page is written by `docs/measure.py` from the results in `docs/measured`; nothing in it is typed by hand."
 )
+_CALM = 0.5
+"""A load average up to which nothing else has been running."""
 _Found = dict[str, dict[str, Any]]
 """What `results.load` gives for each section that was measured."""
 
@@ -81,12 +83,12 @@ def _machine(machine: Machine, sections: _Found) -> str:
 
 
 def _origin(found: dict[str, Any]) -> list[str]:
-    return [
-        f"    {found['command']}",
-        "",
-        f"{found['load']:.1f} other programs were running when it began (the load average): above 0.5, the numbers are",
-        "disturbed, those of two threads most.",
-    ]
+    """The command, and how much had been running before; a section that is measured behind another finds that one."""
+    said = [f"The load average was {found['load']:.1f} when it began."]
+    if found["load"] > _CALM:
+        said = [f"{said[0][:-1]}: the section before, or another program, had been running."]
+        said += ["What runs meanwhile disturbs the numbers, those of two threads most."]
+    return [f"    {found['command']}", "", *said]
 
 
 # ---- all machines side by side --------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def _ratio_rows(title: str, aim: Aim, measured: list[dict[str, Any] | None], sec
         rows.append(row)
     for network, most in aim.networks.items():
         for kind in kinds:
-            row = [f"{title}: {latency.SHORT[network]}", kind, "", wanted(most)]
+            row = [f"{title}: {called(network)}", kind, "", wanted(most)]
             for of in ratios:
                 one = of.get(kind, {}).get(network)
                 row += ["", judged(one, most, f"{one:.2f}") if one else ""]
@@ -153,7 +155,7 @@ def _cells(ratios: dict[str, float], aim: Aim, networks: int) -> list[str]:
     part = "" if len(ratios) == networks else f" ({len(ratios)} of {networks} networks)"
     return [
         judged(mean, aim.mean, f"{mean:.2f}") + part,
-        judged(ratios[worst], aim.greatest, f"{ratios[worst]:.2f}") + f" ({latency.SHORT.get(worst, worst)})",
+        judged(ratios[worst], aim.greatest, f"{ratios[worst]:.2f}") + f" ({called(worst)})",
     ]
 
 
@@ -173,7 +175,7 @@ def _compiled(found: dict[Machine, _Found]) -> list[list[str]]:
 
 def _slowest(times: dict[str, float]) -> str:
     network = max(times, key=lambda name: times[name])
-    return judged(times[network], COMPILED_IN, f"{times[network]:.0f} s") + f" ({latency.SHORT[network]})"
+    return judged(times[network], COMPILED_IN, f"{times[network]:.0f} s") + f" ({called(network)})"
 
 
 # ---- the README -----------------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ def _readme(text: str, found: dict[Machine, _Found]) -> str:
 
 def _latencies(found: dict[Machine, dict[str, Any]]) -> list[str]:
     head, means = [""], ["geometric mean"]
-    rows = {name: [latency.SHORT[name]] for name in NETWORKS}
+    rows = {name: [called(name)] for name in NETWORKS}
     for machine, measured in found.items():
         for number, (kind, ratios) in enumerate(latency.ratios(measured).items()):
             head.append(f"{machine.title}: {kind}" if not number else kind)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -33,6 +34,19 @@ NETWORKS = {
     "swin_tiny_patch4_window7_224": "vit/swin.specc:tiny",
 }
 """The networks that are measured, and where the spec of each stands under `examples/`."""
+_CALLED = {
+    "repvit_m1_1": "RepViT-M1.1",
+    "resnet50": "ResNet-50",
+    "mobilenetv3_large_100": "MobileNetV3-L",
+    "efficientnet_b0": "EfficientNet-B0",
+    "convnext_tiny": "ConvNeXt-T",
+    "fastvit_t8": "FastViT-T8",
+    "repvgg_a0": "RepVGG-A0",
+    "vit_small_patch16_224": "ViT-S/16",
+    "swin_tiny_patch4_window7_224": "Swin-T",
+}
+_NUMBER = re.compile(r"[*(]*-?\d+(\.\d+)?%?(?![\w.-])|-$")
+"""How a cell of numbers begins; a dash stands for none."""
 _LOAD = os.getloadavg()[0]
 
 
@@ -107,9 +121,16 @@ def compile_fresh(spec: str, artifact: str, folder: str, *words: str) -> float:
     return time.perf_counter() - start
 
 
+def called(network: str) -> str:
+    """What the pages call a network."""
+    return _CALLED.get(network, network)
+
+
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A table in Markdown."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    """A table in Markdown; columns of numbers are aligned to the right."""
+    columns = [[row[number] for row in rows if row[number]] for number in range(len(head))]
+    marks = ["---:" if cells and all(map(_NUMBER.match, cells)) else "---" for cells in columns]
+    return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)]
 
 
 def say(text: str) -> None:

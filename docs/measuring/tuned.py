@@ -14,7 +14,7 @@ from typing import Any
 from measuring import latency
 from measuring.aims import Aim
 from measuring.machine import Machine
-from measuring.results import NETWORKS, rows_kept, say, specc, table
+from measuring.results import NETWORKS, called, rows_kept, say, specc, table
 
 TITLE = "Latency, tuned"
 MEASURED = NETWORKS
@@ -67,6 +67,6 @@ def write(results: dict[str, Any], machine: Machine) -> list[str]:
         gain = f"{found['gain']:.1%} ({low:.1%} to {high:.1%})"
         kernels = f"{found['better']} of {found['kernels']}"
         times = [f"{found[which]:.2f}" for which in ("default_ms", "best_ms")]
-        rows.append([name, f"{found['seconds'] / 60:.1f}", str(found["tried"]), kernels, *times, gain])
+        rows.append([called(name), f"{found['seconds'] / 60:.1f}", str(found["tried"]), kernels, *times, gain])
     head = ["network", "minutes", "configurations", "kernels tuned", "untuned", "tuned", "gain"]
     return [*text, *table(head, rows)]
