@@ -27,6 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
         processor.hide_tiles()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sharing_of_small_programs() -> Iterator[None]:
+    """Threads share the loops of what is compiled in a process of tests, however short: most of its networks are."""
+    from specc.backends.tvm import teams
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teams, "LEAST", 0)
+        yield
+
+
 @pytest.fixture
 def matrix_tiles() -> Iterator[Target]:
     """The target `x86-64-v4-amx` as far as this machine runs it. What is compiled for it runs in this process on any

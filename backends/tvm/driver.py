@@ -52,6 +52,8 @@ def header(
     counts = (len(call.operands) + len(call.results) + len(lowered.kernels[call.kernel].symbols) for call in calls)
     run = ("calls", "operands", *(["rooms"] if target.vectors else []))
     ends = [f", &opening{i}" if one.opening else ", 0" for i, one in enumerate(lowered.sizes)]
+    if target.vectors:
+        ends = [f", {int(one.program.alone)}{end}" for one, end in zip(lowered.sizes, ends)]
     return "\n".join(
         [
             "/* Written by the compiler. */",

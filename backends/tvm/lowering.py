@@ -26,6 +26,7 @@ from specc.backends.tvm.opening import Opening, check, fixed, opened
 from specc.backends.tvm.packing import Packing, of_type
 from specc.backends.tvm.program import Call, Program, Storage
 from specc.backends.tvm.sharing import share
+from specc.backends.tvm.teams import alone
 from specc.ir import placement
 from specc.ir.array import Array
 from specc.ir.bits import to_bits
@@ -192,6 +193,7 @@ class _Lowering:
         else:
             program, places = self._planned(program)
         kernels = {call.kernel: self._kernel(call.kernel) for call in program.calls}
+        program = replace(program, alone=not opening and alone(program, kernels, self.target))
         taken = {n: c for n, c in self.configurations.items() if n in kernels and n not in self.outdated}
         groups = {name: self.groups[name] for name in kernels}
         outdated = tuple(sorted(self.outdated & kernels.keys()))

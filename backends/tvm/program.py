@@ -70,7 +70,8 @@ class Program:
     """`inputs`, `outputs` and `buffers` are given by their types as stored, `weights` by their sizes in bytes.
 
     `results` are the storages that the outputs are taken from, in order. `parts` are the buffers that lie in another
-    storage, of which several can lie in one. The names are for those who use the library.
+    storage, of which several can lie in one. The names are for those who use the library. One that is `alone` is run
+    by one thread, however many there are (`teams`).
     """
 
     name: str
@@ -83,6 +84,7 @@ class Program:
     outputs: tuple[TensorType, ...]
     results: tuple[Storage, ...]
     parts: Mapping[Storage, Part] = field(default_factory=dict)
+    alone: bool = False
 
     def root(self, storage: Storage) -> Part:
         """The storage that is part of no other in which one lies, and where in it: itself for most."""
@@ -113,7 +115,8 @@ class Program:
     def describe(self, kernels: Mapping[str, Kernel], place: Callable[[Span], str]) -> list[dict[str, Any]]:
         """The calls for the manifest: kernel, operators, and what they work on; `place` says a place in the spec.
 
-        `bytes` have to be moved, `weights` of them weights. Threads share the iterations of each loop in `parallel`.
+        `bytes` have to be moved, `weights` of them weights. Threads share the iterations of each loop in `parallel`; of
+        a program that one thread runs, no loop is.
         """
         rows = []
         for call in self.calls:
@@ -132,7 +135,7 @@ class Program:
                     "operands": [str(type) for type in call.types],
                     "results": [str(self.buffers[storage.number]) for storage in call.results],
                     "template": kernel.template,
-                    "parallel": list(kernel.parallel),
+                    "parallel": [] if self.alone else list(kernel.parallel),
                     "configuration": dict(kernel.configuration),
                 }
             )

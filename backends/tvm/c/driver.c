@@ -89,6 +89,9 @@ typedef struct { /* what is run at one size */
 #endif
   const copy *copies;
   int32_t copy_count;
+#ifndef SPECC_SOURCE
+  int32_t alone; /* whether it is too short to wake other threads for */
+#endif
   const opening *opening; /* null where all dimensions are fixed */
 } program;
 
@@ -499,7 +502,7 @@ static int run_threads(const specc_model *model, const interface_memory *memory,
     atomic_store(&model->workspaces[i].loop, 0);
   }
 #ifdef _OPENMP
-  if (model->threads > 1) {
+  if (model->threads > 1 && !programs[model->size].alone) {
     team made = {.workspaces = model->workspaces};
     int problem = SPECC_OK;
 #pragma omp parallel num_threads(model->threads)
