@@ -322,7 +322,10 @@ class Emitter:
         return Tensor(self.outputs[number], self.group.type(self.group.results[number]), self.simplify)
 
     def temporary(self, type: TensorType) -> Tensor:
-        """Memory for what a part of the function writes and a later one reads; outside of all loops."""
+        """Memory for what a part of the function writes and a later one reads; the function's own where loops are not
+        shared out, since there may be one around."""
+        if not self.threads:
+            return Tensor(T.alloc_buffer(type.physical, stored(type.dtype)), type, self.simplify)
         buffer = T.arg(f"temporary{len(self.temporaries)}", T.buffer(type.physical, stored(type.dtype)))
         self.temporaries.append(type)
         return Tensor(buffer, type, self.simplify)
@@ -333,7 +336,7 @@ class Emitter:
         inner = Emitter(part.group, packings)
         inner.buffers = [made[v] if v in made else self.buffers[v] for v in part.values]
         inner.outputs = [result]
-        inner.temporaries = self.temporaries
+        inner.temporaries, inner.shared, inner.threads = self.temporaries, self.shared, self.threads
         return inner
 
     @staticmethod

@@ -20,13 +20,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf, prod
 
+from specc.backends.tvm.apart import apart
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda import depthwise, separable, separable_tiles
 from specc.backends.tvm.cuda.expansion_kernel import Block, Expansion
 from specc.backends.tvm.cuda.expansion_tiles import Shape, cycles, ranked
 from specc.backends.tvm.cuda.occupancy import LAUNCH, moved
 from specc.backends.tvm.cuda.runs import WEIGHTS
-from specc.backends.tvm.cuda.separable import alone, apart, filtered_alone, multiplied_alone
+from specc.backends.tvm.cuda.separable import alone, filtered_alone, multiplied_alone
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group, Part, cut
 from specc.backends.tvm.packing import Packing

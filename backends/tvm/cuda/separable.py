@@ -14,9 +14,9 @@ al., "Fusing Depthwise and Pointwise Convolutions for Efficient Inference on GPU
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import inf, prod
 
+from specc.backends.tvm.apart import apart
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.cuda import core_tiles, cores, depthwise, elements, products
 from specc.backends.tvm.cuda.occupancy import LAUNCH, ROUND_TRIP, moved
@@ -24,7 +24,7 @@ from specc.backends.tvm.cuda.operands import sizes_of
 from specc.backends.tvm.cuda.runs import WEIGHTS, in_place, padded
 from specc.backends.tvm.cuda.separable_kernel import Chain, Separable
 from specc.backends.tvm.cuda.separable_tiles import Shape, Tile, cycles, ranked
-from specc.backends.tvm.emitter import Emitter, Template
+from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group, Part, cut
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import DTYPES, HALVES
@@ -147,19 +147,3 @@ def alone(part: Part, target: Target, choices: Choices) -> Template:
         if found is not None:
             return found
     return elements.lower(part.group, target)
-
-
-def apart(value: int, parts: Sequence[Part], templates: Sequence[Template]) -> Template:
-    """The template of a group that is cut at `value`, which the first part makes, into a temporary."""
-    packings = {
-        part.values[number]: packing
-        for part, template in zip(parts, templates, strict=True)
-        for number, packing in template.packings.items()
-    }
-
-    def write(emitter: Emitter) -> None:
-        between = emitter.temporary(emitter.group.type(value)).buffer
-        for part, template, result in zip(parts, templates, (between, emitter.outputs[0]), strict=True):
-            template.write(emitter.part(part, template.packings, {value: between}, result))
-
-    return Template(write, packings)

@@ -47,7 +47,7 @@ from specc.backends.tvm.kernels.convolution_plan import UNROLL, Geometry, Schedu
 from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon
 from specc.backends.tvm.kernels.pairs import DEPTH, Factors, Pairs, imported, take
-from specc.backends.tvm.kernels.rows import row_taps
+from specc.backends.tvm.kernels.rows import Rows, row_taps
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
 from specc.ir.types import block_of
@@ -123,7 +123,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
 class Convolution:
     """Writes the loops of one convolution; its `epilogue` is the group's if no other is given.
 
-    A group begins with a multiple of `unit` output blocks.
+    `source` is what it reads; if none is given, the input of the group that is its operand. A group begins with a
+    multiple of `unit` output blocks.
     """
 
     unit = 1
@@ -138,12 +139,15 @@ class Convolution:
         target: Target,
         pairs: Pairs | None = None,
         epilogue: Epilogue | None = None,
+        source: Rows | None = None,
     ) -> None:
         self.emitter, self.geometry, self.schedule, self.inner = emitter, geometry, schedule, inner
         self.tile, self.lanes = schedule.tile, target.lanes
         step = emitter.group.step(anchor)
         self.operands = step.operands
-        self.data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
+        data, *weights = step.operands
+        self.weight, *bias = (emitter.buffers[v] for v in weights)
+        self.source, self.data = source, source.buffer if source else emitter.buffers[data]
         self.bias = bias[0] if bias else None
         self.epilogue = epilogue or Epilogue(emitter, anchor, self.lanes)
         g = geometry
@@ -160,7 +164,7 @@ class Convolution:
         self.channels = -(-g.in_channels // inner) // schedule.chunks
         self.wide: Any = None
         self.sums: Any = None
-        self.widens = not pairs and inner > 1 and emitter.group.type(step.operands[0]).dtype in HALVES
+        self.widens = not (pairs or source) and inner > 1 and emitter.group.type(data).dtype in HALVES
 
     def emit(self) -> None:
         """All loops. The output blocks are dealt with in groups of the tile's."""
@@ -170,14 +174,18 @@ class Convolution:
             with emitter.parallel(g.batch * strips) as work:
                 n, strip = emitter.divmod(work, strips)
                 self._make_room()
-                with emitter.serial(groups) as group:
-                    self._group(n, group, blocks, strip)
+                self.strip(n, strip)
         else:
             with emitter.parallel(g.batch * groups * strips) as work:
                 outer, strip = emitter.divmod(work, strips)
                 n, group = emitter.divmod(outer, groups)
                 self._make_room()
                 self._group(n, group, blocks, strip)
+
+    def strip(self, n: Any, strip: Any) -> None:
+        """All output blocks, group by group, over the rows of one strip."""
+        with self.emitter.serial(self.schedule.groups) as group:
+            self._group(n, group, -(-self.geometry.out_channels // self.lanes), strip)
 
     def _group(self, n: Any, group: Any, blocks: int, strip: Any) -> None:
         """The output blocks of one group, over the rows of one strip."""
@@ -327,6 +335,13 @@ class Convolution:
         row = place.y * g.stride[0] + tap * g.dilation[0] - g.padding[0]
         return [place.n, channel, row, place.x * g.stride[1] + offset - g.padding[1]]
 
+    def _load(self, at: Sequence[Any], lane: Any) -> Any:
+        """A channel of a block of what is read."""
+        if self.source is not None:
+            _, block, row, column = at
+            return self.source.at(*self.source.place(block, row, column, lane))
+        return self.emitter.load(self.operands[0], *([*at, lane] if self.inner > 1 else at))
+
     def _make_room(self) -> None:
         """The memory for `_widen`, and for the sums of a strip."""
         g = self.geometry
@@ -385,8 +400,7 @@ class Convolution:
                     if self.widens:
                         value = self.wide[number, r, offsets.index(offset), i_lane]
                     else:
-                        at = self._read(place, channel, tap, offset)
-                        value = emitter.load(self.operands[0], *([*at, i_lane] if self.inner > 1 else at))
+                        value = self._load(self._read(place, channel, tap, offset), i_lane)
                     for j, block in enumerate(blocks):
                         if self.paired:
                             weight = of_pair(self.weight[block, channel, tap, s, line, lane], q % 2 == 1)

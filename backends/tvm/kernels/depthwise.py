@@ -68,11 +68,18 @@ def packed(group: Group, anchor: int, target: Target) -> dict[int, Packing]:
 class Depthwise:
     """Writes the loops of one depthwise convolution, whose tiles have `pixels` pixels.
 
-    `source` is what it reads; if none is given, the input of the group that is its operand.
+    `source` is what it reads; if none is given, the input of the group that is its operand. Its `epilogue` is the
+    group's if no other is given.
     """
 
     def __init__(
-        self, emitter: Emitter, anchor: int, pixels: int, target: Target, source: Tensor | None = None
+        self,
+        emitter: Emitter,
+        anchor: int,
+        pixels: int,
+        target: Target,
+        source: Tensor | None = None,
+        epilogue: Epilogue | None = None,
     ) -> None:
         self.emitter, self.source, self.lanes = emitter, source, target.lanes
         group, step = emitter.group, emitter.group.step(anchor)
@@ -84,7 +91,7 @@ class Depthwise:
         self.stride, self.dilation, self.padding = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"]
         self.multiplier, self.blocks = filters // self.channels, -(-self.channels // self.lanes)
         self.spans = tiles.spans(columns, pixels, across, self.stride[1], self.dilation[1], self.padding[1], width)
-        self.epilogue = Epilogue(emitter, anchor, self.lanes)
+        self.epilogue = epilogue or Epilogue(emitter, anchor, self.lanes)
 
     def emit(self, strips: int) -> None:
         """All loops: threads share out the blocks of channels, and strips of rows."""

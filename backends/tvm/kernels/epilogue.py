@@ -57,16 +57,11 @@ def flattens(group: Group) -> bool:
     height, width = group.result.concrete[2:]
     if width == 1 < height:
         return False  # an index on an axis of extent 1 is taken for a broadcast one
-    for value in range(group.last + 1):
+    for value in group.reached(group.last):
         shape = (1, 1, *group.type(value).concrete)
-        follows = value not in _anchor_operands(group)
-        if follows and shape[-2:] not in ((1, 1), (height, width)) and (len(shape) > 3 or shape[-1] != 1):
+        if shape[-2:] not in ((1, 1), (height, width)) and (len(shape) > 3 or shape[-1] != 1):
             return False
     return True
-
-
-def _anchor_operands(group: Group) -> set[int]:
-    return {operand for step in group.steps if not step.pointwise for operand in step.operands}
 
 
 class Epilogue:

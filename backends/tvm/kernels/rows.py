@@ -1,15 +1,50 @@
-"""What convolutions and pooling share: the rows of a window that lie inside the input, and rows shared out to
-threads."""
+"""What convolutions and pooling share: the rows of a window that lie inside the input, rows shared out to threads, and
+rows that one convolution of a kernel leaves for the next."""
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
+from specc.backends.tvm.emitter import Emitter, Index, Tensor
+from specc.ir.types import TensorType
 from specc.targets import Target
+
+
+class Rows(Tensor):
+    """Some rows of a blocked tensor of `type`, of one image and so many blocks of channels from `first` on: a ring, in
+    which row number y lies at place y modulo how many there are.
+
+    The buffer is [blocks, rows * width, block of channels]. Where rows are run through as one axis, row 0 has the
+    pixels of all, and a batch of as many as the ring has lies in order.
+    """
+
+    def __init__(self, emitter: Emitter, type: TensorType, blocks: int, rows: int, first: Any = 0) -> None:
+        *_, self.width, lanes = type.physical
+        self.rows, self.first = rows, first
+        super().__init__(T.alloc_buffer((blocks, rows * self.width, lanes), "float32"), type, emitter.simplify)
+
+    def since(self, first: Any) -> Rows:
+        """The same memory for the blocks of channels from another one on."""
+        other = copy(self)
+        other.first = first
+        return other
+
+    def position(self, index: Index) -> list[Any]:
+        _, *place = super().position(index)
+        return self.place(*place)
+
+    def place(self, block: Any, row: Any, column: Any, lane: Any) -> list[Any]:
+        """Where a channel of a block lies."""
+        start = tirx.truncmod(row, self.rows) * self.width
+        if isinstance(row, int):
+            start = row % self.rows * self.width
+        column = column if isinstance(column, int) else tirx.floormod(column, self.rows * self.width)
+        return [self.simplify(block - self.first), start + self.simplify(column), lane]
 
 
 def row_taps(y: Any, rows: int, taps: int, stride: int, dilation: int, padding: int, height: int) -> tuple[Any, Any]:

@@ -120,16 +120,17 @@ def execute(
             packed[:, -1, ..., rest:] = to_bits(np.array(3.0), dtype) if dtype in HALVES else 3.0
         stored.append(packed)
     types = [group.type(number) for number in group.results]
+    temporaries = [_guarded(type.physical, halves.stored(type.dtype))[1] for type in kernel.temporaries]
     for last in (False, True):
         fenced = [_fenced(array, last) for array in stored]
         made = [_guarded(type.physical, halves.stored(type.dtype)) for type in types]
-        operands = [*(array for _, array in fenced), *(out for _, out in made)]
+        operands = [*(array for _, array in fenced), *(out for _, out in made), *temporaries]
         module["kernel"](*map(tvm.runtime.from_dlpack, operands))
     for number in [i for i, operand in enumerate(group.inputs) if kernel.once and group.beside(i)]:
         _, over = _guarded(types[0].physical, halves.stored(types[0].dtype))
         operands = [over if i == number else array for i, (_, array) in enumerate(fenced)]
         over[...] = stored[number]
-        module["kernel"](*map(tvm.runtime.from_dlpack, [*operands, over]))
+        module["kernel"](*map(tvm.runtime.from_dlpack, [*operands, over, *temporaries]))
         assert np.array_equal(over, made[0][1], equal_nan=True), "written over its operand, the result is another one"
     results = []
     for type, (room, result) in zip(types, made, strict=True):
