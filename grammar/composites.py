@@ -19,7 +19,7 @@ from typing import Any
 from specc.diagnostics import Label, Span, SpeccError
 from specc.grammar import operators
 from specc.grammar.arithmetic import known_int
-from specc.grammar.scope import Place, Scope
+from specc.grammar.scope import Site
 from specc.grammar.session import Session
 from specc.grammar.values import Argument, Family, Tensor, Value, described, is_integer, show, show_shape
 from specc.ir.dims import Dim, Symbolic, floordiv, product
@@ -39,9 +39,11 @@ class _Call:
 
     session: Session
     name: str
-    scope: Scope
-    place: Place
-    span: Span
+    site: Site
+
+    @property
+    def span(self) -> Span:
+        return self.site.span
 
     def problem(self, code: str, message: str, *labels: Label, notes: Sequence[str] = ()) -> SpeccError:
         return self.session.problem(code, f"`{self.name}`: {message}", *(labels or [Label(self.span)]), notes=notes)
@@ -49,7 +51,7 @@ class _Call:
     def node(self, op: str, operands: Sequence[Tensor], **arguments: Value) -> Tensor:
         given = {name: Argument(value, self.span) for name, value in arguments.items()}
         taken = [Argument(operand, operand.span) for operand in operands]
-        made = operators.apply(self.session, op, taken, given, self.scope, self.place, self.span)
+        made = operators.apply(self.session, op, taken, given, self.site)
         assert isinstance(made, Tensor)
         return made
 
@@ -75,17 +77,9 @@ class _Call:
         return x if list(order) == list(range(len(order))) else self.node("permute", [x], order=tuple(order))
 
 
-def call(
-    session: Session,
-    name: str,
-    positional: list[Argument],
-    keywords: dict[str, Argument],
-    scope: Scope,
-    place: Place,
-    span: Span,
-) -> Value:
+def call(session: Session, name: str, positional: list[Argument], keywords: dict[str, Argument], site: Site) -> Value:
     """The value of a call of the form `name`."""
-    at = _Call(session, name, scope, place, span)
+    at = _Call(session, name, site)
     form, declared = FORMS[name]
     if name == "einsum":
         given = {"pattern": positional[0]} if positional else {}
@@ -102,7 +96,7 @@ def call(
         operands = []
     missing = [key for key in declared if key not in given and key not in ("axis", "operands")]
     if extra or missing or (name == "einsum" and not operands):
-        raise session.problem("S0403", f"`{name}` is called as {USAGE[name]}", Label(span))
+        raise session.problem("S0403", f"`{name}` is called as {USAGE[name]}", Label(site.span))
     return form(at, given, operands)
 
 

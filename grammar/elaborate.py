@@ -16,7 +16,7 @@ from specc.grammar.expressions import Evaluator
 from specc.grammar.modules import Module
 from specc.grammar.parameters import declare
 from specc.grammar.printer import print_expression, print_type
-from specc.grammar.scope import NoSlot, Place, Scope
+from specc.grammar.scope import NoSlot, Scope, Site
 from specc.grammar.session import DEEPEST_CALLS, Learned, Session
 from specc.grammar.shapes import bind_dimensions, check_dimensions, check_form, check_result
 from specc.grammar.suggest import suggest
@@ -60,10 +60,9 @@ class Elaborator(Evaluator):
 
     # ---- calls of blocks
 
-    def call_block(
-        self, block: Block, positional: list[Argument], keywords: dict[str, Argument], place: Place, span: Span
-    ) -> Value:
+    def call_block(self, block: Block, positional: list[Argument], keywords: dict[str, Argument], site: Site) -> Value:
         """The value that `block` returns for these arguments."""
+        place, span = site.place, site.span
         self._check_recursion(block, span)
         given = self._bind_arguments(block, positional, keywords, span)
         slot = place.path.removeprefix(self._path).lstrip(".") if not place.nameless else ""

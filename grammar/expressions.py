@@ -22,7 +22,7 @@ from specc.grammar import builtins, composites, indexing, operators, scans
 from specc.grammar import syntax as s
 from specc.grammar.arithmetic import binary, bounded, known_int, truth, unary
 from specc.grammar.printer import print_expression
-from specc.grammar.scope import NoSlot, Place, Scope, join
+from specc.grammar.scope import NoSlot, Scope, Site, join
 from specc.grammar.session import Session
 from specc.grammar.suggest import suggest_call, suggest_value
 from specc.grammar.values import (
@@ -56,9 +56,7 @@ class Evaluator(ABC):
         self.session = session
 
     @abstractmethod
-    def call_block(
-        self, block: Block, positional: list[Argument], keywords: dict[str, Argument], place: Place, span: Span
-    ) -> Value:
+    def call_block(self, block: Block, positional: list[Argument], keywords: dict[str, Argument], site: Site) -> Value:
         """The value of a call of a block."""
 
     def evaluate(self, expression: s.Expression, scope: Scope, slot: str | NoSlot = UNNAMED) -> Value:
@@ -223,7 +221,7 @@ class Evaluator(ABC):
         value = self.evaluate(operand, scope, slot)
         if symbol == "-" and isinstance(value, Tensor):
             place = scope.place if _calls(operand) else scope.place.inside(slot, span)
-            return operators.apply(self.session, "neg", [Argument(value, operand.span)], {}, scope, place, span)
+            return operators.apply(self.session, "neg", [Argument(value, operand.span)], {}, Site(scope, place, span))
         return unary(symbol, value)
 
     def _binary(self, expression: s.Binary, scope: Scope, slot: str | NoSlot) -> Value:
@@ -236,7 +234,8 @@ class Evaluator(ABC):
         if isinstance(left, Tensor) or isinstance(right, Tensor):
             arguments = [Argument(left, sides[0].span), Argument(right, sides[1].span)]
             place = scope.place if sum(calling) == 1 else scope.place.inside(slot, expression.span)
-            return operators.arithmetic(self.session, expression.operator, arguments, scope, place, expression.span)
+            site = Site(scope, place, expression.span)
+            return operators.arithmetic(self.session, expression.operator, arguments, site)
         return binary(expression.operator, left, right)
 
     def _pipe(self, pipe: s.Pipe, scope: Scope, slot: str | NoSlot) -> Value:
@@ -263,7 +262,7 @@ class Evaluator(ABC):
         if None in positional:
             return Partial(function, tuple(positional), keywords, print_expression(call))
         given = [argument for argument in positional if argument is not None]
-        return self.apply(function, given, keywords, scope, scope.place.inside(slot, call.span), call.span)
+        return self.apply(function, given, keywords, Site(scope, scope.place.inside(slot, call.span), call.span))
 
     def _positional(self, call: s.Call, scope: Scope) -> Iterator[Argument | None]:
         """The arguments without a name; None for `_`, which leaves one open."""
@@ -295,89 +294,59 @@ class Evaluator(ABC):
         candidates = [*scope.module.names, *builtins.FUNCTIONS, *composites.FORMS, *operators.names()]
         raise self._unknown(callee, scope, "a block or an operator", candidates)
 
-    def apply(
-        self,
-        function: Value,
-        positional: list[Argument],
-        keywords: dict[str, Argument],
-        scope: Scope,
-        place: Place,
-        span: Span,
-    ) -> Value:
+    def apply(self, function: Value, positional: list[Argument], keywords: dict[str, Argument], site: Site) -> Value:
         """The value of a call of anything that can be called."""
         match function:
             case Block() | Operator():
-                return self.call_value(function, positional, keywords, scope, place, span)
+                return self.call_value(function, positional, keywords, site)
             case Builtin(form) if form in composites.FORMS:
-                return composites.call(self.session, form, positional, keywords, scope, place, span)
+                return composites.call(self.session, form, positional, keywords, site)
             case Builtin(builtin):
-                return self._builtin(builtin, positional, keywords, scope, place, span)
+                return self._builtin(builtin, positional, keywords, site)
             case Partial():
-                return self._complete(function, positional, keywords, scope, place, span)
+                return self._complete(function, positional, keywords, site)
         raise AssertionError("only what can be called is applied")
 
-    def _complete(
-        self,
-        call: Partial,
-        positional: list[Argument],
-        keywords: dict[str, Argument],
-        scope: Scope,
-        place: Place,
-        span: Span,
-    ) -> Value:
+    def _complete(self, call: Partial, positional: list[Argument], keywords: dict[str, Argument], site: Site) -> Value:
         """A call that had left arguments open: they are taken in order, and what is more stands behind."""
         open_, waiting = call.positional.count(None), iter(positional)
         if len(positional) < open_:
             message = f"`{call.text}` waits for {open_} argument{'s' * (open_ > 1)}, and here are {len(positional)}"
-            raise self.session.problem("S0403", message, Label(span))
+            raise self.session.problem("S0403", message, Label(site.span))
         twice = next((name for name in keywords if name in call.keywords), None)
         if twice is not None:
             labels = [Label(keywords[twice].span), Label(call.keywords[twice].span)]
             raise self.session.problem("S0403", f"`{twice}` is given twice", *labels)
         filled = [next(waiting) if argument is None else argument for argument in call.positional]
-        return self.apply(call.callee, [*filled, *waiting], {**call.keywords, **keywords}, scope, place, span)
+        return self.apply(call.callee, [*filled, *waiting], {**call.keywords, **keywords}, site)
 
     def call_value(
-        self,
-        function: Block | Operator,
-        positional: list[Argument],
-        keywords: dict[str, Argument],
-        scope: Scope,
-        place: Place,
-        span: Span,
+        self, function: Block | Operator, positional: list[Argument], keywords: dict[str, Argument], site: Site
     ) -> Value:
         """The value of a call of a block or an operator."""
         if isinstance(function, Block):
-            return self.call_block(function, positional, keywords, place, span)
+            return self.call_block(function, positional, keywords, site)
         if "body" in function.traits:
-            return scans.call(self, positional, keywords, scope, place, span)
-        return operators.apply(self.session, function.name, positional, keywords, scope, place, span)
+            return scans.call(self, positional, keywords, site)
+        return operators.apply(self.session, function.name, positional, keywords, site)
 
-    def _builtin(
-        self,
-        name: str,
-        positional: list[Argument],
-        keywords: dict[str, Argument],
-        scope: Scope,
-        place: Place,
-        span: Span,
-    ) -> Value:
+    def _builtin(self, name: str, positional: list[Argument], keywords: dict[str, Argument], site: Site) -> Value:
         """`sum`, `max` and the like are also operators: a tensor among the arguments decides."""
         values = [argument.value for argument in positional]
         if any(isinstance(value, Tensor) for value in values):
             operator = {"max": "maximum", "min": "minimum"}.get(name, name)
             if operators.find(operator) is not None and name != "enumerate":
-                return operators.apply(self.session, operator, positional, keywords, scope, place, span)
+                return operators.apply(self.session, operator, positional, keywords, site)
         elif name == "sum" and positional and any(tensors_in(values[0])):
             items = values[0].listed() if isinstance(values[0], Family) else values[0]
             assert isinstance(items, tuple)
             total = Argument(items[0], positional[0].span)
             for item in items[1:]:
                 pair = [total, Argument(item, positional[0].span)]
-                total = Argument(operators.arithmetic(self.session, "+", pair, scope, place, span), positional[0].span)
+                total = Argument(operators.arithmetic(self.session, "+", pair, site), positional[0].span)
             return total.value
         given = {key: argument.value for key, argument in keywords.items()}
-        return self.session.attempt(lambda: builtins.call(name, tuple(values), given), span)
+        return self.session.attempt(lambda: builtins.call(name, tuple(values), given), site.span)
 
 
 def _member(slot: str | NoSlot, index: int) -> str | NoSlot:

@@ -13,7 +13,7 @@ from functools import cache
 from specc import ops
 from specc.diagnostics import Label, Span
 from specc.grammar.nameless import nameless
-from specc.grammar.scope import Place, Scope, join
+from specc.grammar.scope import Place, Scope, Site, join
 from specc.grammar.session import Session
 from specc.grammar.suggest import suggest
 from specc.grammar.values import Argument, Family, Tensor, Value, described, is_integer, kind, show, show_shape
@@ -58,36 +58,26 @@ def signature(record: Operator) -> str:
     return f"{record.name}({', '.join([*record.call_operands, *arguments])})"
 
 
-def arithmetic(
-    session: Session, symbol: str, arguments: list[Argument], scope: Scope, place: Place, span: Span
-) -> Tensor:
+def arithmetic(session: Session, symbol: str, arguments: list[Argument], site: Site) -> Tensor:
     """`a + b` and the like, where at least one of the two is a tensor."""
     if symbol not in _ARITHMETIC:
         what = " and ".join(kind(argument.value) for argument in arguments)
         note = "between tensors there are + - * / // % ** and comparisons; operators such as `logical_and` do the rest"
-        raise session.problem("S0402", f"`{symbol}` does not apply to {what}", Label(span), notes=[note])
+        raise session.problem("S0402", f"`{symbol}` does not apply to {what}", Label(site.span), notes=[note])
     for argument in arguments:
         if not isinstance(argument.value, Tensor) and not _scalar(argument.value):
             raise _no_operand(session, argument, f"`{symbol}`")
-    (result,) = _node(session, _ARITHMETIC[symbol], arguments, {}, scope, place, span, f"the operands of `{symbol}`")
+    (result,) = _node(session, _ARITHMETIC[symbol], arguments, {}, site, f"the operands of `{symbol}`")
     return result
 
 
-def apply(
-    session: Session,
-    name: str,
-    positional: list[Argument],
-    keywords: dict[str, Argument],
-    scope: Scope,
-    place: Place,
-    span: Span,
-) -> Value:
+def apply(session: Session, name: str, positional: list[Argument], keywords: dict[str, Argument], site: Site) -> Value:
     """A call of the operator `name`: a tensor, or the list of its results where it has several."""
     record = ops.get(name)
-    operands, rest = _operands(session, record, positional, span)
+    operands, rest = _operands(session, record, positional, site.span)
     shared = {n: a for n, a in keywords.items() if n in _roles(record) and isinstance(a.value, Tensor)}
-    given = _bind(session, record, rest, {n: a for n, a in keywords.items() if n not in shared}, span)
-    results = _node(session, name, operands, given, scope, place, span, f"`{name}`", shared)
+    given = _bind(session, record, rest, {n: a for n, a in keywords.items() if n not in shared}, site.span)
+    results = _node(session, name, operands, given, site, f"`{name}`", shared)
     return results[0] if len(results) == 1 else results
 
 
@@ -174,13 +164,11 @@ def _node(
     name: str,
     operands: list[Argument],
     given: dict[str, Argument],
-    scope: Scope,
-    place: Place,
-    span: Span,
+    site: Site,
     spoken: str,
     shared: dict[str, Argument] | None = None,
 ) -> tuple[Tensor, ...]:
-    record, graph = ops.get(name), session.graph
+    record, graph, place, span = ops.get(name), session.graph, site.place, site.span
     arguments = {key: _plain(argument.value) for key, argument in given.items()}
     types: list[TensorType] = []
     try:
@@ -194,7 +182,7 @@ def _node(
         result = graph.spelled(name, values, spelling, place.path, span, taken)
     except Illegal as illegal:
         reason = illegal.reason if illegal.reason.startswith(spoken) else f"{spoken}: {illegal.reason}"
-        notes = [*([illegal.note] if illegal.note else []), *_bindings(scope)]
+        notes = [*([illegal.note] if illegal.note else []), *_bindings(site.scope)]
         if illegal.argument in given:
             argument = given[illegal.argument]
             if isinstance(argument.value, Symbolic):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from specc.diagnostics import Label, Span
 from specc.grammar.arithmetic import known_int, truth
-from specc.grammar.scope import Place, Scope
+from specc.grammar.scope import Site
 from specc.grammar.session import Session
 from specc.grammar.values import Argument, Block, Family, Poison, Poisoned, Tensor, Value, described, show, show_shape
 from specc.ir.body import Body
@@ -35,16 +35,9 @@ USAGE = "scan(cell, xs..., state=[...], axis=1, reverse=false, name=value...)"
 NOTE = "it is called as " + USAGE
 
 
-def call(
-    evaluator: Evaluator,
-    positional: list[Argument],
-    keywords: dict[str, Argument],
-    scope: Scope,
-    place: Place,
-    span: Span,
-) -> Value:
+def call(evaluator: Evaluator, positional: list[Argument], keywords: dict[str, Argument], site: Site) -> Value:
     """The stacked results and the last states: a list, or a tensor where there is one of all."""
-    session = evaluator.session
+    session, span = evaluator.session, site.span
     cell, sequences = _cell(session, positional, span)
     named = dict(keywords)
     states = _states(session, named.pop("state", None), span)
@@ -59,7 +52,7 @@ def call(
     invariant = {name: Argument(inside.invariant(name, a.value), a.span) for name, a in named.items()}
     outer, session.graph = session.graph, inside.graph
     try:
-        result = evaluator.call_value(cell, given, invariant, scope, place, span)
+        result = evaluator.call_value(cell, given, invariant, site)
     finally:
         session.graph = outer
     if isinstance(result, Poison):
@@ -69,7 +62,7 @@ def call(
     body = Body.of(inside.graph)
     attrs = {"body": body, "sequences": len(sequences), "states": len(states), "axis": axis, "reverse": reverse}
     try:
-        made = outer.apply("scan", inside.operands(body), attrs, place.path, span)
+        made = outer.apply("scan", inside.operands(body), attrs, site.place.path, span)
     except Illegal as illegal:
         at_fault = [*sequences, *states][illegal.operand or 0]
         labels = [Label(argument.span, show_shape(_tensor(argument).type)) for argument in sequences]

@@ -49,6 +49,15 @@ class Scope:
     failed: bool = False
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where a call stands: in a block at work, in the state_dict, and in the text."""
+
+    scope: Scope
+    place: Place
+    span: Span
+
+
 def join(path: str, slot: str) -> str:
     """`slot` below `path`; either may be empty."""
     return f"{path}.{slot}" if path and slot else path or slot
