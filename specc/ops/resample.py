@@ -42,7 +42,7 @@ def _resize_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
         raise Illegal("`align_corners` says nothing for the nearest element", argument="align_corners")
     if scale is not None and (scale <= 0 or tuple(_scaled(x, scale)) != size):
         raise Illegal(f"{x} times {scale} is not {list(size)}", argument="scale")
-    return (TensorType((*x.shape[:2], *size), x.dtype),)
+    return (TensorType((*x.shape[:2], *size), x.dtype, x.layout),)
 
 
 def _scaled(x: TensorType, scale: float) -> list[Dim]:
@@ -177,7 +177,7 @@ def _resize_example(rng: random.Random) -> tuple[list[TensorType], dict[str, Any
 
 def _adaptive_infer(types: Types, attrs: Attributes) -> tuple[TensorType, ...]:
     x = _require_size(types, attrs["size"], "adaptive pooling")
-    return (TensorType((*x.shape[:2], *attrs["size"]), x.dtype),)
+    return (TensorType((*x.shape[:2], *attrs["size"]), x.dtype, x.layout),)
 
 
 def _adaptive_reference(kind: str) -> Callable[..., Any]:
@@ -242,6 +242,7 @@ def _adaptive(kind: str, what: str) -> Operator:
         _adaptive_example,
         attributes=(Argument("size", "ints"),),
         compute=_adaptive_compute(kind),
+        traits=frozenset({"blocks"}),
     )
 
 
@@ -267,7 +268,7 @@ RECORDS = (
         ),
         spell=_resize_spell,
         compute=_resize_compute,
-        traits=frozenset({"open"}),
+        traits=frozenset({"blocks", "open"}),
     ),
     _adaptive("avg", "mean"),
     _adaptive("max", "greatest element"),

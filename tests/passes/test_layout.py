@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain as joined
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,24 @@ def test_operators_that_name_a_dimension_work_in_whole_blocks() -> None:
     check_pass(lambda g: layout(g, 8), graph)
     expected = ["convert_layout", "conv2d", "slice", "concat", "conv2d", "pad", "softmax", "max_pool2d"]
     assert layouts(layout(graph, 8)) == [*((op, "NCHW8c") for op in expected), ("permute", "")]
+
+
+def test_a_picture_is_resized_and_pooled_in_blocks() -> None:
+    """What interpolates along height and width is the same for all channels: a decoder stays in blocks."""
+    graph = chain(
+        "param a: float32[16, 32, 1, 1] kaiming",
+        "param b: float32[16, 16, 3, 3] kaiming",
+        "%0: float32[1, 16, 8, 8] = conv2d(x, @a)",
+        "%1: float32[1, 16, 16, 16] = resize(%0) {size=(16, 16)}",
+        "%2: float32[1, 16, 14, 14] = conv2d(%1, @b)",
+        "%3: float32[1, 16, 9, 14] = resize(%2) {size=(9, 14); mode='bicubic'}",
+        "%4: float32[1, 16, 3, 4] = adaptive_avg_pool(%3) {size=(3, 4)}",
+        "%5: float32[1, 16, 2, 2] = adaptive_max_pool(%4) {size=(2, 2)}",
+        "return %5",
+    )
+    check_pass(lambda g: layout(g, 8), graph)
+    ops = ["convert_layout", "conv2d", "resize", "conv2d", "resize", "adaptive_avg_pool", "adaptive_max_pool"]
+    assert layouts(layout(graph, 8)) == [*((op, "NCHW8c") for op in ops), ("convert_layout", "")]
 
 
 def test_a_cut_within_a_block_is_made_plainly() -> None:
@@ -317,6 +336,29 @@ def test_what_works_in_blocks_compiles(seed: int) -> None:
         graph.apply("sum", [value], {"axes": (0, 1)}),
     ]
     artifact = specc.compile(graph, passes=(Layout(8), Fusion()))
+    assert max(artifact.self_test()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "op, attrs",
+    [
+        ("resize", {"size": (10, 12)}),
+        ("resize", {"size": (4, 9)}),
+        ("resize", {"size": (7, 13), "mode": "bilinear", "align_corners": True}),
+        ("resize", {"size": (8, 8), "mode": "bicubic"}),
+        ("adaptive_avg_pool", {"size": (3, 4)}),
+        ("adaptive_max_pool", {"size": (3, 2)}),
+    ],
+)
+def test_a_picture_of_another_extent_is_made_in_blocks(op: str, attrs: dict[str, Any]) -> None:
+    """With what follows, in one kernel; the last block is half full."""
+    graph = Graph("Resized")
+    x = graph.input("x", TensorType((2, 12, 5, 6)))
+    value = graph.call("conv2d", [x], {"out": 12, "k": 3}, "a")
+    value = graph.apply(op, [value], attrs)
+    graph.outputs = [graph.call("conv2d", [graph.apply("silu", [value])], {"out": 9}, "b")]
+    artifact = specc.compile(graph, passes=(Layout(8), Fusion()))
+    assert any(row["kernel"].startswith(f"{op}_silu_") for row in artifact.manifest.sizes[0].facts["kernels"])
     assert max(artifact.self_test()) < 1e-5
 
 
