@@ -21,7 +21,7 @@ from specc.ops.reduce import normal_axis, reciprocal
 def _check(types: Types, attrs: Attributes, name: str, axis: int) -> TensorType:
     """The first operand, if weight and bias fit its dimension `axis`; raises `Illegal`."""
     x = types[0]
-    if x.layout and (axis != 1 or name == "group_norm"):
+    if x.layout and axis != 1:
         raise Illegal(f"`{name}` takes the plain layout, not {x.layout}", operand=0)
     for position, t in enumerate(types[1:], 1):
         if t.shape != (x.shape[axis],):
@@ -191,7 +191,7 @@ RECORDS = (
         spell=_group_spell,
         weights=2,
         compute=_group_compute,
-        traits=frozenset({"open"}),
+        traits=frozenset({"blocks", "open"}),
     ),
     Operator(
         "rms_norm",
