@@ -21,6 +21,8 @@ A depthwise convolution joins the 1x1 convolution in front of it where the tenso
 blocks of threads share memory (`expansion`). There, a 1x1 convolution joins the depthwise one in front of it as well
 (`separable`).
 
+Where both operands of an addition are made by 1x1 convolutions, one kernel takes the products of both (`addends`).
+
 Views (reshape) cost nothing and stand in no group. Attention is a group of its own (`attention`).
 
 What a group saves is traffic: each value inside of it that is neither written nor read again. `KINDS` says as data how
@@ -41,7 +43,7 @@ from specc.ir.cost import macs_of, nominal_bytes
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
-from specc.passes import expansion, separable
+from specc.passes import addends, expansion, separable
 from specc.passes.attention import attentions, rounds
 from specc.passes.rewrite import Event, Journal
 
@@ -205,6 +207,10 @@ KINDS = (
 """The first kind that matches decides."""
 
 
+ADDENDS = Kind("sum of 1x1 convolutions", lambda joint: False, lambda joint: None)
+"""How an addition's second operand is noted that is computed in the same kernel (`addends`)."""
+
+
 def fuse(
     graph: Graph, epilogues: bool = True, journal: Journal | None = None, cache: int = 0, blocks: bool = False
 ) -> Graph:
@@ -249,12 +255,15 @@ def fuse(
                 _note(journal, candidate, kind, reason)
         if found:
             taken, kind = max(found, key=lambda each: (each[0].bytes, place[each[0].operand.node]))
-            for other, its in found:
-                if other is not taken:
-                    _note(journal, other, its, f"it stands behind `{taken.host.op}`, which is computed later")
-            _note(journal, taken, kind, None)
             joined = taken.host.group
             assert joined is not None
+            for other, its in found:
+                if other is not taken and _join_addends(journal, taken, other):
+                    grouped[joined] = sorted([*grouped[joined], *other.members], key=place.__getitem__)
+                    sizes[joined] += len(other.members)
+                elif other is not taken:
+                    _note(journal, other, its, f"it stands behind `{taken.host.op}`, which is computed later")
+            _note(journal, taken, kind, None)
             lengths[identity] = taken.length
             sizes[joined] += 1
             grouped[joined].append(identity)
@@ -267,6 +276,20 @@ def fuse(
                 insort(grouped[behind], front, key=place.__getitem__)
                 graph.update(front, group=behind)
     return renumber(graph)
+
+
+def _join_addends(journal: Journal, taken: Joint, other: Joint) -> bool:
+    """Lets what makes an addition's `other` operand join the group that the addition is to stand in, if both operands
+    are made by 1x1 convolutions, and one kernel takes both; whether it does."""
+    graph, hosts = taken.graph, (taken.members, other.members)
+    if not addends.matches(graph, hosts, taken.node):
+        return False
+    reason = addends.refusal(graph, hosts, taken.cache)
+    _note(journal, other, ADDENDS, reason)
+    if reason is None:
+        for identity in other.members:
+            graph.update(identity, group=taken.host.group)
+    return reason is None
 
 
 def _stands_in_front(graph: Graph, identity: int) -> bool:

@@ -12,6 +12,7 @@ from specc.ir.graph import Graph, Value
 from specc.ir.text import parse_graph
 from specc.ir.verify import verify
 from specc.passes.fusion import fuse
+from specc.passes.halve import halve
 from specc.passes.layout import layout
 from specc.passes.rewrite import Journal
 from specc.testing import check_pass
@@ -67,6 +68,54 @@ def test_nothing_joins_one_of_several_results_that_are_needed() -> None:
     )
     check_pass(fuse, graph)
     assert groups(fuse(graph)) == [["var_mean"], ["relu"], ["softmax", "add"]]
+
+
+TWO = """
+graph Net
+input x: float32[1, 32, {side}, {side}]
+input y: float32[1, 48, {twice}, {twice}]
+param w: float32[64, 32, 1, 1] kaiming
+param v: float32[64, 48, 1, 1] kaiming
+%0: float32[1, 64, {side}, {side}] = conv2d(x, @w)
+%1: float32[1, 64, {side}, {side}] = conv2d(y, @v) {{stride=(2, 2)}}
+%2: float32[1, 64, {side}, {side}] = add(%0, %1)
+%3: float32[1, 64, {side}, {side}] = relu(%2)
+return %3{also}
+"""
+
+
+def two(side: int = 8, also: str = "", dtype: str = "") -> Graph:
+    graph = parse_graph(TWO.format(side=side, twice=2 * side, also=also))
+    return layout(halve(graph, dtype) if dtype else graph, 16)
+
+
+def test_the_terms_of_a_sum_join_where_both_are_1x1_convolutions() -> None:
+    graph = two()
+    check_pass(lambda each: fuse(layout(each, 16), cache=1 << 20), graph)
+    assert ["conv2d", "conv2d", "add", "relu"] in [
+        [op for op in each if op != "convert_layout"] for each in groups(fuse(graph, cache=1 << 20))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("graph", "cache", "reason"),
+    [
+        (two(side=2), 1 << 20, "are little beside"),
+        (two(), 0, "no kernel takes"),
+        (two(dtype="float16"), 1 << 20, "float16"),
+    ],
+    ids=["weights", "gpu", "float16"],
+)
+def test_why_the_terms_of_a_sum_are_two_kernels(graph: Graph, cache: int, reason: str) -> None:
+    journal = Journal()
+    fused = fuse(graph, cache=cache, journal=journal)
+    assert all(members.count("conv2d") < 2 for members in groups(fused))
+    assert any(reason in (event.reason or "") for event in journal.events if event.rule.startswith("sum of 1x1"))
+
+
+def test_a_term_that_others_need_is_a_kernel_of_its_own() -> None:
+    fused = fuse(two(also=", %1"), cache=1 << 20)
+    assert all(members.count("conv2d") < 2 for members in groups(fused))
 
 
 def test_a_sum_joins_the_branch_that_is_computed_last() -> None:

@@ -46,7 +46,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         packings = {weight: WEIGHTS if shape.halves else Packing("terms")}
         return Template(lambda emitter: Separable(emitter, chain, tile, shape).emit(), packings)
     templates = [alone(part, target, choices.part(name)) for part, name in zip(parts, ("depthwise", "product"))]
-    return apart(chain.middle, parts, templates)
+    made = apart(chain.middle, parts, templates)
+    return Template(lambda emitter: made.write(emitter), made.packings)  # by this module's name in reports
 
 
 def chain_of(group: Group) -> Chain | None:

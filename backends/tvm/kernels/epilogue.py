@@ -7,8 +7,9 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from tvm import tirx
@@ -67,13 +68,20 @@ def flattens(group: Group) -> bool:
 class Epilogue:
     """Applies the pointwise steps from `anchor` to `value` to vectors of accumulators and stores them in `goal`.
 
-    Where these are not given, the value and the goal are the group's result.
+    Where these are not given, the value and the goal are the group's result. The accumulators have the results of the
+    anchors `within` in them, which are added to the anchor's own.
     """
 
     def __init__(
-        self, emitter: Emitter, anchor: int, lanes: int, value: int | None = None, goal: Tensor | None = None
+        self,
+        emitter: Emitter,
+        anchor: int,
+        lanes: int,
+        value: int | None = None,
+        goal: Tensor | None = None,
+        within: Sequence[int] = (),
     ) -> None:
-        self.emitter, self.anchor, self.lanes = emitter, anchor, lanes
+        self.emitter, self.anchor, self.lanes, self.within = emitter, anchor, lanes, within
         group = emitter.group
         self.value = group.last if value is None else value
         self.reached = group.reached(self.value)
@@ -94,12 +102,12 @@ class Epilogue:
         ]
         return [tensor for tensor in (*found, self.result) if tensor.block]
 
-    def _leaf(self, accumulator: Scalar) -> Any:
+    def _leaf(self, accumulators: Mapping[int, Scalar]) -> Any:
         emitter = self.emitter
 
         def leaf(number: int, index: Index) -> Scalar:
-            if number == self.anchor:
-                return accumulator
+            if number in accumulators:
+                return accumulators[number]
             packing = emitter.packings[number]
             if packing.kind == "padded":
                 channel = sum(index[1:], index[0])
@@ -121,10 +129,13 @@ class Epilogue:
         """Accumulators for `pixels` of the channel blocks `blocks`; to be made outside of the vector loop."""
         return Tile(self, pixels, blocks)
 
-    def value_at(self, accumulator: Scalar, index: Index) -> Scalar:
-        """The group's result at a logical index, from the anchor's."""
+    def value_at(
+        self, accumulator: Scalar, index: Index, beside: Mapping[int, Scalar] = MappingProxyType({})
+    ) -> Scalar:
+        """The group's result at a logical index, from the anchor's, and from those of anchors `beside` it."""
         emitter = self.emitter
-        value = emitter.evaluate(self.value, index, self._leaf(accumulator))
+        known = {number: emitter.math.const(0.0, self.dtype) for number in self.within} | dict(beside)
+        value = emitter.evaluate(self.value, index, self._leaf({self.anchor: accumulator, **known}))
         if self.partial and self.result.block:
             inside = index[1] < self.channels
             value = emitter.math.select(inside, emitter.math.let(value), emitter.math.const(0.0, value.dtype))

@@ -67,6 +67,12 @@ class Image:
         return bool(self.block) and self.kernel == (1, 1) == self.stride and not any(self.padding) and self._inside
 
     @cached_property
+    def one_row(self) -> bool:
+        """Whether it is a 1x1 convolution of blocks, whose results of all rows lie one behind the other."""
+        reach = (self.rows - 1) * self.stride[0] < self.height and (self.columns - 1) * self.stride[1] < self.width
+        return bool(self.block) and self.kernel == (1, 1) and not any(self.padding) and reach
+
+    @cached_property
     def _inside(self) -> bool:
         return (self.rows, self.columns) == (self.height, self.width)
 

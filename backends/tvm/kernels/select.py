@@ -8,6 +8,7 @@ from specc.backends.tvm.choices import NOTHING, Choices, Configuration
 from specc.backends.tvm.emitter import Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import (
+    added,
     attention,
     convolution,
     depthwise,
@@ -72,7 +73,8 @@ def template(group: Group, target: Target, choices: Choices) -> Template:
         found = lower(group, target, choices)
         if found is not None:
             return found
-    looped = scan.lower(group, target, choices, template)
-    if looped is not None:
-        return looped
+    for joined in (added.lower, scan.lower):
+        found = joined(group, target, choices, template)
+        if found is not None:
+            return found
     return general.lower(group, target, choices)

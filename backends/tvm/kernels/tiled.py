@@ -38,7 +38,7 @@ each, or they share out the output blocks, so that each weight is read by one co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -73,19 +73,35 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
     """The template of a group whose anchor is a dense convolution of a type that the target's tiles multiply; None for
     another group or target, and where another template is faster."""
     anchor = group.anchor
-    image = None if anchor is None or target.tile_product != "amx" else _image(group, anchor, target)
-    if anchor is None or image is None:
+    return None if anchor is None else _template(group, (anchor,), True, target, choices)
+
+
+def added(group: Group, anchors: Sequence[int], together: bool, target: Target, choices: Choices) -> Template | None:
+    """The template of 1x1 convolutions whose results are added up (`added`), `together` where nothing is done with them
+    before; None as in `convolution`."""
+    return _template(group, anchors, together, target, choices)
+
+
+def _template(
+    group: Group, anchors: Sequence[int], together: bool, target: Target, choices: Choices
+) -> Template | None:
+    """The template of a group with such `anchors`, whose products are one sum or, if not `together`, several."""
+    found = [_image(group, anchor, target) for anchor in anchors] if target.tile_product == "amx" else [None]
+    packings = operand_packings(group, target.lanes, anchors[0])
+    images = [image for image in found if image is not None]
+    if packings is None or len(images) < len(found):
         return None
-    _, weight, *bias = group.step(anchor).operands
-    packings = operand_packings(group, target.lanes, anchor)
-    if packings is None:
+    if len(images) > 1 and (len({i.bytes for i in images}) > 1 or not all(i.one_row for i in images)):
         return None
-    plan = plan_of(image, group.type(anchor).concrete[1], target, choices)
+    plan = plan_of(images, group.type(anchors[0]).concrete[1], target, choices)
     if plan is None:
         return None
-    packings[weight] = Packing(_WEIGHTS[image.dtype][2], target.lanes, image.depth, taps=image.together)
-    packings |= {value: Packing("padded", target.lanes) for value in bias}
-    return Template(lambda emitter: _Convolution(emitter, anchor, image, plan, target).emit(), packings, once=True)
+    for anchor, image in zip(anchors, images, strict=True):
+        _, weight, *bias = group.step(anchor).operands
+        packings[weight] = Packing(_WEIGHTS[image.dtype][2], target.lanes, image.depth, taps=image.together)
+        packings |= {value: Packing("padded", target.lanes) for value in bias}
+    several = [*zip(anchors, images, strict=True)]
+    return Template(lambda emitter: _Convolution(emitter, several, together, plan, target).emit(), packings, once=True)
 
 
 def _image(group: Group, anchor: int, target: Target) -> Image | None:
@@ -124,33 +140,105 @@ class _Unit:
     """How many units of the strip, with the same blocks, are in front of it."""
 
 
-class _Convolution:
-    """Writes the loops of one convolution."""
+class _Factors:
+    """Of one convolution: its operand, as `image` has it packed, its weights, and its products."""
 
-    def __init__(self, emitter: Emitter, anchor: int, image: Image, plan: Plan, target: Target) -> None:
-        self.emitter, self.image, self.plan, self.lanes = emitter, image, plan, target.lanes
+    def __init__(self, emitter: Emitter, anchor: int, image: Image, plan: Plan, lanes: int) -> None:
+        self.emitter, self.anchor, self.image, self.plan = emitter, anchor, image, plan
         step = emitter.group.step(anchor)
         data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
         self.bias = bias[0] if bias else None
-        self.epilogue = Epilogue(emitter, anchor, self.lanes)
-        self.blocks = -(-step.type.concrete[1] // self.lanes)
-        self.flat = image.across == image.columns and flattens(emitter.group)
-        self.size = ROWS * plan.tiles
-        self.units = -(-image.results // self.size)
-        outside = step.attrs.get("outside", 0)
-        results = self.size if plan.near else whole(image.results, plan.tiles)
-        where = (data, self.lanes, results, outside)
+        self.near = plan.near and image.pointwise
+        """Whether units pack their parts of it."""
+        size = ROWS * plan.tiles
+        results = size if self.near else whole(image.results, plan.tiles)
+        where = (data, lanes, results, step.attrs.get("outside", 0))
         self.panels = Pixels(emitter, image, *where) if isinstance(image, Picture) else Panels(emitter, image, *where)
+        self.units = -(-image.results // size)
+        self.blocks = -(-step.type.concrete[1] // lanes)
         self.lines = image.bytes // 4
         """Vectors of weights for an output block and a step."""
-        self.sums: Any = None
         self.places: Any = None
 
+    def ready(self) -> None:
+        """What is written behind this can compute products."""
+        image = self.image
+        if self.near:
+            self.panels.near()
+        size = image.positions(whole(image.results, self.plan.tiles))
+        places = [phase * size + shift for phase, shift in image.taps]
+        self.places = on_stack((len(places),), "int32") if len(places) > 1 else None
+        for tap, place in enumerate(places if len(places) > 1 else ()):
+            T.buffer_store(self.places, tirx.const(place, "int32"), [tap])
+
+    def ask(self, unit: _Unit, panel: Any, step: Any) -> None:
+        """Asks for weights: the first unit that reads them for those of a step further on, others for the next ones.
+        And, where units pack their parts of the operand, for a panel of the next unit's."""
+        plan, middle, units = self.plan, [0] * (len(self.weight.shape) - 3), -(-self.units // self.plan.strips)
+        steps = self.image.steps
+        if plan.soon:
+            with T.If(tirx.EQ(unit.number, 0)), T.Then():
+                for j in range(unit.blocks):
+                    for q in range(self.lines):
+                        soon(self.weight, unit.block + j, *middle, (step + plan.soon) * self.lines + q, 0)
+        if plan.ahead and units > 1:
+            ahead = Ahead(self.emitter, plan.blocks, steps * self.lines, units - 1, steps)
+            first = unit.block + unit.blocks
+            with T.If(unit.number > 0), T.Then():
+                ahead(unit.number - 1, step, self.weight, lambda j, line: (first + j, *middle, line, 0))
+        if self.near:
+            groups = self.blocks // plan.blocks
+            self.panels.ask(unit.n, unit.first + ROWS * plan.tiles, panel, unit.block // plan.blocks, groups)
+
+    def step(self, unit: _Unit, panel: Any, tap: Any, step: Any) -> None:
+        """The products of a panel and a tap."""
+        plan, image = self.plan, self.image
+        start = unit.first * image.advance
+        first = start if self.places is None else T.Bind(start + self.places[tap])
+        middle = [0] * (len(self.weight.shape) - 3)
+
+        def inputs(number: int, tile: int) -> None:
+            place = first + ROWS * image.advance * number
+            at = [0, panel, 0, ROWS * number, 0] if self.near else [unit.n, panel, 0, place, 0]
+            amx.load(tile, self.panels.buffer, at, image.pitch)
+
+        def weights(number: int, tile: int) -> None:
+            amx.load(tile, self.weight, [unit.block + number, *middle, step * self.lines, 0], amx.BYTES)
+
+        amx.products(image.dtype, plan.tiles, plan.blocks, inputs, weights, unit.blocks)
+
+
+class _Convolution:
+    """Writes the loops of one convolution, or of several with as many results: their products are added up `together`,
+    or else each has sums of its own."""
+
+    def __init__(
+        self,
+        emitter: Emitter,
+        convolutions: Sequence[tuple[int, Image]],
+        together: bool,
+        plan: Plan,
+        target: Target,
+    ) -> None:
+        self.emitter, self.plan, self.lanes = emitter, plan, target.lanes
+        self.together = together
+        self.factors = [_Factors(emitter, *each, plan, self.lanes) for each in convolutions]
+        self.factors.sort(key=lambda factors: -factors.image.steps)
+        first = self.factors[0]
+        self.image, self.blocks, self.units = first.image, first.blocks, first.units
+        within = [factors.anchor for factors in self.factors[1:]] if together else []
+        self.epilogue = Epilogue(emitter, first.anchor, self.lanes, within=within)
+        self.flat = self.image.across == self.image.columns and flattens(emitter.group)
+        self.size = ROWS * plan.tiles
+        self.sums: list[Any] = []
+        self.bias: Any = None
+
     def emit(self) -> None:
-        """All loops: the operand's, then those of the products."""
+        """All loops: the operands', then those of the products."""
         emitter, plan, batch = self.emitter, self.plan, self.image.batch
-        if not plan.near:
-            self.panels.emit()
+        for factors in self.factors:
+            if not factors.near:
+                factors.panels.emit()
         many, rest = divmod(self.blocks, plan.blocks)
         if plan.strips_first:
             with emitter.parallel(batch * plan.strips) as work:
@@ -177,17 +265,25 @@ class _Convolution:
     @contextmanager
     def _ready(self) -> Iterator[None]:
         """What is written in here can compute units."""
-        image = self.image
-        if self.plan.near:
-            self.panels.near()
-        self.sums = T.alloc_buffer((self.size, self.plan.blocks, self.lanes), self.epilogue.dtype)
-        size = image.positions(whole(image.results, self.plan.tiles))
-        places = [phase * size + shift for phase, shift in image.taps]
-        self.places = on_stack((len(places),), "int32") if len(places) > 1 else None
-        for tap, place in enumerate(places if len(places) > 1 else ()):
-            T.buffer_store(self.places, tirx.const(place, "int32"), [tap])
-        with amx.configured(amx.shapes(self.plan.tiles, self.plan.blocks, ROWS, image.bytes)):
+        count = 1 if self.together else len(self.factors)
+        for factors in self.factors:
+            factors.ready()
+        shape = (self.size, self.plan.blocks, self.lanes)
+        self.sums = [T.alloc_buffer(shape, self.epilogue.dtype) for _ in range(count)]
+        if self.together:
+            self.bias = self._biases([factors.bias for factors in self.factors if factors.bias is not None])
+        with amx.configured(amx.shapes(self.plan.tiles, self.plan.blocks, ROWS, self.image.bytes)):
             yield
+
+    def _biases(self, biases: list[Any]) -> Any:
+        """The sum of some biases, each of all output channels."""
+        if len(biases) < 2:
+            return biases[0] if biases else None
+        total = T.alloc_buffer((self.blocks * self.lanes,), self.epilogue.dtype)
+        with self.emitter.serial(self.blocks) as block, self.emitter.lanes(self.lanes) as lane:
+            place = block * self.lanes + lane
+            self.emitter.store(total, sum((bias[place] for bias in biases[1:]), biases[0][place]), [place])
+        return total
 
     def _units(self, n: Any, group: Any, groups: int, blocks: int, strip: Any) -> None:
         """The units of a strip for `groups` groups of so many output blocks, from number `group` on. While the products
@@ -203,7 +299,9 @@ class _Convolution:
         last = group + groups - 1
         if self.plan.near:
             with emitter.strip(self.units, self.plan.strips, strip) as number:
-                self.panels.pack(n, number * self.size)
+                for factors in self.factors:
+                    if factors.near:
+                        factors.panels.pack(n, number * self.size)
                 with emitter.serial(groups, group) as g:
                     begins = T.Bind(tirx.EQ(g, group)) if groups > 1 else tirx.const(True, "bool")
                     before = unit(
@@ -224,78 +322,60 @@ class _Convolution:
         self._finish(unit(last, high - 1, high > low), 0, self.size)
 
     def _unit(self, unit: _Unit, before: _Unit) -> None:
-        """All products of a unit, and the epilogue of the one before it."""
-        plan, lanes = self.plan, self.lanes
+        """All products of a unit, and the epilogue of the one before it.
+
+        Where each convolution has sums of its own, that ends before those of the first one are written.
+        """
+        together, begin = self.together, 0
+        steps = sum(f.image.steps for f in self.factors) if together else self.factors[0].image.steps
+        for number, factors in enumerate(self.factors):
+            if number == 0 or not together:
+                self._start(unit, self.bias if together else factors.bias)
+            self._products(factors, unit, before, begin, steps)
+            if number == len(self.factors) - 1 or not together:
+                self._keep(unit, self.sums[0 if together else number])
+            begin += factors.image.steps
+
+    def _start(self, unit: _Unit, bias: Any) -> None:
+        """What sums begin with: their biases in all rows."""
         for j in range(unit.blocks):
-            for i in range(plan.tiles):
-                self._start(i * plan.blocks + j, (unit.block + j) * lanes)
-        self._products(unit, before)
+            for i in range(self.plan.tiles):
+                if bias is None:
+                    amx.zero(i * self.plan.blocks + j)
+                else:
+                    amx.load(i * self.plan.blocks + j, bias, [(unit.block + j) * self.lanes], 0)
+
+    def _keep(self, unit: _Unit, sums: Any) -> None:
+        """Writes the tiles of a unit to memory."""
+        plan, lanes = self.plan, self.lanes
         for i in range(plan.tiles):
             for j in range(unit.blocks):
-                amx.store(i * plan.blocks + j, self.sums, [ROWS * i, j, 0], 4 * lanes * plan.blocks)
+                amx.store(i * plan.blocks + j, sums, [ROWS * i, j, 0], 4 * lanes * plan.blocks)
 
-    def _start(self, tile: int, channel: Any) -> None:
-        """What sums begin with: their biases in all rows."""
-        if self.bias is None:
-            amx.zero(tile)
-        else:
-            amx.load(tile, self.bias, [channel], 0)
-
-    def _products(self, unit: _Unit, before: _Unit) -> None:
-        """Adds all products of a unit to its tiles. In between, a few results at a time, the epilogue of the one before
-        it: a core takes instructions in order, and those behind more loads of tiles than it has tiles for have to wait.
+    def _products(self, factors: _Factors, unit: _Unit, before: _Unit, begin: int, steps: int) -> None:
+        """Adds all products of one convolution to the tiles of a unit. In between, in its steps number `begin` and on
+        of so many `steps` of all, the epilogue of the unit before it, a few results at a time: a core takes
+        instructions in order, and those behind more loads of tiles than it has tiles for have to wait.
         """
-        emitter, image, taps = self.emitter, self.image, len(self.image.taps)
-        least = max(_AT_ONCE, -(-self.size // image.steps))
+        emitter, image, taps = self.emitter, factors.image, len(factors.image.taps)
+        least = max(_AT_ONCE, -(-self.size // steps))
         count = next(n for n in range(least, self.size + 1) if self.size % n == 0)
         with emitter.serial(image.panels) as panel, emitter.serial(taps) as tap:
             step = panel * taps + tap
-            self._ask(unit, step)
-            if self.plan.near:
-                groups = self.blocks // self.plan.blocks
-                self.panels.ask(unit.n, unit.first + self.size, panel, unit.block // self.plan.blocks, groups)
-            self._step(unit, panel, tap, step)
-            if count == self.size:
-                done = step == 0
+            factors.ask(unit, panel, step)
+            factors.step(unit, panel, tap, step)
+            if begin * count >= self.size:
+                due: Any = False
+            elif count == self.size:
+                due = step == 0
             else:
-                done = step * count < self.size
-            if isinstance(done, bool):
-                self._finish(before, step * count, count)
+                due = (begin + step) * count < self.size
+            if isinstance(due, bool):
+                if due:
+                    self._finish(before, (begin + step) * count, count)
             else:
-                with T.If(done), T.Then():
-                    self._finish(before, T.Bind(step * count), count)
-
-    def _ask(self, unit: _Unit, step: Any) -> None:
-        """Asks for weights: the first unit that reads them for those of a step further on, others for the next ones."""
-        plan, middle, units = self.plan, [0] * (len(self.weight.shape) - 3), -(-self.units // self.plan.strips)
-        steps = self.image.steps
-        if plan.soon:
-            with T.If(tirx.EQ(unit.number, 0)), T.Then():
-                for j in range(unit.blocks):
-                    for q in range(self.lines):
-                        soon(self.weight, unit.block + j, *middle, (step + plan.soon) * self.lines + q, 0)
-        if plan.ahead and units > 1:
-            ahead = Ahead(self.emitter, plan.blocks, steps * self.lines, units - 1, steps)
-            first = unit.block + unit.blocks
-            with T.If(unit.number > 0), T.Then():
-                ahead(unit.number - 1, step, self.weight, lambda j, line: (first + j, *middle, line, 0))
-
-    def _step(self, unit: _Unit, panel: Any, tap: Any, step: Any) -> None:
-        """The products of a panel and a tap."""
-        plan, image = self.plan, self.image
-        start = unit.first * image.advance
-        first = start if self.places is None else T.Bind(start + self.places[tap])
-        middle = [0] * (len(self.weight.shape) - 3)
-
-        def inputs(number: int, tile: int) -> None:
-            place = first + ROWS * image.advance * number
-            at = [0, panel, 0, ROWS * number, 0] if plan.near else [unit.n, panel, 0, place, 0]
-            amx.load(tile, self.panels.buffer, at, image.pitch)
-
-        def weights(number: int, tile: int) -> None:
-            amx.load(tile, self.weight, [unit.block + number, *middle, step * self.lines, 0], amx.BYTES)
-
-        amx.products(image.dtype, plan.tiles, plan.blocks, inputs, weights, unit.blocks)
+                with T.If(due), T.Then():
+                    self._finish(before, T.Bind((begin + step) * count), count)
 
     def _finish(self, unit: _Unit, number: Any, size: int) -> None:
         """The epilogue for those of `size` results of a unit, from number `number` on, that are used: runs of
@@ -324,7 +404,9 @@ class _Convolution:
         with emitter.serial(count) as i, emitter.lanes(lanes) as lane:
             for j in range(unit.blocks):
                 index = (unit.n, (unit.block + j) * lanes + lane, y, x + i)
-                value = epilogue.value_at(Scalar(self.sums[number + i, j, lane]), index)
+                sums = [Scalar(each[number + i, j, lane]) for each in self.sums]
+                beside = {f.anchor: value for f, value in zip(self.factors[1:], sums[1:])}
+                value = epilogue.value_at(sums[0], index, beside)
                 if plain:
                     emitter.store(staged[j], value, [i, lane])
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -51,29 +52,32 @@ class Plan:
     """Whether units pack their parts of the operand, and the outer loop in a strip runs over its results."""
 
 
-def plan_of(image: Image, channels: int, target: Target, choices: Choices) -> Plan | None:
-    """How the results of so many output `channels` are computed; None where tiles are slower than another template."""
+def plan_of(images: Sequence[Image], channels: int, target: Target, choices: Choices) -> Plan | None:
+    """How the results of so many output `channels` are computed, each a sum of what it reads of all `images`; None
+    where tiles are slower than another template."""
+    image = images[0]
     few = image.dtype == "uint8" and image.channels <= ROWS and image.kernel == (1, 1)
     macs = image.channels * prod(image.kernel) * channels
     small = not image.block and target.picture_macs is not None and macs <= target.picture_macs
     if not choices.take("tiles", (True, False), not few and not small):
         return None
     blocks = -(-channels // target.lanes)
-    weights = image.steps * blocks * ROWS * image.bytes
-    shapes = _shapes(image, blocks, weights > target.l2_bytes)
-    even = _even(image, blocks, shapes, target)
+    weights = sum(each.steps * blocks * ROWS * each.bytes for each in images)
+    packed = sum(each.packed for each in images)
+    shapes = _shapes(images, blocks, weights > target.l2_bytes)
+    even = _even(images, blocks, shapes, target)
     often = _OFTEN * weights <= target.l2_bytes
-    near = bool(even) and choices.take("near", (True, False), often and _as_good(image, blocks, even[0], shapes[0]))
+    near = bool(even) and choices.take("near", (True, False), often and _as_good(images, blocks, even[0], shapes[0]))
     names = {f"{tiles}x{wide}": (tiles, wide) for tiles, wide in (even if near else shapes)}
     tiles, wide = names[choices.take("unit", names, next(iter(names)))]
     units, groups = -(-image.results // (ROWS * tiles)), -(-blocks // wide)
     if near:
         strips = take_strips(choices, units, share(units, image.batch))
         return Plan(tiles, wide, True, strips, 0, False, True)
-    kept = image.packed <= target.l2_bytes // 2 and _FEW * weights > target.l2_bytes
+    kept = packed <= target.l2_bytes // 2 and _FEW * weights > target.l2_bytes
     wanted = 0
     if image.batch * units > 1:
-        wanted = strips_first(weights, image.packed, groups, target)
+        wanted = strips_first(weights, packed, groups, target)
         order = "strips" if wanted and not kept else "blocks"
         wanted = (wanted or 8) if choices.take("order", ("strips", "blocks"), order) == "strips" else 0
     pieces = image.batch * groups
@@ -87,35 +91,35 @@ def plan_of(image: Image, channels: int, target: Target, choices: Choices) -> Pl
     return Plan(tiles, wide, bool(wanted), strips, soon, ahead)
 
 
-def _shapes(image: Image, blocks: int, far: bool) -> list[tuple[int, int]]:
+def _shapes(images: Sequence[Image], blocks: int, far: bool) -> list[tuple[int, int]]:
     """All units that the tiles of a thread hold, the one of the fewest cycles first: all sums, what one of the two
     factors has, and one tile of the other. Where weights come from `far`, one that has all results reads them once."""
-    most = -(-image.results // ROWS)
+    most = -(-images[0].results // ROWS)
     found = [(tiles, wide) for tiles in range(1, most + 1) for wide in range(1, blocks + 1) if fits(tiles, wide)]
-    return sorted(found, key=lambda shape: (not (far and shape[0] == most), _cycles(image, blocks, *shape), shape))
+    return sorted(found, key=lambda shape: (not (far and shape[0] == most), _cycles(images, blocks, *shape), shape))
 
 
-def _even(image: Image, blocks: int, shapes: list[tuple[int, int]], target: Target) -> list[tuple[int, int]]:
-    """Those of the `shapes` whose units can pack their parts of the operand: where no two results read the same, the
+def _even(images: Sequence[Image], blocks: int, shapes: list[tuple[int, int]], target: Target) -> list[tuple[int, int]]:
+    """Those of the `shapes` whose units can pack their parts of an operand: where no two results read the same, the
     groups of output blocks are all alike, and the first-level cache holds a part. Not those of one block of several:
     224 to 112 channels at 28 x 28 take 1.3 of the time so."""
-    part, least = ROWS * image.panels * image.bytes, min(2, blocks)
+    part, least = sum(ROWS * image.panels * image.bytes for image in images if image.pointwise), min(2, blocks)
     fitting = [(tiles, wide) for tiles, wide in shapes if blocks % wide == 0 and part * tiles <= target.l1_bytes]
-    return [shape for shape in fitting if shape[1] >= least] if image.pointwise else []
+    return [shape for shape in fitting if shape[1] >= least] if part else []
 
 
-def _as_good(image: Image, blocks: int, shape: tuple[int, int], best: tuple[int, int]) -> bool:
+def _as_good(images: Sequence[Image], blocks: int, shape: tuple[int, int], best: tuple[int, int]) -> bool:
     """Whether units of a shape take about as few cycles as the best ones."""
-    return _cycles(image, blocks, *shape) <= _LITTLE * _cycles(image, blocks, *best)
+    return _cycles(images, blocks, *shape) <= _LITTLE * _cycles(images, blocks, *best)
 
 
-def _cycles(image: Image, blocks: int, tiles: int, wide: int) -> float:
+def _cycles(images: Sequence[Image], blocks: int, tiles: int, wide: int) -> float:
     """Cycles that all units take."""
-    units = -(-image.results // (ROWS * tiles))
+    units, steps = -(-images[0].results // (ROWS * tiles)), sum(image.steps for image in images)
 
     def unit(width: int) -> float:
         step = _PRODUCT * tiles * width + _LOAD * (tiles + width)
-        return image.steps * step + tiles * width * (_STORE + _LOAD) + _UNIT
+        return steps * step + tiles * width * (_STORE + _LOAD) + _UNIT
 
     many, rest = divmod(blocks, wide)
     return units * (many * unit(wide) + (unit(rest) if rest else 0.0))
