@@ -10,6 +10,7 @@ rectangle of SVG in percent, so a chart fits any width while its text keeps its 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from specc.backends.tvm.roofline import Roofs
 
 FOLDER = files("specc.waterline")
+_NUMBER = re.compile(r"[._]?[0-9]+$")
+"""What ends the name of one of several blocks."""
+
 ROOM = 18.0
 """Percent of the height of a low chart that a name below a line takes."""
 
@@ -178,7 +182,11 @@ def _ends(heights: Mapping[str, float]) -> dict[str, dict[str, Any]]:
 
 
 def _bands(calls: Sequence[KernelTime], tree: gaps.Block) -> list[dict[str, Any]]:
-    """Runs of calls that belong to the same outermost block, to be named below the bars."""
+    """Runs of calls that belong to the same outermost block, to be named below the bars.
+
+    Where a name has too little room, its `start` is shortened, and the number at its `end`, by which rows of blocks
+    differ, is not.
+    """
     home = {number: block.label for block in tree.inner for number in block.total.numbers}
     runs: list[tuple[str, int, int]] = []
     for number in range(len(calls)):
@@ -188,10 +196,12 @@ def _bands(calls: Sequence[KernelTime], tree: gaps.Block) -> list[dict[str, Any]
         else:
             runs.append((label, number, number + 1))
     count = max(1, len(calls))
-    return [
-        {"label": label, "left": round(100 * first / count, 3), "width": round(100 * (last - first) / count, 3)}
-        for label, first, last in runs
-    ]
+    found = []
+    for label, first, last in runs:
+        start = _NUMBER.sub("", label)
+        place = {"left": round(100 * first / count, 3), "width": round(100 * (last - first) / count, 3)}
+        found.append({"label": label, "start": start, "end": label.removeprefix(start), **place})
+    return found
 
 
 def _staircase(kernels: Sequence[gaps.Sum], total: float) -> dict[str, Any]:

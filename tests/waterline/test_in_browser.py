@@ -209,6 +209,24 @@ def test_nothing_is_wider_than_the_window(tab: Page, tmp_path: Path, width: int,
     assert not tab.problems
 
 
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_rows_of_blocks_are_told_apart_below_their_bars(tab: Page, tmp_path: Path, width: int) -> None:
+    tab.problems.clear()
+    tab.resize(width)
+    calls = [call("conv2d", f"{block}.a", 3.0, 1.0) for block in ("features.8", "features.12", "enclosing", "b")]
+    tab.open(write(tmp_path, network(*calls)).as_uri())
+    bands = """[...document.querySelectorAll('.bands span')].map(band => {
+        const text = band.querySelector('i').lastChild, range = document.createRange();
+        range.selectNodeContents(text);
+        const box = band.getBoundingClientRect(), end = range.getBoundingClientRect();
+        return [band.title, text.textContent, end.left >= box.left - 0.5 && end.right <= box.right + 0.5];
+    })"""
+    found = tab.ask(bands)
+    assert [name for name, *_ in found] == ["features.8", "features.12", "enclosing", "b"]
+    assert [end for _, end, _ in found[:2]] == [".8", ".12"] and all(inside for *_, inside in found[:2])
+    assert not tab.problems
+
+
 @pytest.mark.parametrize("profile", [network(whole=1.0), network(call("relu", "", 3.0, 1.0))], ids=["none", "one"])
 def test_small_networks_have_a_page_that_works(tab: Page, tmp_path: Path, profile: Profile) -> None:
     tab.problems.clear()
