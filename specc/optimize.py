@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,21 +96,23 @@ def run_passes(
 ) -> tuple[Graph, list[Step]]:
     """The graph after all `passes`, and what each did.
 
-    dump          a folder that gets the text of the graph before and after every pass
+    dump          a folder that gets the text of the graph before and after every pass, or, where one cannot be
+                  written, none of them
     verify_each   holds every graph to the invariants of the IR
     observe       is told of every step as it is done
     Raises S0507 for claims that do not hold.
     """
-    if dump is not None:
-        _dump(dump, 0, "spec", graph)
+    texts = _Texts(dump) if dump is not None else None
+    if texts:
+        texts.add("spec", graph)
     steps = []
-    for number, transformation in enumerate(passes, 1):
+    for transformation in passes:
         journal = Journal()
         start = time.perf_counter()
         after = transformation(graph, journal)
         step = Step(transformation, graph, after, journal, time.perf_counter() - start)
-        if dump is not None:
-            _dump(dump, number, transformation.name, after)
+        if texts:
+            texts.add(transformation.name, after)
         if verify_each:
             verify(after)
         if transformation.name == "reparam":
@@ -121,13 +124,33 @@ def run_passes(
     return graph, steps
 
 
-def _dump(folder: Path, number: int, name: str, graph: Graph) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise SpeccError(Diagnostic("S0002", f"{folder} is no folder to write to: {problem.strerror}")) from None
-    with replacing(folder / f"{number:02}-{name}.txt") as file:
-        file.write(print_graph(graph).encode())
+class _Texts:
+    """The texts of a graph between passes, in a folder: all of them or, where one cannot be written (S0002), none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._written = folder, list[Path]()
+        self._made = [each for each in (folder, *folder.parents) if not each.exists()]
+
+    def add(self, name: str, graph: Graph) -> None:
+        """Writes the next one."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise SpeccError(
+                Diagnostic("S0002", f"{self._folder} is no folder to write to: {problem.strerror}")
+            ) from None
+        path = self._folder / f"{len(self._written):02}-{name}.txt"
+        try:
+            with replacing(path) as file:
+                file.write(print_graph(graph).encode())
+        except SpeccError:
+            for each in self._written:
+                each.unlink(missing_ok=True)
+            for each in self._made:
+                with suppress(OSError):  # others may have written there
+                    each.rmdir()
+            raise
+        self._written.append(path)
 
 
 def check_merges(graph: Graph) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -149,6 +150,23 @@ def test_a_dump_holds_every_step(tmp_path: Path) -> None:
     counts = [parse_graph(file.read_text(), file.name).count("batch_norm") for file in files]
     assert counts[0] == 3
     assert counts[-1] == 0
+
+
+def test_a_dump_that_fills_the_disk_leaves_no_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os_replace, texts = os.replace, []
+
+    def replace(source: str, goal: Path) -> None:
+        texts.append(goal)
+        if len(texts) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os_replace(source, goal)
+
+    monkeypatch.setattr("specc.files.os.replace", replace)
+    (tmp_path / "mine").write_text("kept")
+    with pytest.raises(SpeccError, match="No space left"):
+        specc.compile(tiny.graph(), dump=tmp_path / "deep" / "dump")
+    assert len(texts) == 3
+    assert [each.name for each in tmp_path.rglob("*")] == ["mine"]
 
 
 def test_a_dump_needs_a_folder(tmp_path: Path) -> None:
