@@ -65,8 +65,11 @@ class Task:
 
 
 def check_peers(names: Sequence[str], precision: str = "float32") -> None:
-    """Raises S1001 for a name that is no peer's or one without that precision, S1005 for one that is not installed."""
-    for name in names:
+    """Raises S1001 for a name that is no peer's, stands twice, or has not that precision, S1005 for one that is not
+    installed."""
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise error("S1001", f"the peer `{name}` stands twice", notes=("name each one once",))
         if name not in PEERS:
             raise error(
                 "S1001", f"there is no peer `{name}`; there are {', '.join(PEERS)}", notes=did_you_mean(name, PEERS)

@@ -27,7 +27,7 @@ from specc.gpus import check_gpu, is_gpu
 from specc.ir.array import Array
 from specc.manifest import Manifest, TensorSpec
 from specc.model import Given, Model
-from specc.targets import missing_features
+from specc.targets import shortfall
 
 
 class Artifact:
@@ -235,9 +235,8 @@ def _check_machine(manifest: Manifest) -> None:
         message = f"`{manifest.network}` cannot be run as it is: its library is {what}"
         raise error("S0904", message, notes=("`specc unpack` writes it to a folder", "nothing in it was executed"))
     features = tuple(feature for feature in machine.requires if not is_gpu(feature))
-    missing = missing_features(machine.architecture, features)
-    if missing:
-        what = "is another processor" if missing == (machine.architecture,) else f"lacks {', '.join(missing)}"
+    what = shortfall(machine.architecture, features)
+    if what:
         raise error(
             "S0904",
             f"`{manifest.network}` was compiled for {machine.target} ({machine.architecture}); this machine {what}",

@@ -286,6 +286,14 @@ def missing_features(architecture: str, requires: tuple[str, ...]) -> tuple[str,
     return tuple(sorted(set(requires) - cpu_features()))
 
 
+def shortfall(architecture: str, requires: tuple[str, ...]) -> str:
+    """`is another processor`, `lacks avx512f`, or nothing: what keeps this machine from running such code."""
+    missing = missing_features(architecture, requires)
+    if not missing:
+        return ""
+    return "is another processor" if missing == (architecture,) else f"lacks {', '.join(missing)}"
+
+
 @cache
 def cpu_features() -> frozenset[str]:
     """The CPU features that the system reports for this machine, and lets this process use."""

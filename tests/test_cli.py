@@ -151,6 +151,24 @@ def test_every_command_that_fails_says_so_as_json(
     assert diagnostic["code"] == ("S0901" if command == "run" else "S0101")
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--target", "cortex-a72"], "S1203"),
+        (["--target", "c"], "S1203"),
+        (["--threads", "0"], "S0909"),
+        (["--against", "torch,torch"], "S1001"),
+    ],
+)
+def test_bench_compiles_nothing_that_it_cannot_measure(
+    capsys: pytest.CaptureFixture[str], spec: str, words: list[str], code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "compile", None)
+    ran = Ran(capsys, "bench", f"{spec}:small", "--seconds", "0", *words)
+    assert ran.code == terminal.FAILED
+    assert f"error[{code}]" in ran.err
+
+
 @pytest.mark.parametrize("chosen", [["--target", "native"], ["-O1"], ["--shapes", "n=2"]])
 def test_bench_chooses_nothing_for_an_artifact(
     capsys: pytest.CaptureFixture[str], artifact: str, chosen: list[str]

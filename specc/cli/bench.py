@@ -26,6 +26,7 @@ from specc.terminal import say
 
 if TYPE_CHECKING:
     from specc.ir.array import Array
+    from specc.targets import Target
 
 _COMPILED = {
     "target": "target",
@@ -70,14 +71,13 @@ def bench(
 ) -> None:
     """Measure an artifact's latency beside its peers', in turns and with equal threads."""
     from specc import bench as stopwatch
-    from specc import driver, report, runtime, sample
+    from specc import driver, report, runtime, sample, targets
     from specc.backends.tvm import roofline
     from specc.calibration import drawn_samples, read_samples
     from specc.ir.specialize import specialize
     from specc.ir.text import parse_graph
     from specc.magic import is_artifact
     from specc.peers import check_peers, peers
-    from specc.targets import TARGETS
 
     names = [name.strip() for name in against.split(",") if name.strip()]
     if is_artifact(spec):
@@ -96,6 +96,8 @@ def bench(
     else:
         check_peers(names, precision)
         check_precision(precision, calibrate, weights)
+        _check_runs(targets.find(target))
+        runtime.check_threads(threads)
         graph = load_spec(spec)
         with compilation(graph.name) as observe:
             compiled = driver.compile(
@@ -130,7 +132,9 @@ def bench(
     named = {spec.name: array for spec, array in zip(size.inputs, inputs)}
     expected = driver.reference(graph, values, named) if same else None
     cores = (
-        roofline.Cores(TARGETS[artifact.manifest.machine.target], artifact.threads) if artifact.threads > 1 else None
+        roofline.Cores(targets.TARGETS[artifact.manifest.machine.target], artifact.threads)
+        if artifact.threads > 1
+        else None
     )
     timings = stopwatch.bench(contenders, seconds, expected, cores, patience)
     ours = timings[0]
@@ -166,3 +170,14 @@ def bench(
         click.echo(
             f"in {sum(ours.own)} of {len(ours.own)} turns, each of the {artifact.threads} threads had a core of its own"
         )
+
+
+def _check_runs(machine: Target) -> None:
+    """Raises S1203 where this machine cannot run what is compiled for another one; a GPU is looked for by who loads."""
+    from specc.gpus import is_gpu
+    from specc.targets import shortfall
+
+    what = shortfall(machine.architecture, tuple(feature for feature in machine.requires if not is_gpu(feature)))
+    if what:
+        note = "leave --target away, or compile it with `specc compile` and bench the artifact there"
+        raise error("S1203", f"kernels for {machine.name} cannot be timed here: this machine {what}", notes=(note,))

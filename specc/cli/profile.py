@@ -102,7 +102,7 @@ def profile(
         once = sum(alone.calls[number].microseconds for number in group.numbers) if alone else 0.0
         rows.append(
             {
-                "us": f"{spent:.0f}",
+                "us": _microseconds(spent),
                 "part": f"{spent / total:.1%}",
                 "calls": str(len(group.calls)),
                 **({"1 thread": f"{once / spent:.2f}x"} if alone else {}),
@@ -117,14 +117,19 @@ def profile(
     if rows:
         click.echo(report.table(rows, right=("us", "part", "calls", "1 thread", "GFLOP/s", "GB/s", "of roof")))
     click.echo(
-        f"{name}, {count_threads(artifact.threads)}: {total:.0f} us in {len(found.calls)} kernels, "
-        f"{found.microseconds:.0f} us in all; roofs {gaps.roofs(found)}, "
+        f"{name}, {count_threads(artifact.threads)}: {_microseconds(total)} us in {len(found.calls)} kernels, "
+        f"{_microseconds(found.microseconds)} us in all; roofs {gaps.roofs(found)}, "
         f"{found.roofs.bytes / 1e9:.1f} GB/s from memory and up to {found.roofs.rate(0) / 1e9:.0f} from a cache; "
         f"{memory['arena'] / 1e6:.2f} MB for the tensors between kernels"
     )
     verdict = gaps.verdict(found, artifact.manifest.facts["spec"]["blocks"])
     if verdict:
         click.echo(verdict)
+
+
+def _microseconds(spent: float) -> str:
+    """Whole ones, and tenths of what is below ten: short kernels of small networks take less than one."""
+    return f"{spent:.1f}" if spent < 10 else f"{spent:.0f}"
 
 
 def _check_processor(manifest: Manifest) -> None:

@@ -89,9 +89,8 @@ def _check_runs(machine: Target, elsewhere: bool) -> None:
     """Raises S1203 unless somebody can run what is compiled for `machine`."""
     if not machine.vectors or machine.gpu or machine.architecture == "wasm32":
         raise error("S1203", f"kernels for {machine.name} are not tuned", notes=("nothing here can time them",))
-    missing = targets.missing_features(machine.architecture, machine.requires)
-    if missing and not elsewhere:
-        what = "is another processor" if missing == (machine.architecture,) else f"lacks {', '.join(missing)}"
+    what = targets.shortfall(machine.architecture, machine.requires)
+    if what and not elsewhere:
         note = "--tracker HOST:PORT --key KEY measures on such machines (see docs/tuning.md)"
         raise error("S1203", f"kernels for {machine.name} cannot be timed here: this machine {what}", notes=(note,))
 
