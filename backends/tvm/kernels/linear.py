@@ -111,7 +111,7 @@ def schedule_of(
     tiles can ask for what they read next."""
     *lead, inputs = group.type(group.step(anchor).operands[0]).concrete
     rows, blocks = prod(lead), -(-group.type(anchor).concrete[-1] // target.lanes)
-    tile = _tile(rows, blocks, size * inputs, target, choices)
+    tile = tile_of(rows, blocks, size * inputs, target, choices)
     groups, count = -(-blocks // tile.blocks), -(-rows // tile.pixels)
     wanted = 0
     if count > 1:
@@ -332,7 +332,7 @@ class Linear:
                     copy(rest)
 
 
-def _tile(rows: int, blocks: int, row_bytes: int, target: Target, choices: Choices) -> tiles.Tile:
+def tile_of(rows: int, blocks: int, row_bytes: int, target: Target, choices: Choices) -> tiles.Tile:
     """The tile that takes the fewest cycles for all rows, the last tile as long as the others.
 
     The rows of a tile are read side by side. Where they lie a multiple of a large power of two apart, they share a few
