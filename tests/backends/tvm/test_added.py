@@ -174,4 +174,9 @@ def test_a_network_runs_it_on_this_machine_and_in_c(tmp_path: Path) -> None:
         (kernel,) = (each for each in artifact.manifest.sizes[0].facts["kernels"] if each["template"] == "added")
         assert kernel["operators"] == "conv2d_conv2d_add_relu" and kernel["configuration"]["fused"]
         assert kernel["macs"] == 4 * 4 * 60 * 33
-        assert max(artifact.self_test() if target is NATIVE else run(artifact, tmp_path)) <= 1e-5
+        if target is NATIVE:
+            artifact.save(tmp_path / "native.specc")
+            several = [specc.open(tmp_path / "native.specc", threads).self_test() for threads in {1, artifact.threads}]
+            assert max(map(max, several)) <= 1e-5
+        else:
+            assert max(run(artifact, tmp_path)) <= 1e-5
