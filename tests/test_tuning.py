@@ -5,7 +5,9 @@ Most tests replace the machine by a formula: a "library" then is the text of its
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from specc import grammar, records, targets, tuning
 from specc.backends.tvm import measure
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.measure import Failed, Job, Times
+from specc.cli.tune import _progress
 from specc.diagnostics import SpeccError
 from specc.tuning import tuner, variants
 
@@ -309,8 +312,23 @@ def test_the_command(
     ran = Ran(capsys, "tune", "net.specc", "--tuning", "records", "--trials", "4", "--threads", "1", "--json")
     assert ran.code == 0
     assert ran.json["tried"] == len(set(keys(tmp_path / "records"))) == 4 and ran.json["threads"] == 1
-    assert "configurations" in ran.err, "progress is told line by line where there is no terminal"
+    assert "4 tried" in ran.err, "progress is told line by line where there is no terminal"
     ran = Ran(capsys, "compile", "net.specc", "--tuning", "records", "-o", "net.artifact")
     best = records.read(tmp_path / "records").best(targets.native().name)
     found = f", {len(best)} of them tuned," if best else ""  # so small a network may have nothing to gain
     assert ran.code == 0 and f"3 kernels{found} for" in ran.err
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_best_gain_is_seen_beside_the_bar(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with _progress("mobilenetv3_large_100", 1.0) as tell:
+        tell(tuner.Standing(seconds=20.0, default_ms=2.0, best_ms=1.5, tried=1234, better=11, kernels=38))
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "best gain 25.0%" in shown and "0:00:0" in shown

@@ -83,15 +83,21 @@ def _progress(title: str, minutes: float) -> Iterator[Callable[[Standing], None]
     """An observer of the tuner: a bar on stderr where that is a terminal, a line for every round elsewhere."""
 
     def told(now: Standing) -> str:
-        return f"{now.tried} configurations, {now.better} of {now.kernels} kernels better, best gain {now.gain:.1%}"
+        return f"best gain {now.gain:.1%}, {now.better} of {now.kernels} kernels better, {now.tried} tried"
 
     if not sys.stderr.isatty():
         yield lambda now: say(f"{now.seconds:5.0f} s: {now.default_ms:.4g} -> {now.best_ms:.4g} ms, {told(now)}")
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[state]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        TimeElapsedColumn(table_column=Column(min_width=7, no_wrap=True)),
+        TextColumn("{task.fields[state]}", table_column=Column(min_width=len("best gain 99.9%"), no_wrap=True)),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"tuning {title}", total=60 * minutes, state="")
+        task = bar.add_task(f"tuning {title}", total=60 * minutes, state="measuring")
         yield lambda now: bar.update(task, completed=min(now.seconds, 60 * minutes), state=told(now))
