@@ -32,15 +32,26 @@ Weights come from beyond the second-level cache in every run of a network. Where
 the weights of the next blocks while they use those of this one: 0.83 to 0.97 of the time of layers at 14 x 14 and 28 x
 28 of integers, 0.86 to 1.02 of bfloat16. A unit that reads its weights alone asks for those two steps ahead.
 
+Weights of a group of blocks that the first-level cache does not hold come from the second one for every unit: a product
+takes 29 to 36 cycles then (`amx`). So all units of a strip add up a *chunk* of the reduction, of some panels, whose
+weights stay in the first-level cache, before the next one; their sums wait in memory in between. Microseconds, the same
+core beside busy neighbours, least times in turns, without chunks and with them:
+
+    bfloat16, 3 x 3     256 channels, 14 x 14    one thread 178, 150    two threads 102, 91
+                        128 channels, 28 x 28               171, 141                113, 103
+                        192 channels, 14 x 14                85, 70                  52, 45
+    bfloat16, 1 x 1     1024 -> 256, 14 x 14                114, 96                  82, 79
+    integers, 3 x 3     256 channels, 14 x 14               101, 82                  59, 47
+
 Two orders of the loops, as in `convolution`: threads share out strips of units and run through all output blocks for
 each, or they share out the output blocks, so that each weight is read by one core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
@@ -53,9 +64,9 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import amx
 from specc.backends.tvm.kernels.amx import DEPTHS, ROWS
 from specc.backends.tvm.kernels.epilogue import Epilogue, flattens, operand_packings
-from specc.backends.tvm.kernels.fetch import Ahead, soon
-from specc.backends.tvm.kernels.panels import Image, Panels, whole
-from specc.backends.tvm.kernels.pixels import FEW, Picture, Pixels
+from specc.backends.tvm.kernels.panels import Image
+from specc.backends.tvm.kernels.pixels import FEW, Picture
+from specc.backends.tvm.kernels.tiled_factors import Factors, Unit
 from specc.backends.tvm.kernels.tiled_plan import Plan, plan_of
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
@@ -126,88 +137,6 @@ def _image(group: Group, anchor: int, target: Target) -> Image | None:
     )
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """Where a unit is: results from `first` on of image n, `blocks` output blocks from `block` on. Where it is not
-    `real`, there is none."""
-
-    n: Any
-    first: Any
-    block: Any
-    blocks: int
-    real: Any = True
-    number: Any = 0
-    """How many units of the strip, with the same blocks, are in front of it."""
-
-
-class _Factors:
-    """Of one convolution: its operand, as `image` has it packed, its weights, and its products."""
-
-    def __init__(self, emitter: Emitter, anchor: int, image: Image, plan: Plan, lanes: int) -> None:
-        self.emitter, self.anchor, self.image, self.plan = emitter, anchor, image, plan
-        step = emitter.group.step(anchor)
-        data, self.weight, *bias = (emitter.buffers[v] for v in step.operands)
-        self.bias = bias[0] if bias else None
-        self.near = plan.near and image.pointwise
-        """Whether units pack their parts of it."""
-        size = ROWS * plan.tiles
-        results = size if self.near else whole(image.results, plan.tiles)
-        where = (data, lanes, results, step.attrs.get("outside", 0))
-        self.panels = Pixels(emitter, image, *where) if isinstance(image, Picture) else Panels(emitter, image, *where)
-        self.units = -(-image.results // size)
-        self.blocks = -(-step.type.concrete[1] // lanes)
-        self.lines = image.bytes // 4
-        """Vectors of weights for an output block and a step."""
-        self.places: Any = None
-
-    def ready(self) -> None:
-        """What is written behind this can compute products."""
-        image = self.image
-        if self.near:
-            self.panels.near()
-        size = image.positions(whole(image.results, self.plan.tiles))
-        places = [phase * size + shift for phase, shift in image.taps]
-        self.places = on_stack((len(places),), "int32") if len(places) > 1 else None
-        for tap, place in enumerate(places if len(places) > 1 else ()):
-            T.buffer_store(self.places, tirx.const(place, "int32"), [tap])
-
-    def ask(self, unit: _Unit, panel: Any, step: Any) -> None:
-        """Asks for weights: the first unit that reads them for those of a step further on, others for the next ones.
-        And, where units pack their parts of the operand, for a panel of the next unit's."""
-        plan, middle, units = self.plan, [0] * (len(self.weight.shape) - 3), -(-self.units // self.plan.strips)
-        steps = self.image.steps
-        if plan.soon:
-            with T.If(tirx.EQ(unit.number, 0)), T.Then():
-                for j in range(unit.blocks):
-                    for q in range(self.lines):
-                        soon(self.weight, unit.block + j, *middle, (step + plan.soon) * self.lines + q, 0)
-        if plan.ahead and units > 1:
-            ahead = Ahead(self.emitter, plan.blocks, steps * self.lines, units - 1, steps)
-            first = unit.block + unit.blocks
-            with T.If(unit.number > 0), T.Then():
-                ahead(unit.number - 1, step, self.weight, lambda j, line: (first + j, *middle, line, 0))
-        if self.near:
-            groups = self.blocks // plan.blocks
-            self.panels.ask(unit.n, unit.first + ROWS * plan.tiles, panel, unit.block // plan.blocks, groups)
-
-    def step(self, unit: _Unit, panel: Any, tap: Any, step: Any) -> None:
-        """The products of a panel and a tap."""
-        plan, image = self.plan, self.image
-        start = unit.first * image.advance
-        first = start if self.places is None else T.Bind(start + self.places[tap])
-        middle = [0] * (len(self.weight.shape) - 3)
-
-        def inputs(number: int, tile: int) -> None:
-            place = first + ROWS * image.advance * number
-            at = [0, panel, 0, ROWS * number, 0] if self.near else [unit.n, panel, 0, place, 0]
-            amx.load(tile, self.panels.buffer, at, image.pitch)
-
-        def weights(number: int, tile: int) -> None:
-            amx.load(tile, self.weight, [unit.block + number, *middle, step * self.lines, 0], amx.BYTES)
-
-        amx.products(image.dtype, plan.tiles, plan.blocks, inputs, weights, unit.blocks)
-
-
 class _Convolution:
     """Writes the loops of one convolution, or of several with as many results: their products are added up `together`,
     or else each has sums of its own."""
@@ -222,7 +151,7 @@ class _Convolution:
     ) -> None:
         self.emitter, self.plan, self.lanes = emitter, plan, target.lanes
         self.together = together
-        self.factors = [_Factors(emitter, *each, plan, self.lanes) for each in convolutions]
+        self.factors = [Factors(emitter, *each, plan, self.lanes) for each in convolutions]
         self.factors.sort(key=lambda factors: -factors.image.steps)
         first = self.factors[0]
         self.image, self.blocks, self.units = first.image, first.blocks, first.units
@@ -268,7 +197,8 @@ class _Convolution:
         count = 1 if self.together else len(self.factors)
         for factors in self.factors:
             factors.ready()
-        shape = (self.size, self.plan.blocks, self.lanes)
+        kept = -(-self.units // self.plan.strips) if self.plan.chunk else 1
+        shape = (kept * self.size, self.plan.blocks, self.lanes)
         self.sums = [T.alloc_buffer(shape, self.epilogue.dtype) for _ in range(count)]
         if self.together:
             self.bias = self._biases([factors.bias for factors in self.factors if factors.bias is not None])
@@ -293,8 +223,8 @@ class _Convolution:
         low = strip * count
         high = T.Bind(tirx.min(self.units, low + count)) if count * self.plan.strips > self.units else low + count
 
-        def unit(group: Any, number: Any, real: Any = True) -> _Unit:
-            return _Unit(n, number * self.size, group * size, blocks, real, number - low)
+        def unit(group: Any, number: Any, real: Any = True) -> Unit:
+            return Unit(n, number * self.size, group * size, blocks, real, number - low)
 
         last = group + groups - 1
         if self.plan.near:
@@ -311,6 +241,13 @@ class _Convolution:
                     )
                     self._unit(unit(g, number), before)
             return self._finish(unit(last, high - 1, high > low), 0, self.size)
+        if self.plan.chunk:
+            chunks = self.image.panels // self.plan.chunk
+            with emitter.serial(groups, group) as g:
+                with emitter.serial(chunks) as chunk, emitter.strip(self.units, self.plan.strips, strip) as number:
+                    self._part(unit(g, number), unit(g, number - 1, number > low), chunk)
+                self._finish(unit(g, high - 1, high > low), 0, self.size)
+            return
         with emitter.serial(groups, group) as g, emitter.strip(self.units, self.plan.strips, strip) as number:
             begins = number == low
             before = unit(
@@ -321,7 +258,7 @@ class _Convolution:
             self._unit(unit(g, number), before)
         self._finish(unit(last, high - 1, high > low), 0, self.size)
 
-    def _unit(self, unit: _Unit, before: _Unit) -> None:
+    def _unit(self, unit: Unit, before: Unit) -> None:
         """All products of a unit, and the epilogue of the one before it.
 
         Where each convolution has sums of its own, that ends before those of the first one are written.
@@ -333,10 +270,24 @@ class _Convolution:
                 self._start(unit, self.bias if together else factors.bias)
             self._products(factors, unit, before, begin, steps)
             if number == len(self.factors) - 1 or not together:
-                self._keep(unit, self.sums[0 if together else number])
+                self._move(amx.store, unit, self.sums[0 if together else number])
             begin += factors.image.steps
 
-    def _start(self, unit: _Unit, bias: Any) -> None:
+    def _part(self, unit: Unit, before: Unit, chunk: Any) -> None:
+        """The products of a chunk of the reduction, and in the last one the epilogue of the unit in front."""
+        (factors,), (sums,) = self.factors, self.sums
+        panels = self.plan.chunk
+        last = factors.image.panels // panels - 1
+        with T.If(tirx.EQ(chunk, 0)):
+            with T.Then():
+                self._start(unit, self.bias)
+            with T.Else():
+                self._move(amx.load, unit, sums)
+        real = T.Bind(tirx.And(before.real, tirx.EQ(chunk, last)))
+        self._products(factors, unit, replace(before, real=real), 0, panels * len(factors.image.taps), chunk)
+        self._move(amx.store, unit, sums)
+
+    def _start(self, unit: Unit, bias: Any) -> None:
         """What sums begin with: their biases in all rows."""
         for j in range(unit.blocks):
             for i in range(self.plan.tiles):
@@ -345,31 +296,38 @@ class _Convolution:
                 else:
                     amx.load(i * self.plan.blocks + j, bias, [(unit.block + j) * self.lanes], 0)
 
-    def _keep(self, unit: _Unit, sums: Any) -> None:
-        """Writes the tiles of a unit to memory."""
-        plan, lanes = self.plan, self.lanes
+    def _move(self, move: Callable[..., None], unit: Unit, sums: Any) -> None:
+        """Writes the tiles of a unit to memory, or reads them from there."""
+        plan, first = self.plan, self._kept(unit)
         for i in range(plan.tiles):
             for j in range(unit.blocks):
-                amx.store(i * plan.blocks + j, sums, [ROWS * i, j, 0], 4 * lanes * plan.blocks)
+                move(i * plan.blocks + j, sums, [first + ROWS * i, j, 0], 4 * self.lanes * plan.blocks)
 
-    def _products(self, factors: _Factors, unit: _Unit, before: _Unit, begin: int, steps: int) -> None:
-        """Adds all products of one convolution to the tiles of a unit. In between, in its steps number `begin` and on
-        of so many `steps` of all, the epilogue of the unit before it, a few results at a time: a core takes
-        instructions in order, and those behind more loads of tiles than it has tiles for have to wait.
+    def _kept(self, unit: Unit) -> Any:
+        """Where in memory the sums of a unit begin."""
+        return T.Bind(unit.number * self.size) if self.plan.chunk else 0
+
+    def _products(self, factors: Factors, unit: Unit, before: Unit, begin: int, steps: int, chunk: Any = 0) -> None:
+        """Adds all products of one convolution, or of a chunk of it, to the tiles of a unit. In between, in its steps
+        number `begin` and on of so many `steps` of all, the epilogue of the unit before it, a few results at a time: a
+        core takes instructions in order, and those behind more loads of tiles than it has tiles for have to wait.
         """
         emitter, image, taps = self.emitter, factors.image, len(factors.image.taps)
         least = max(_AT_ONCE, -(-self.size // steps))
         count = next(n for n in range(least, self.size + 1) if self.size % n == 0)
-        with emitter.serial(image.panels) as panel, emitter.serial(taps) as tap:
-            step = panel * taps + tap
-            factors.ask(unit, panel, step)
-            factors.step(unit, panel, tap, step)
+        panels = self.plan.chunk or image.panels
+        with emitter.serial(panels) as number, emitter.serial(taps) as tap:
+            step, panel = number * taps + tap, chunk * panels + number
+            factors.ask(unit, panel, step, chunk)
+            factors.step(unit, panel, tap, panel * taps + tap)
             if begin * count >= self.size:
                 due: Any = False
             elif count == self.size:
                 due = step == 0
             else:
                 due = (begin + step) * count < self.size
+            if self.plan.chunk:
+                due = tirx.And(before.real, due)
             if isinstance(due, bool):
                 if due:
                     self._finish(before, (begin + step) * count, count)
@@ -377,7 +335,7 @@ class _Convolution:
                 with T.If(due), T.Then():
                     self._finish(before, T.Bind((begin + step) * count), count)
 
-    def _finish(self, unit: _Unit, number: Any, size: int) -> None:
+    def _finish(self, unit: Unit, number: Any, size: int) -> None:
         """The epilogue for those of `size` results of a unit, from number `number` on, that are used: runs of
         neighbours in a row."""
         emitter, image, minimum, maximum = self.emitter, self.image, tirx.min, tirx.max
@@ -395,16 +353,17 @@ class _Convolution:
             stop = T.Bind(minimum(image.columns, first + size - y * across))
             self._run(unit, y, start, T.Bind(number + y * across + start - first), T.Bind(maximum(0, stop - start)))
 
-    def _run(self, unit: _Unit, y: Any, x: Any, number: Any, count: Any) -> None:
+    def _run(self, unit: Unit, y: Any, x: Any, number: Any, count: Any) -> None:
         """The epilogue for `count` neighbouring results of row y from x on, from number `number` of the unit on."""
         emitter, epilogue, lanes = self.emitter, self.epilogue, self.lanes
+        kept = self._kept(unit)
         result, plain = epilogue.result, not epilogue.result.block
         kind = "float32" if result.type.dtype in HALVES else result.type.dtype
         staged = [on_stack((self.size, lanes), kind) for _ in range(unit.blocks)] if plain else []
         with emitter.serial(count) as i, emitter.lanes(lanes) as lane:
             for j in range(unit.blocks):
                 index = (unit.n, (unit.block + j) * lanes + lane, y, x + i)
-                sums = [Scalar(each[number + i, j, lane]) for each in self.sums]
+                sums = [Scalar(each[kept + number + i, j, lane]) for each in self.sums]
                 beside = {f.anchor: value for f, value in zip(self.factors[1:], sums[1:])}
                 value = epilogue.value_at(sums[0], index, beside)
                 if plain:

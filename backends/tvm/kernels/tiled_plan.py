@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.kernels.amx import ROWS, fits
+from specc.backends.tvm.kernels.amx import BYTES, ROWS, fits
 from specc.backends.tvm.kernels.panels import Image
 from specc.backends.tvm.kernels.rows import share, strips_first, take_strips
 from specc.targets import Target
@@ -33,6 +33,15 @@ _OFTEN = 8
 _LITTLE = 1.1
 """By what factor units that pack their parts may take more cycles."""
 
+_COMPANY = 4
+"""Units that read the same weights of a chunk, at least."""
+
+_LEAST = 8
+"""Products of each sum in a chunk, at least."""
+
+_PART = 4
+"""Sums of all units are at most so great a part of the second-level cache where the reduction is in chunks."""
+
 _FEW = 32
 """Weights of so small a part of the second-level cache may be read again for every strip."""
 
@@ -50,6 +59,8 @@ class Plan:
     ahead: bool
     near: bool = False
     """Whether units pack their parts of the operand, and the outer loop in a strip runs over its results."""
+    chunk: int = 0
+    """Panels whose products all units of a strip add up before the next ones; 0: each unit those of all panels."""
 
 
 def plan_of(images: Sequence[Image], channels: int, target: Target, choices: Choices) -> Plan | None:
@@ -88,7 +99,24 @@ def plan_of(images: Sequence[Image], channels: int, target: Target, choices: Cho
     soon = choices.take("soon", (0, 2, 4), _SOON if own and units == 1 else 0)
     several = own and units > 1
     ahead = several and choices.take("ahead", (True, False), _MANY * weights > target.l2_bytes)
-    return Plan(tiles, wide, bool(wanted), strips, soon, ahead)
+    chunk = 0
+    if several and len(images) == 1 and image.panels > 1:
+        parts = [0, *(n for n in range(1, image.panels) if image.panels % n == 0)]
+        chunk = choices.take("chunk", parts, _chunk(image, tiles, wide, units, target))
+    return Plan(tiles, wide, bool(wanted), strips, soon, ahead, chunk=chunk)
+
+
+def _chunk(image: Image, tiles: int, wide: int, units: int, target: Target) -> int:
+    """How many panels are a chunk of the reduction; 0 where it has none. The first-level cache holds its weights beside
+    inputs and sums, but not the weights of all panels (integers of 128 channels, 3 x 3, 28 x 28, whose weights fit,
+    take 1.1 of the time in chunks). So many products come of it that sums are worth to be read and written again; and
+    the second-level cache holds the sums of all units beside what these read."""
+    taps, one = len(image.taps), len(image.taps) * wide * ROWS * image.bytes
+    sums = units * tiles * wide * ROWS * BYTES
+    if units < _COMPANY or one * image.panels <= target.l1_bytes or _PART * sums > target.l2_bytes:
+        return 0
+    fitting = [n for n in range(1, image.panels) if image.panels % n == 0 and one * n <= target.l1_bytes // 2]
+    return max((n for n in fitting if n * taps >= _LEAST), default=0)
 
 
 def _shapes(images: Sequence[Image], blocks: int, far: bool) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -242,6 +243,50 @@ def test_requests_for_weights_change_nothing(asked: dict[str, Any]) -> None:
     inputs = [numbers(1, 130, 14, 14), integers(80, 130, 3, 3, dtype="int8", frozen=True)]
     group = program(inputs, ("conv2d_integer", (0, 1), {"padding": 1, "outside": 4}))
     exact(group, {"order": "blocks", "unit": "2x2", **asked})
+
+
+@pytest.mark.parametrize(
+    ("shape", "k", "chunk", "asked"),
+    [
+        ((1, 256, 9, 14), 3, 1, {"unit": "2x2"}),
+        ((1, 256, 9, 14), 3, 2, {"unit": "2x2", "ahead": True}),
+        ((2, 384, 7, 9), 1, 2, {"near": False, "unit": "1x4", "ahead": True}),
+        ((2, 384, 7, 9), 1, 3, {"near": False, "unit": "2x1", "ahead": False}),
+        ((1, 200, 7, 7), 2, 1, {"unit": "1x2"}),
+    ],
+)
+def test_a_reduction_in_chunks_computes_the_same(shape: Any, k: int, chunk: int, asked: dict[str, Any]) -> None:
+    """Sums go to memory and come back as they were; also of groups with fewer blocks than others."""
+    asked = {"order": "blocks", "strips": 1, "chunk": chunk, **asked}
+    inputs = [numbers(*shape), integers(80, shape[1], k, k, dtype="int8", frozen=True)]
+    inputs.append(integers(80, dtype="int32", frozen=True))
+    group = program(inputs, ("conv2d_integer", (0, 1, 2), {"padding": k // 2, "outside": 4 * (k // 2)}))
+    choices = Choices(asked)
+    assert tiled.convolution(group, TARGET, choices) is not None
+    assert {choice.name: choice.taken for choice in choices.space}.items() >= asked.items()
+    exact(group, asked)
+    layer = convolved(shape, 80, (k, k), {"padding": k // 2}, "relu")
+    check(layer, tiled.convolution, TARGET, ROUNDING, configuration=asked)
+
+
+@pytest.mark.parametrize(
+    ("shape", "out", "k", "chunk"),
+    [
+        ((1, 256, 14, 14), 256, 3, 1),
+        ((1, 1024, 14, 14), 256, 1, 8),
+        ((1, 64, 56, 56), 64, 3, None),  # in strips
+        ((1, 256, 14, 14), 1024, 1, 0),  # the first-level cache holds all weights of a group
+        ((1, 512, 7, 7), 512, 1, 0),  # too few units read them
+        ((1, 96, 66, 66), 128, 3, 0),  # sums of all units would fill the second-level cache
+    ],
+)
+def test_where_the_reduction_is_in_chunks(shape: tuple[int, ...], out: int, k: int, chunk: int | None) -> None:
+    layer = program(
+        [half(*shape, layout=LAYOUT), half(out, shape[1], k, k, frozen=True)], ("conv2d", [0, 1], {"padding": k // 2})
+    )
+    choices = Choices()
+    assert tiled.convolution(layer, replace(TARGET, l1_bytes=48 << 10, l2_bytes=2 << 20), choices) is not None
+    assert {choice.name: choice.taken for choice in choices.space}.get("chunk") == chunk
 
 
 def test_few_channels_keep_the_instructions_of_vectors() -> None:
