@@ -14,7 +14,7 @@ from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
 from specc.passes.rewrite import Event, Journal, Refused
 
-_BEHIND = ("permute", "reshape")
+_BEHIND = ("permute", "reshape", "roll")
 """What may stand behind the second product, beside a rounding to 16 bits."""
 
 
@@ -64,6 +64,7 @@ def _attention(graph: Graph, mixed: int, frozen: frozenset[int]) -> set[int] | N
     members = {mixed, *way, *inner}
     for operand, contiguous, once in ((query, False, True), (key, False, False), (value, True, False)):
         members |= _sources(graph, operand, frozen, contiguous, once)
+    members |= _shared(graph, members, frozen)
     while graph.uses(Value(mixed)) == 1 and Value(mixed) not in graph.outputs:
         ((user, _),) = graph.users(Value(mixed))
         if graph.node(user).op not in _BEHIND and not rounds(graph, user):
@@ -156,6 +157,40 @@ def _sources(graph: Graph, value: Value, frozen: frozenset[int], contiguous: boo
         if axis == graph.type(value).rank - 1:
             kept = set(members)
     return kept if contiguous else members
+
+
+def _shared(graph: Graph, members: set[int], frozen: frozenset[int]) -> set[int]:
+    """The nodes that move whole rows to several members, and to nobody else."""
+    found: set[int] = set()
+    while True:
+        inside = members | found
+        read = {value for member in inside for value in graph.operands(member) if value.node not in inside | frozen}
+        new = {
+            value.node
+            for value in read
+            if moves_rows(graph, value)
+            and value not in graph.outputs
+            and all(user in inside and _moves(graph, user) for user, _ in graph.users(value))
+        }
+        if not new:
+            return found
+        found |= new
+
+
+def moves_rows(graph: Graph, value: Value) -> bool:
+    """Whether a reshape, a permute or a roll that leaves the last dimension as it is makes `value`."""
+    node, rank = graph.node(value.node), graph.type(value).rank
+    if not rank or not _plain(graph, value):
+        return False
+    if node.op == "reshape":
+        return graph.type(graph.operands(value.node)[0]).shape[-1:] == node.types[0].shape[-1:]
+    if node.op == "permute":
+        return bool(node.attrs["order"][-1] % rank == rank - 1)
+    return node.op == "roll" and rank - 1 not in {axis % rank for axis in node.attrs["axes"]}
+
+
+def _moves(graph: Graph, identity: int) -> bool:
+    return "movement" in graph.node(identity).record.traits
 
 
 def _scaled(graph: Graph, identity: int) -> bool:

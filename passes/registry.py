@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from specc.diagnostics import did_you_mean, error
 from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
-from specc.passes import canonicalize, frames, fusion, halve, layout, phases, quantize, reparam, strips
+from specc.passes import canonicalize, frames, fusion, halve, layout, phases, quantize, reparam, rows, strips
 from specc.passes.bodies import labelled, within
 from specc.passes.rewrite import Journal
 from specc.targets import Target
@@ -88,6 +88,17 @@ class Reparam(Pass):
 
     def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
         return within(graph, lambda each: reparam.reparam(each, journal))
+
+
+@dataclass(frozen=True)
+class Rows(Pass):
+    """See `specc.passes.rows`."""
+
+    name = "rows"
+    summary = "windows, rolls and other moves of rows at attention, which reads and writes by index"
+
+    def __call__(self, graph: Graph, journal: Journal | None = None) -> Graph:
+        return within(graph, lambda each: rows.rows(each, journal))
 
 
 @dataclass(frozen=True)
@@ -173,7 +184,8 @@ class Fusion(Pass):
 def _registered() -> dict[str, type[Pass]]:
     """Our passes, then those that installed packages add."""
     found: dict[str, type[Pass]] = {
-        each.name: each for each in (Canonicalize, Phases, Frames, Reparam, Quantize, Halve, Strips, Layout, Fusion)
+        each.name: each
+        for each in (Canonicalize, Phases, Frames, Reparam, Rows, Quantize, Halve, Strips, Layout, Fusion)
     }
     for entry in sorted(entry_points(group="specc.passes"), key=lambda entry: entry.name):
         added = entry.load()
@@ -226,7 +238,7 @@ def _level(level: int, target: Target) -> tuple[Pass, ...]:
     merging = (Canonicalize(), Phases(), Frames(), Reparam(), Canonicalize())
     if target.gpu:  # a warp reads neighbours of a plain row as well as lanes of a block
         return (*merging, Fusion(blocks=True))
-    return (*merging, Layout(target.lanes), Fusion(cache=target.l2_bytes))
+    return (*merging, Rows(), Layout(target.lanes), Fusion(cache=target.l2_bytes))
 
 
 _PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>[^}]*)\})?\s*(?:,|$)")

@@ -278,7 +278,7 @@ def test_verify_judges(capsys: pytest.CaptureFixture[str], spec: str) -> None:
     assert ran.json["holds"] is True
     verdicts: Any = ran.json["verdicts"]
     judged = [verdict["subject"].partition("{")[0] for verdict in verdicts]
-    passes = ["canonicalize", "phases", "frames", "reparam", "canonicalize", "layout", "fusion"]
+    passes = ["canonicalize", "phases", "frames", "reparam", "canonicalize", "rows", "layout", "fusion"]
     assert judged == [*passes, f"artifact for {targets.native().name}"]
 
 

@@ -90,7 +90,7 @@ def test_verify_shows_what_is_lost(trained: Any) -> None:
     *passes, lost, artifact = verdicts
     assert all(verdict.holds for verdict in verdicts)
     assert [verdict.subject.partition("{")[0] for verdict in passes] == [
-        *("canonicalize", "phases", "frames", "reparam", "canonicalize"),
+        *("canonicalize", "phases", "frames", "reparam", "canonicalize", "rows"),
         *("layout", "fusion"),
     ]
     assert lost.subject == "3 layers of integers over 16 samples" and lost.tolerance == 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from specc.ir.dims import product
@@ -39,9 +40,16 @@ def _roll_reference(x: Any, *, shifts: tuple[int, ...], axes: tuple[int, ...]) -
 
 
 def _roll_compute(k: Any, types: Types, x: Any, *, shifts: tuple[int, ...], axes: tuple[int, ...]) -> Any:
-    shape = types[0].concrete
-    by = dict(zip(_distinct(types, {"axes": axes}), shifts))
-    return lambda *i: x(*((j + -by[a] % shape[a]) % shape[a] if a in by else j for a, j in enumerate(i)))
+    back = tuple(-shift for shift in shifts)
+    return lambda *i: x(*rolled(i, types[0].concrete, back, axes))
+
+
+def rolled(
+    index: tuple[Any, ...], shape: tuple[Any, ...], shifts: Sequence[int], axes: Sequence[int]
+) -> tuple[Any, ...]:
+    """Where the element at `index` of a tensor of `shape` lies when it is rolled."""
+    by = dict(zip((axis % len(shape) for axis in axes), shifts))
+    return tuple((j + by[a] % shape[a]) % shape[a] if a in by else j for a, j in enumerate(index))
 
 
 def _axes_example(rng: random.Random) -> tuple[list[TensorType], tuple[int, ...]]:
@@ -210,7 +218,7 @@ RECORDS = (
         attributes=(Argument("shifts", "ints"), Argument("axes", "axes")),
         compute=_roll_compute,
         elements="any",
-        traits=frozenset({"movement"}),
+        traits=frozenset({"movement", "open"}),
     ),
     Operator(
         "unfold",

@@ -10,11 +10,12 @@ operation across lanes, and the weights are in place for the second product, who
 a piece stay in the second-level cache: 25 KB for 197 keys and 32 queries. (After Dao et al., arXiv:2205.14135; a whole
 row of scores fits the cache here, so no partial softmax has to be corrected.)
 
-q, k and v are read where they lie: slices, reshapes and permutes of a joint projection are index arithmetic, likewise
-the permute behind. v is read best where its last dimension is contiguous.
+q, k and v are read where they lie: slices, reshapes, permutes and rolls of a joint projection are index arithmetic,
+likewise those behind. v is read best where its last dimension is contiguous. Rows at unequal distances, as windows of a
+picture have them, are copied in front of their products, keys and values in one loop (`offsets`).
 
 Every tile of the second product reads all of v. Rows of a joint projection lie far apart (4608 bytes in ViT-S), each on
-a page of its own, and share few sets of the first-level cache. Where this cache does not keep them (`_scattered`), a
+a page of its own, and share few sets of the first-level cache. Where this cache does not keep them (`offsets`), a
 piece is a head with several blocks of queries, and begins with a copy of the head's values in one run: 0.88 to 0.90 of
 the time with 197 tokens of 6 heads of 64, 0.83 with 1024 of them, 0.81 with 256 of 8 heads and a mask, 0.96 with 49 of
 24 heads of 32; but 1.08 with 64 windows of 49 tokens of 3 heads, whose rows stay in the cache. The copy ends with a row
@@ -25,9 +26,10 @@ Where a graph rounds the weights to 16 bits for the second product, they stay fl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import gcd, prod
+from math import prod
 from typing import Any
 
 from tvm import tirx
@@ -35,15 +37,16 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Registers, Template
-from specc.backends.tvm.expression import Math, Scalar
+from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group, Step
-from specc.backends.tvm.kernels import tiles
+from specc.backends.tvm.kernels import offsets, tiles
 from specc.backends.tvm.kernels.heads import head_at, strips_of, whole_or_rest
 from specc.backends.tvm.kernels.products import multiply_add
 from specc.backends.tvm.kernels.together import Exponentials, beside
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
 from specc.ops.shape import moved
+from specc.ops.windows import rolled
 from specc.targets import Target
 
 _VECTORS = 3
@@ -78,48 +81,24 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     most = -(-queries // target.lanes)
     vectors = choices.near("vectors", range(1, min(most, 4) + 1), min(_VECTORS, most))
     accumulators = choices.near("accumulators", (4, 8, 12, 16, 20, 28), _ACCUMULATORS)
+    (query, key), value = group.step(parts.scores).operands, group.step(parts.mixed).operands[1]
+    uneven = not all(offsets.even(group, *each) for each in ((query, -2), (key, -1), (value, -2)))
     several = queries > vectors * target.lanes
-    scattered = several and target.vectors and _scattered(group, group.step(parts.mixed).operands[1], target)
-    plan = Plan(vectors, accumulators, several and choices.take("copied", (True, False), scattered))
+    scattered = several and target.vectors and offsets.scattered(group, value, target)
+    copied = (several or uneven) and choices.take("copied", (True, False), scattered or uneven)
+    plan = Plan(vectors, accumulators, copied, copied and uneven)
     return Template(lambda emitter: _Attention(emitter, parts, plan, target).emit(), packings)
 
 
 @dataclass(frozen=True)
 class Plan:
     """How attention is computed: vectors of queries in a block, accumulators of a tile of scores, and whether the
-    values of a head are copied before they are read."""
+    values of a head are copied before they are read, or all of a head is."""
 
     vectors: int
     accumulators: int
     copied: bool
-
-
-def _scattered(group: Group, value: int, target: Target) -> bool:
-    """Whether the rows of a head's values are computed whenever they are read, or lie apart and fill more than half of
-    the lines that the first-level cache has for them."""
-    *lead, keys, width = group.type(value).concrete
-    first, second = (_offset(group, value, (*(0 for _ in lead), row, 0)) for row in (0, min(1, keys - 1)))
-    if first is None or second is None or group.type(value).dtype in HALVES:
-        return True
-    apart, line, (sets, ways) = 4 * (second - first), tiles.LINE, tiles.sets_of(target)
-    lines = -(-4 * width // line)
-    covered = min(sets, sets // gcd(max(1, apart // line), sets) * lines)
-    return apart > 4 * width and 2 * keys * lines > ways * covered
-
-
-def _offset(group: Group, value: int, index: Index) -> int | None:
-    """Where the element at an index lies in the input from which it is moved; None where it is computed."""
-    while value >= len(group.inputs):
-        step = group.step(value)
-        if not step.moves or step.record.compute is None or len(step.operands) != 1:
-            return None
-        types = [group.type(step.operands[0])]
-        index = step.record.compute(Math(), types, lambda *i: i, **step.attrs)(*index)
-        value = step.operands[0]
-    offset = 0
-    for at, extent in zip(index, group.type(value).concrete, strict=True):
-        offset = offset * extent + int(at)
-    return offset
+    gathered: bool
 
 
 def parts_of(group: Group) -> Parts | None:
@@ -136,7 +115,7 @@ def parts_of(group: Group) -> Parts | None:
     whole = set(range(len(group.inputs), len(group.inputs) + len(group.steps)))
     behind = whole - _needed(group, mixed)
     steps = [group.step(n) for n in behind]
-    if not all(step.op in ("permute", "reshape", "flatten") or step.rounds for step in steps):
+    if not all(step.op in ("permute", "reshape", "flatten", "roll") or step.rounds for step in steps):
         return None
     weights = _between(group, second.operands[0], softmax)
     if weights is None or not all(group.step(n).moves or group.step(n).rounds for n in weights):
@@ -180,6 +159,7 @@ class _Attention:
     def __init__(self, emitter: Emitter, parts: Parts, plan: Plan, target: Target) -> None:
         self.emitter, self.group, self.parts, self.target = emitter, emitter.group, parts, target
         self.vectors, self.accumulators, self.copied = plan.vectors, plan.accumulators, plan.copied
+        self.gathered = plan.gathered
         self.lanes = target.lanes
         self.query, self.key = self.group.step(parts.scores).operands
         self.weights, self.value = self.group.step(parts.mixed).operands
@@ -189,6 +169,7 @@ class _Attention:
         self.terms = self.keys + (self.copied and self.keys % 2)
         """Terms of the second product: with the row of zeros behind the keys, if there is one."""
         self.copy: Any = None
+        self.key_copy: Any = None
 
     def emit(self) -> None:
         """The pieces: all heads, with the blocks of their queries."""
@@ -199,33 +180,40 @@ class _Attention:
             head, strip = emitter.divmod(work, strips)
             lead = head_at(emitter, head, self.lead)
             if self.copied:
-                self._copy(lead)
+                self._copy(lead, self._leads(lead)[1])
             with emitter.strip(blocks, strips, strip) as block:
                 whole_or_rest(block, self.queries, size, partial(self._block, lead))
 
-    def _copy(self, lead: Index) -> None:
-        """The values of a head in one run."""
-        emitter, whole = self.emitter, self.width // self.lanes
+    def _copy(self, lead: Index, scores_lead: Index) -> None:
+        """The values of a head in one run, and where all is gathered, the keys in another one."""
+        emitter = self.emitter
         self.copy = T.alloc_buffer((self.terms, self.width), "float32")
-        parts = ((0, whole, self.lanes), (whole * self.lanes, 1, self.width % self.lanes))
-        for start, count, lanes in parts:
-            if not count or not lanes:
-                continue
-            with emitter.serial(self.keys) as j, emitter.serial(count) as v, emitter.lanes(lanes) as lane:
-                column = start + v * lanes + lane
-                value = emitter.evaluate(self.value, (*lead, j, column), self._leaf)
-                emitter.store(self.copy, value, [j, column])
-            if self.terms > self.keys:
+        if self.gathered:
+            self.key_copy = T.alloc_buffer((self.keys, self.depth), "float32")
+        with emitter.serial(self.keys) as j:
+            if self.gathered:
+                self._row(self.key_copy, j, self.depth, lambda d: self._at(self.key, (*scores_lead, d, j)))
+            self._row(self.copy, j, self.width, lambda column: self._at(self.value, (*lead, j, column)))
+        if self.terms > self.keys:
+            self._row(self.copy, self.keys, self.width, lambda column: tirx.const(0.0, "float32"))
+
+    def _row(self, buffer: Any, row: Any, width: int, value: Callable[[Any], Any]) -> None:
+        """A row of a copy, in vectors and what is left."""
+        emitter, whole = self.emitter, width // self.lanes
+        for start, count, lanes in ((0, whole, self.lanes), (whole * self.lanes, 1, width % self.lanes)):
+            if count and lanes:
                 with emitter.serial(count) as v, emitter.lanes(lanes) as lane:
-                    emitter.store(self.copy, tirx.const(0.0, "float32"), [self.keys, start + v * lanes + lane])
+                    column = start + v * lanes + lane
+                    emitter.store(buffer, value(column), [row, column])
+
+    def _at(self, value: int, index: Index) -> Any:
+        return self.emitter.evaluate(value, index, self._leaf)
 
     def _block(self, lead: Index, first: Any, rows: int) -> None:
         """The result for `rows` queries of a head from `first` on."""
         vectors = -(-rows // self.lanes)
         padded = vectors * self.lanes
-        softmax_lead = located(self.emitter, self.weights, (*lead, 0, 0), self.parts.softmax)[:-2]
-        scored = self.group.step(self.parts.softmax).operands[0]
-        scores_lead = located(self.emitter, scored, (*softmax_lead, 0, 0), self.parts.scores)[:-2]
+        softmax_lead, scores_lead = self._leads(lead)
         query = T.alloc_buffer((self.depth, padded), "float32")
         weights = T.alloc_buffer((self.terms, padded), "float32")
         scale = T.alloc_buffer((padded,), "float32")
@@ -247,6 +235,12 @@ class _Attention:
             self._softmax(vectors, lane, weights, scale, powers, top, total)
         self._mix(lead, first, rows, weights, scale)
 
+    def _leads(self, lead: Index) -> tuple[Index, Index]:
+        """The leading indices of the softmax and of the scores for those of the result."""
+        softmax_lead = located(self.emitter, self.weights, (*lead, 0, 0), self.parts.softmax)[:-2]
+        scored = self.group.step(self.parts.softmax).operands[0]
+        return softmax_lead, located(self.emitter, scored, (*softmax_lead, 0, 0), self.parts.scores)[:-2]
+
     def _transpose(self, lead: Index, first: Any, rows: int, padded: int, query: Any) -> None:
         """The queries of a block as [d, query]; behind the last one it is repeated.
 
@@ -254,10 +248,15 @@ class _Attention:
         attention of ViT-S took 8 % longer.
         """
         emitter, lanes = self.emitter, self.lanes
+        held = T.alloc_buffer((rows, self.depth), "float32") if self.gathered else None
+        if held is not None:
+            with emitter.serial(rows) as i:
+                self._row(held, i, self.depth, lambda d: self._at(self.query, (*lead, first + i, d)))
         with emitter.serial(padded // lanes) as c, emitter.serial(self.depth) as d, emitter.lanes(lanes) as lane:
             i = c * lanes + lane
-            row = first + (i if padded == rows else tirx.min(i, rows - 1))
-            emitter.store(query, emitter.evaluate(self.query, (*lead, row, d), self._leaf), [d, i])
+            row = i if padded == rows else tirx.min(i, rows - 1)
+            value = self._at(self.query, (*lead, first + row, d)) if held is None else held[row, d]
+            emitter.store(query, value, [d, i])
 
     def _scores(
         self,
@@ -276,7 +275,9 @@ class _Attention:
         scores_lead, softmax_lead, first, key = places
 
         def factor(i: int, d: Any) -> Any:
-            return emitter.evaluate(self.key, (*scores_lead, d, key + i), self._leaf).expr
+            if self.gathered:
+                return self.key_copy[key + i, d]
+            return self._at(self.key, (*scores_lead, d, key + i)).expr
 
         def vector(d: Any, c: int) -> Any:
             return query[d, c * lanes + lane]
@@ -399,6 +400,8 @@ def destination(group: Group, parts: Parts, index: Index) -> Index:
         source = group.type(step.operands[0]).concrete
         if step.op == "permute":
             index = tuple(index[axis] for axis in step.attrs["order"])
+        elif step.op == "roll":
+            index = rolled(index, source, step.attrs["shifts"], step.attrs["axes"])
         else:
             index = moved(index, source, step.type.concrete)
     return index

@@ -49,7 +49,7 @@ _HELD = 4
 """Tiles that hold the queries of a block, where their dimensions fit; else they are read for each tile of keys."""
 _LEAST = 8
 """Queries for which the tiles of keys and values pay."""
-_MOVES = ("slice", "reshape", "flatten", "permute")
+_MOVES = ("slice", "reshape", "flatten", "permute", "roll")
 """The steps between an input and keys whose places in memory are compared."""
 
 

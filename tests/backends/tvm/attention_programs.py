@@ -8,7 +8,8 @@ import numpy as np
 from cuda_programs import Kernels
 from kernel_programs import draw, program, tensor, weight
 
-from specc.backends.tvm.group import Group
+from specc.backends.tvm.group import Group, Input
+from specc.ir.types import TensorType
 
 
 def plain(lead: tuple[int, ...], queries: int, keys: int, depth: int, width: int) -> Group:
@@ -57,6 +58,40 @@ def windows(length: int) -> Group:
         ("softmax", (9,), {"axis": -1}),
         ("matmul", (10, 2), {}),
     )
+
+
+def shifted(size: int, window: int, shift: int, heads: int, depth: int, dtype: str = "float32") -> Group:
+    """A joint projection [1, size, size, 3 * heads * d], rolled and cut into windows; their attention, and all back."""
+    parts, rounds = size // window, dtype != "float32"
+    area, width = window * window, heads * depth
+    steps: list[Any] = []
+
+    def step(op: str, *operands: int, **attrs: Any) -> int:
+        steps.append((op, operands, attrs))
+        return len(steps)
+
+    def rounded(value: int) -> int:
+        return step("cast", value, dtype=dtype) if rounds else value
+
+    at = step("roll", 0, shifts=(-shift, -shift), axes=(1, 2))
+    at = step("reshape", at, shape=(1, parts, window, parts, window, 3 * width))
+    at = step("permute", at, order=(0, 1, 3, 2, 4, 5))
+    at = step("reshape", at, shape=(parts * parts, area, 3 * width))
+    factors = []
+    for part in range(3):
+        cut = step("slice", at, axis=2, start=part * width, stop=(part + 1) * width)
+        cut = step("reshape", cut, shape=(parts * parts, area, heads, depth))
+        factors.append(step("permute", cut, order=(0, 2, 3, 1) if part == 1 else (0, 2, 1, 3)))
+    scale = step("constant", value=0.3, shape=())
+    query = rounded(step("mul", factors[0], scale))
+    weights = rounded(step("softmax", step("matmul", query, factors[1]), axis=-1))
+    at = rounded(step("matmul", weights, factors[2]))
+    at = step("permute", at, order=(0, 2, 1, 3))
+    at = step("reshape", at, shape=(1, parts, parts, window, window, width))
+    at = step("permute", at, order=(0, 1, 3, 2, 4, 5))
+    at = step("reshape", at, shape=(1, size, size, width))
+    step("roll", at, shifts=(shift, shift), axes=(1, 2))
+    return program([Input(TensorType((1, size, size, 3 * width), dtype))], *steps)
 
 
 def check_masks(kernels: Kernels, name: str, tolerance: float) -> None:

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from attention_programs import joint, plain, windows
+from attention_programs import joint, plain, shifted, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
@@ -100,3 +100,30 @@ def test_what_is_no_attention_is_refused(steps: Any) -> None:
     group = program([tensor(2, 9, 4), tensor(2, 4, 9), tensor(2, 9, 5)], *steps)
     assert attention.lower(group, NATIVE, Choices()) is None
     check(group)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("shape", [(14, 7, 3, 2, 32), (6, 3, 1, 1, 5), (8, 4, 0, 2, 20), (16, 8, 5, 1, 17)])
+def test_windows_are_read_and_written_where_they_lie(target: Target, shape: Any) -> None:
+    """One and several blocks of queries, keys of both parities, with and without a shift, rows that fill no vector."""
+    check(shifted(*shape), attention.lower, target, tolerance(shape[4]))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_windows_are_copied_or_read_where_they_lie(copied: bool) -> None:
+    check(shifted(14, 7, 3, 2, 24), attention.lower, NATIVE, tolerance(24), configuration={"copied": copied})
+
+
+def test_rows_at_unequal_distances_are_copied() -> None:
+    """Windows of a picture are, a window that is the picture and a sequence are not."""
+    for group, copied in ((shifted(14, 7, 3, 2, 8), True), (shifted(4, 4, 0, 2, 8), None), (joint(1, 16, 2, 8), None)):
+        choices = Choices()
+        assert attention.lower(group, targets.find("x86-64-v4"), choices) is not None
+        assert {choice.name: choice.taken for choice in choices.space}.get("copied") == copied
+
+
+def test_a_roll_written_the_wrong_way_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = attention.rolled
+    monkeypatch.setattr(attention, "rolled", lambda i, shape, by, axes: true(i, shape, [-each for each in by], axes))
+    with pytest.raises(AssertionError):
+        check(shifted(6, 3, 1, 1, 8), attention.lower, NATIVE, tolerance(8))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attention_programs import parted
+from attention_programs import parted, shifted
 from attention_programs import plain as floats
 from emulation import processor
 from hypothesis import given, settings
@@ -88,6 +88,12 @@ def test_any_extents(lead: tuple[int, ...], queries: int, keys: int, depth: int,
 def test_a_joint_projection_is_read_where_it_lies(shape: Any, matrix_tiles: Target) -> None:
     """Keys whose pairs lie beside each other, and become tiles by a transposition, but for heads of odd size."""
     check(joint(*shape), tiled_attention.lower, matrix_tiles, TOLERANCE, configuration=TILES)
+
+
+@pytest.mark.parametrize("shape", [(14, 7, 3, 2, 32), (8, 4, 1, 2, 20), (12, 6, 0, 1, 7)])
+def test_windows_are_read_and_written_where_they_lie(shape: Any, matrix_tiles: Target) -> None:
+    group = shifted(*shape, dtype="bfloat16")
+    check(group, tiled_attention.lower, matrix_tiles, TOLERANCE, configuration=TILES)
 
 
 def test_only_keys_that_lie_in_runs_are_read_as_pairs() -> None:
