@@ -18,8 +18,7 @@ What turns integers of 8 bits into numbers makes four times the bytes that it re
 the group of its one user, rather than behind what made the integers.
 
 A depthwise convolution joins the 1x1 convolution in front of it where the tensor between them would leave the cache, or
-blocks of threads share memory (`expansion`). There, a 1x1 convolution joins the depthwise one in front of it as well
-(`separable`).
+blocks of threads share memory (`expansion`). So does a 1x1 convolution the depthwise one in front of it (`separable`).
 
 Where both operands of an addition are made by 1x1 convolutions, one kernel takes the products of both (`addends`).
 
@@ -186,7 +185,7 @@ def _is_separable(joint: Joint) -> bool:
 
 def _inseparable(joint: Joint) -> str | None:
     """Why a 1x1 convolution does not join the depthwise convolution that it reads."""
-    return _sole(joint) or separable.refusal(joint.graph, joint.members, joint.node)
+    return _sole(joint) or separable.refusal(joint.graph, joint.members, joint.node, joint.cache)
 
 
 KINDS = (
@@ -198,7 +197,7 @@ KINDS = (
     ),
     Kind(
         "depthwise-separable convolution",
-        lambda joint: joint.blocks and joint.anchor == "conv2d" and _is_separable(joint),
+        lambda joint: bool(joint.cache or joint.blocks) and joint.anchor == "conv2d" and _is_separable(joint),
         _inseparable,
     ),
     Kind("conversion of layout", lambda joint: joint.user.op == "convert_layout", _same_shape),

@@ -335,21 +335,60 @@ def test_why_a_depthwise_convolution_stays_alone(act: str, x: str, cache: int, r
     assert event.reason and reason in event.reason
 
 
-def separable(act: str = "relu(%0)", outputs: int = 24, last: str = "") -> Graph:
+def separable(act: str = "relu(%0)", outputs: int = 24, last: str = "", height: int = 6) -> Graph:
     """A depthwise convolution, `act`, and a 1x1 convolution with sigmoid behind it."""
     return parse_graph(
         f"""
         graph Net
-        input x: float32[1, 8, 6, 6]
+        input x: float32[1, 8, {height}, 6]
         param v: float32[8, 1, 3, 3] kaiming
         param w: float32[{outputs}, 8, 1, 1] kaiming
-        %0: float32[1, 8, 6, 6] = conv2d(x, @v) {{groups=8; padding=(1, 1, 1, 1)}}
-        %1: float32[1, 8, 6, 6] = {act}
-        %2: float32[1, {outputs}, 6, 6] = conv2d(%1, @w)
-        %3: float32[1, {outputs}, 6, 6] = sigmoid(%2)
+        %0: float32[1, 8, {height}, 6] = conv2d(x, @v) {{groups=8; padding=(1, 1, 1, 1)}}
+        %1: float32[1, 8, {height}, 6] = {act}
+        %2: float32[1, {outputs}, {height}, 6] = conv2d(%1, @w)
+        %3: float32[1, {outputs}, {height}, 6] = sigmoid(%2)
         {last or "return %3"}
         """
     )
+
+
+BEHIND = """param u: float32[24, 1, 3, 3] kaiming
+        %4: float32[1, 24, 38, 4] = conv2d(%3, @u) {groups=24}
+        return %4"""
+
+
+def test_a_1x1_convolution_joins_its_depthwise_one_where_a_cache_does_not_hold_what_they_move() -> None:
+    graph = layout(separable(), 8)
+    moved = (8 + 8 + 24) * 6 * 6 * 4
+    for cache, together in ((0, False), (moved * 5 // 6, False), (moved * 5 // 6 - 1, True)):
+        check_pass(lambda each, cache=cache: fuse(each, cache=cache), graph)
+        found = [group for group in groups(fuse(graph, cache=cache)) if "conv2d" in group]
+        whole = ["conv2d", "relu", "conv2d", "sigmoid"]
+        assert [op for group in found for op in group if op != "convert_layout"] == whole
+        assert len(found) == (1 if together else 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "cache", "reason"),
+    [
+        ({}, 6_000, "the 0.00576 MB that they read, hand over and write stay in a cache of 0.006 MB"),
+        ({"outputs": 32}, 2_000, "its weights and 4 rows take more than three quarters of a cache of 0.002 MB"),
+        ({"last": "return %3, %1"}, 3_000, "what `relu` makes is used 2 times"),
+        ({"last": BEHIND, "height": 40}, 15_000, "it joins the depthwise convolution behind it, which saves more"),
+    ],
+)
+def test_why_a_1x1_convolution_stays_alone_on_a_processor(given: dict[str, Any], cache: int, reason: str) -> None:
+    journal = Journal()
+    fuse(layout(separable(**given), 8), journal=journal, cache=cache)
+    found = [event.reason for event in journal.events if event.rule.startswith("depthwise-separable")]
+    assert len(found) == 1 and found[0] and reason in found[0]
+
+
+def test_an_inverted_residual_is_one_group_where_a_cache_does_not_hold_what_is_between() -> None:
+    graph = layout(inverted(sources=8, height=40), 8)
+    check_pass(lambda each: fuse(each, cache=7_500), graph)
+    found = [[op for op in group if op != "convert_layout"] for group in groups(fuse(graph, cache=7_500))]
+    assert ["conv2d", "sigmoid", "conv2d", "relu", "conv2d", "add"] in found
 
 
 def test_a_1x1_convolution_joins_its_depthwise_one_where_blocks_share_memory() -> None:
@@ -383,22 +422,24 @@ def test_why_a_1x1_convolution_stays_alone(given: dict[str, Any], reason: str) -
     assert [e.reason for e in journal.events if e.rule.startswith("depthwise-separable")] == [reason]
 
 
-def inverted(between: str = "relu(%2)", sources: int = 4, kernel: int = 1, last: str = "return %5") -> Graph:
+def inverted(
+    between: str = "relu(%2)", sources: int = 4, kernel: int = 1, last: str = "return %5", height: int = 6
+) -> Graph:
     """An inverted residual: an expansion, a depthwise convolution, `between`, a projection."""
     window = "{padding=(1, 1, 1, 1)}" if kernel == 3 else ""
     return parse_graph(
         f"""
         graph Net
-        input x: float32[1, {sources}, 6, 6]
+        input x: float32[1, {sources}, {height}, 6]
         param u: float32[8, {sources}, {kernel}, {kernel}] kaiming
         param v: float32[8, 1, 3, 3] kaiming
         param w: float32[{sources}, 8, 1, 1] kaiming
-        %0: float32[1, 8, 6, 6] = conv2d(x, @u) {window}
-        %1: float32[1, 8, 6, 6] = sigmoid(%0)
-        %2: float32[1, 8, 6, 6] = conv2d(%1, @v) {{groups=8; padding=(1, 1, 1, 1)}}
-        %3: float32[1, 8, 6, 6] = {between}
-        %4: float32[1, {sources}, 6, 6] = conv2d(%3, @w)
-        %5: float32[1, {sources}, 6, 6] = add(%4, x)
+        %0: float32[1, 8, {height}, 6] = conv2d(x, @u) {window}
+        %1: float32[1, 8, {height}, 6] = sigmoid(%0)
+        %2: float32[1, 8, {height}, 6] = conv2d(%1, @v) {{groups=8; padding=(1, 1, 1, 1)}}
+        %3: float32[1, 8, {height}, 6] = {between}
+        %4: float32[1, {sources}, {height}, 6] = conv2d(%3, @w)
+        %5: float32[1, {sources}, {height}, 6] = add(%4, x)
         {last}
         """
     )
