@@ -5,18 +5,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 from pytest import MonkeyPatch
+from test_emitted_c import run
 from tvm import tirx
 
+import specc
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import expansion, rows, select, separable, stages
-from specc.targets import Target
+from specc.ir.text import parse_graph
+from specc.passes.registry import Fusion, Layout
+from specc.runtime import Artifact
+from specc.targets import Target, find
 
 WIDTHS = [TARGETS[0], NATIVE] if TARGETS[0].lanes != NATIVE.lanes else [NATIVE]
 """A target of each width of vectors that this machine has."""
@@ -106,6 +113,38 @@ def test_an_operand_of_one_row_keeps_rows_apart() -> None:
     inputs = [tensor(1, 16, 12, 9, layout=NATIVE.blocked_layout), weight(16, 1, 3, 3), weight(24, 16, 1, 1)]
     steps = ("conv2d", (0, 1), {"groups": 16, "padding": 1}), ("conv2d", (4, 2), {}), ("mul", (5, 3), {})
     check(program([*inputs, weight(1, 1, 1, 9)], *steps), separable.lower)
+
+
+def test_a_network_runs_it_on_this_machine_and_in_c(tmp_path: Path) -> None:
+    graph = parse_graph(
+        """
+        graph Net
+        input x: float32[1, 16, 18, 9]
+        param w: float32[48, 16, 1, 1] kaiming
+        param v: float32[48, 1, 3, 3] kaiming
+        param u: float32[16, 48, 1, 1] kaiming
+        %0: float32[1, 48, 18, 9] = conv2d(x, @w)
+        %1: float32[1, 48, 18, 9] = relu(%0)
+        %2: float32[1, 48, 18, 9] = conv2d(%1, @v) {groups=48; padding=(1, 1, 1, 1)}
+        %3: float32[1, 48, 18, 9] = silu(%2)
+        %4: float32[1, 16, 18, 9] = conv2d(%3, @u)
+        %5: float32[1, 16, 18, 9] = add(%4, x)
+        return %5
+        """
+    )
+    for target in (NATIVE, find("c")):
+        artifact = specc.compile(graph, target=target, passes=(Layout(target.lanes), Fusion(cache=30_000)))
+        (kernel,) = (each for each in artifact.manifest.sizes[0].facts["kernels"] if each["macs"])
+        assert kernel["template"] == "separable" and kernel["operators"] == "conv2d_relu_conv2d_silu_conv2d_add"
+        assert kernel["configuration"]["fused"] and kernel["macs"] == 18 * 9 * 48 * (16 + 9 + 16)
+        if target is NATIVE:
+            assert max(artifact.self_test()) <= 1e-5
+            one, two = (
+                Artifact(artifact.contents, threads)(*artifact.contents.samples[0].inputs) for threads in (1, 2)
+            )
+            assert np.array_equal(one, two)
+        else:
+            assert max(run(artifact, tmp_path)) <= 1e-5
 
 
 def test_what_is_no_such_block_has_another_template() -> None:
