@@ -7,10 +7,10 @@
 One kernel takes the products of both: neither result is written and read again. In ResNet, the first block of a stage
 has such a residual, at stride 2 in all but the first one.
 
-One core of the Granite Rapids generation, the time of the one kernel over that of the two, in float32, bfloat16 and
-integers, the last two in tiles: 64 + 64 to 256 channels at 56x56 0.94, 0.51, 0.60; 128 + 256 to 512 at 28x28 0.93,
-0.79, 0.77; 256 + 512 to 1024 at 14x14 0.92, 0.92, 0.96; 512 + 1024 to 2048 at 7x7, where the weights take what time
-there is, 1.00, 1.02, 1.03.
+One core of the Granite Rapids generation, the time of the one kernel over that of the two, the second of which adds its
+products to the first one's result in place, in float32, bfloat16 and integers, the last two in tiles: 64 + 64 to 256
+channels at 56x56 0.96, 0.51, 0.60; 128 + 256 to 512 at 28x28 1.01, 0.79, 0.77; 256 + 512 to 1024 at 14x14 0.96, 0.92,
+0.96; 512 + 1024 to 2048 at 7x7, where the weights take what time there is, 1.02, 1.02, 1.03.
 """
 
 from __future__ import annotations

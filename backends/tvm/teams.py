@@ -10,7 +10,7 @@ With a thread that sleeps, 16 x 16 has nothing left to gain; beside other progra
 all of these take some 30 microseconds longer with two threads than with one.
 
 The model counts multiply-adds, or bytes, at rates that kernels reach, and no exponentials: 0.77 of the cycles of all of
-MobileNetV3's kernels. Whether each loop by itself is long enough is not asked: loops below 1, 2 or 4 microseconds taken
+MobileNetV3's kernels. Whether each loop by itself is long enough is not asked: loops below 1, 2 or 3 microseconds taken
 by the leader alone made no difference to the same network or to MobileNetV3 (0.99 to 1.01), since threads that are
 awake take a piece in less.
 """
