@@ -374,6 +374,8 @@ def test_a_1x1_convolution_joins_its_depthwise_one_where_a_cache_does_not_hold_w
         ({}, 6_000, "the 0.00576 MB that they read, hand over and write stay in a cache of 0.006 MB"),
         ({"outputs": 32}, 2_000, "its weights and 4 rows take more than three quarters of a cache of 0.002 MB"),
         ({"last": "return %3, %1"}, 3_000, "what `relu` makes is used 2 times"),
+        ({"act": "gelu(%0)"}, 3_000, "`gelu` takes as long as what one kernel would save"),
+        ({"last": "%4: float32[1, 24, 6, 6] = gelu(%3)\n        return %4"}, 3_000, "`gelu` takes as long"),
         ({"last": BEHIND, "height": 40}, 15_000, "it joins the depthwise convolution behind it, which saves more"),
     ],
 )
