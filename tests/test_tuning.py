@@ -327,8 +327,9 @@ def test_the_best_gain_is_seen_beside_the_bar(width: int, monkeypatch: pytest.Mo
 
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     with _progress("mobilenetv3_large_100", 1.0) as tell:
         tell(tuner.Standing(seconds=20.0, default_ms=2.0, best_ms=1.5, tried=1234, better=11, kernels=38))
-    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    shown = terminal.getvalue()
     assert "best gain 25.0%" in shown and "0:00:0" in shown

@@ -55,7 +55,9 @@ KERNELS = {"shared": Kernel(None, (), parallel=(8,)), "whole": Kernel(None, ())}
         ("cuda:sm_80", program(0), False),
     ],
 )
-def test_little_work_is_not_shared_out(monkeypatch, target: str, made: Program, alone: bool) -> None:  # type: ignore[no-untyped-def]
+def test_little_work_is_not_shared_out(
+    monkeypatch: pytest.MonkeyPatch, target: str, made: Program, alone: bool
+) -> None:
     monkeypatch.setattr(teams, "LEAST", LEAST + teams._CALL)
     assert teams.alone(made, KERNELS, targets.find(target)) == alone
 
@@ -77,7 +79,7 @@ for extent in (8, 64):
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-def test_a_small_size_wakes_no_thread_and_a_large_one_does(monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_small_size_wakes_no_thread_and_a_large_one_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a process of its own: other libraries here have threads, too."""
     monkeypatch.setattr(teams, "LEAST", LEAST)
     artifact = specc.compile(loads(NET), shapes=({"h": 8, "w": 8}, {"h": 64, "w": 64}))
