@@ -1,6 +1,7 @@
 """What a person sees beside the data: messages on stderr, in colour on a terminal; progress; and the end of a command.
 
-Exit codes: 0 fine, 1 a diagnostic or a failed check, 2 a wrong command line, 3 a mistake of specc's own, 130 Ctrl-C.
+Exit codes: 0 fine, 1 a diagnostic or a failed check, 2 a wrong command line, 3 a mistake of specc's own,
+128 and the number of the signal that ended it: 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +24,14 @@ from specc.diagnostics import SpeccError
 if TYPE_CHECKING:
     from specc import driver
 
-FINE, FAILED, USAGE, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+FINE, FAILED, USAGE, OUR_FAULT = 0, 1, 2, 3
+INTERRUPTED = 128 + signal.SIGINT
+_SIGNALS: dict[signal.Signals, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+"""What ends a command, which clears away what it began; and how each is handled where nobody has changed that."""
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """What PyTorch says in a RuntimeError where others raise a MemoryError."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -51,34 +59,40 @@ def complain(problem: SpeccError) -> None:
 
 
 class _Interrupts:
-    """Ctrl-C, remembered: Python drops a KeyboardInterrupt that is raised in a destructor, and TVM makes a RuntimeError
-    of one that is raised in a callback, which may be taken for a kernel that cannot be made."""
+    """Ctrl-C and other signals that end a command, remembered: Python drops a KeyboardInterrupt that is raised in a
+    destructor, and TVM makes a RuntimeError of one that is raised in a callback, which may be taken for a kernel that
+    cannot be made."""
 
     def __init__(self) -> None:
-        self.heard = False
+        self.heard: int | None = None
 
     @contextmanager
     def listened(self) -> Iterator[None]:
-        """Hears Ctrl-C in the meantime; not in a thread besides the main one, nor where a program handles it itself."""
-        self.heard = False
+        """Hears them in the meantime; not in a thread besides the main one, nor those that a program handles itself."""
+        self.heard = None
         main = threading.current_thread() is threading.main_thread()
-        if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._hear)
+        free = [number for number, usual in _SIGNALS.items() if main and signal.getsignal(number) is usual]
+        for number in free:
+            signal.signal(number, self._hear)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number in free:
+                signal.signal(number, _SIGNALS[number])
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.heard = True
-        signal.default_int_handler(number, frame)
+        self.heard = number
+        raise KeyboardInterrupt
 
     def check(self) -> None:
         """Raises KeyboardInterrupt where one was heard and dropped."""
-        if self.heard:
+        if self.heard is not None:
             raise KeyboardInterrupt
+
+    def end(self) -> int:
+        """Says that the command was ended; the exit code."""
+        say("interrupted")
+        return 128 + (self.heard or signal.SIGINT)
 
 
 _interrupts = _Interrupts()
@@ -102,8 +116,7 @@ def _guarded(action: Callable[[], int | None]) -> int:
         problem.show()
         return problem.exit_code
     except (KeyboardInterrupt, click.Abort):
-        say("interrupted")
-        return INTERRUPTED
+        return _interrupts.end()
     except BrokenPipeError:
         # Who read our output has gone. What is still buffered must not raise once more at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,9 +130,8 @@ def _guarded(action: Callable[[], int | None]) -> int:
         say(f"error[S0002]: the output cannot be written: {problem.strerror}")
         return FAILED
     except Exception as problem:
-        if _interrupts.heard:  # what TVM says of a callback that did not come to its end
-            say("interrupted")
-            return INTERRUPTED
+        if _interrupts.heard is not None:  # what TVM says of a callback that did not come to its end
+            return _interrupts.end()
         if isinstance(problem, MemoryError) or _NO_MEMORY in str(problem):
             say("error[S0804]: there is less memory than this needs\n   = --shapes makes it smaller")
             return FAILED

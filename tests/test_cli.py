@@ -505,23 +505,25 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_leaves_nothing(spec: str, tmp_path: Path) -> None:
-    """Ctrl-C while kernels are compiled, into an empty cache so that there are some."""
-    goal = tmp_path / "goal" / "a"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_leaves_nothing(spec: str, tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, or another signal, while kernels are compiled, into an empty cache so that there are some."""
+    goal, scratch = tmp_path / "goal" / "a", tmp_path / "scratch"
     goal.parent.mkdir()
-    environment = {**os.environ, "SPECC_CACHE_DIR": str(tmp_path / "cache")}
+    scratch.mkdir()
+    environment = {**os.environ, "SPECC_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(scratch)}
     command = [*SPECC, "compile", f"{spec}:large", "--shapes", "h=64,w=64", "-o", str(goal)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("fusion"):
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest = process.stderr.read()
-    assert process.wait(timeout=60) == terminal.INTERRUPTED, rest
+    assert process.wait(timeout=60) == 128 + number, rest
     assert rest.endswith("interrupted\n")
     assert "Traceback" not in rest
-    assert list(goal.parent.iterdir()) == []
+    assert [*goal.parent.iterdir(), *scratch.iterdir()] == []
 
 
 @pytest.mark.usefixtures("interruptible")
