@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -116,33 +117,85 @@ def _cubic(k: Any, t: Any, dtype: str) -> list[Any]:
     return [outer(t + one), inner(t), inner(one - t), outer(one - t + one)]
 
 
-def _taps(k: Any, origin: tuple[Any, Any], extent: Any, mode: str, dtype: str) -> list[tuple[Any, Any]]:
-    """Indices along one dimension, and their weights."""
+def _around(k: Any, origin: tuple[Any, Any], extent: Any, mode: str, dtype: str) -> tuple[Any, list[Any]]:
+    """The index of the first of the neighbours that make an element along one dimension, and their weights.
+
+    Bicubic neighbours may lie up to two elements outside of the tensor, the last linear one behind it.
+    """
     over, under = origin
     known = isinstance(under, int)
     whole = over // under if known else k.narrow(over // under)
     if mode == "nearest":
-        return [(k.clip(whole, 0, extent - 1), None)]
+        return k.clip(whole, 0, extent - 1), [None]
     if mode != "bicubic":
         over = k.clip(over, 0, (extent - 1) * under)
         whole = over // under if known else k.narrow(over // under)
     unit = k.const(1.0 / under, dtype) if known else k.const(1.0, dtype) / k.number(under, dtype)
-    first, part = whole, k.number(over % under, dtype) * unit
-    weights = _cubic(k, part, dtype) if mode == "bicubic" else [k.const(1.0, dtype) - part, part]
-    start = first - 1 if mode == "bicubic" else first
-    return [(k.clip(start + i, 0, extent - 1), weight) for i, weight in enumerate(weights)]
+    part = k.number(over % under, dtype) * unit
+    if mode == "bicubic":
+        return whole - 1, _cubic(k, part, dtype)
+    return whole, [k.const(1.0, dtype) - part, part]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension of `extent` elements that is resized to `size`: what each element of the result is made of."""
+
+    extent: Dim
+    size: Dim
+    mode: str
+    align: bool
+    scale: float | None
+
+    @property
+    def kept(self) -> bool:
+        """Whether each element of the result is the one at the same place."""
+        return self.scale is None and self.extent == self.size
+
+    @property
+    def taps(self) -> int:
+        """How many neighbours make an element."""
+        return {"nearest": 1, "bicubic": 4}.get(self.mode, 2)
+
+    @property
+    def outside(self) -> tuple[int, int]:
+        """How many places in front of the tensor and behind it the neighbours reach; these are its outermost ones."""
+        return {"nearest": (0, 0), "bicubic": (2, 2)}.get(self.mode, (0, 1))
+
+    @property
+    def step(self) -> Fraction:
+        """How many places of the tensor lie between two neighbours of the result."""
+        extent, size = concrete(self.extent), concrete(self.size)
+        if self.align and self.mode != "nearest":
+            return Fraction(extent - 1, max(1, size - 1))
+        return Fraction(extent, size) if self.scale is None else 1 / _fraction(self.scale)
+
+    def around(self, k: Any, at: Any, dtype: str) -> tuple[Any, list[Any]]:
+        """The index of the first neighbour of element `at` of the result, and the weights of all (none: 1)."""
+        origin = _origin(k, at, self.extent, self.size, self.scale, self.mode, self.align)
+        return _around(k, origin, concrete(self.extent), self.mode, dtype)
+
+
+def axes(t: TensorType, attrs: Attributes) -> list[Axis]:
+    """The dimensions behind the channels of `t`, which is resized."""
+    how = attrs["mode"], attrs["align_corners"], attrs["scale"]
+    return [Axis(extent, goal, *how) for extent, goal in zip(t.shape[2:], attrs["size"], strict=True)]
 
 
 def _resize_compute(
     k: Any, types: Types, x: Any, *, size: Any, mode: str, align_corners: bool, scale: float | None
 ) -> Any:
-    extents, dtype = types[0].shape[2:], types[0].dtype
+    dtype = types[0].dtype
+    each = axes(types[0], {"size": size, "mode": mode, "align_corners": align_corners, "scale": scale})
+
+    def neighbours(axis: Axis, at: Any) -> list[tuple[Any, Any]]:
+        """Their indices and weights along one dimension."""
+        first, weights = axis.around(k, at, dtype)
+        last = concrete(axis.extent) - 1
+        return [(first if weight is None else k.clip(first + i, 0, last), weight) for i, weight in enumerate(weights)]
 
     def element(n: Any, c: Any, *place: Any) -> Any:
-        taps = [
-            _taps(k, _origin(k, at, extent, goal, scale, mode, align_corners), concrete(extent), mode, dtype)
-            for at, extent, goal in zip(place, extents, size)
-        ]
+        taps = [neighbours(axis, at) for axis, at in zip(each, place)]
 
         def value(chosen: tuple[Any, ...], rest: list[list[tuple[Any, Any]]]) -> Any:
             if not rest:
