@@ -47,6 +47,7 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import picking, tiles
 from specc.backends.tvm.kernels.epilogue import Epilogue, operand_packings
 from specc.backends.tvm.kernels.rows import share, take_strips
+from specc.ir.dtypes import HALVES
 from specc.ir.types import block_of, concrete
 from specc.ops.resample import Axis, axes
 from specc.targets import Target
@@ -63,7 +64,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     step = group.step(anchor)
     x, y = group.type(step.operands[0]), step.type
     block = block_of(y.layout)
-    if x.dtype != "float32" or group.result.shape != y.shape or 0 in (*x.concrete, *y.concrete):
+    if x.dtype not in ("float32", *HALVES) or group.result.shape != y.shape or 0 in (*x.concrete, *y.concrete):
         return None
     if block not in (0, target.lanes) or block_of(group.result.layout) != block:
         return None
@@ -178,7 +179,7 @@ class _Resize:
         room = -(-size // self.lanes) * self.lanes
         first = T.alloc_buffer((room,), "int32")
         weights = T.alloc_buffer((axis.taps, room), "float32") if axis.taps > 1 else None
-        for start, count, lanes in _vectors(room, self.lanes):
+        for start, count, lanes in tiles.vectors(room, self.lanes):
             with emitter.serial(count) as number, emitter.lanes(lanes) as lane:
                 place = start + number * self.lanes + lane
                 at = tirx.min(place, size - 1)
@@ -281,7 +282,7 @@ class _Plain(_Resize):
 
     def fill(self, row: Any, made: Made) -> None:
         emitter = self.emitter
-        for start, count, lanes in _vectors(self.width, self.lanes):
+        for start, count, lanes in tiles.vectors(self.width, self.lanes):
             with emitter.serial(count) as number, emitter.lanes(lanes) as lane:
                 x = start + number * self.lanes + lane
                 emitter.store(row, made(x, lane), [self.front + x])
@@ -291,7 +292,7 @@ class _Plain(_Resize):
 
     def finish(self, place: Index, last: _Table, row: Any, made: Made) -> None:
         emitter, group = self.emitter, self.emitter.group
-        for start, count, lanes in _vectors(self.places[-1], self.lanes):
+        for start, count, lanes in tiles.vectors(self.places[-1], self.lanes):
             with emitter.serial(count) as number:
                 first = start + number * self.lanes
                 held = self._picked(last, row, first) if row is not None and self.pick else None
@@ -337,9 +338,3 @@ def _weighted(terms: Sequence[tuple[Any, Any]]) -> Any:
     for value, weight in terms[1:]:
         total = total + value * weight
     return total
-
-
-def _vectors(length: int, lanes: int) -> list[tuple[int, int, int]]:
-    """`length` in vectors: where each run of them starts, how many they are, and how long each."""
-    whole, rest = divmod(length, lanes)
-    return [run for run in ((0, whole, lanes), (whole * lanes, 1, rest)) if run[1] and run[2]]

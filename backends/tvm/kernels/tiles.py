@@ -96,6 +96,12 @@ def runs(length: int, size: int) -> list[tuple[int, int, int]]:
     return found
 
 
+def vectors(length: int, lanes: int) -> list[tuple[int, int, int]]:
+    """`length` in vectors: where each run of them starts, how many they are, and how many lanes each has."""
+    whole, rest = divmod(length, lanes)
+    return [run for run in ((0, whole, lanes), (whole * lanes, 1, rest)) if run[1] and run[2]]
+
+
 def spans(length: int, pixels: int, taps: int, stride: int, dilation: int, padding: int, extent: int) -> list[Span]:
     """The tiles of a row of `length` results, alike neighbours joined.
 

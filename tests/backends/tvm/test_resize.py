@@ -11,6 +11,7 @@ import specc
 from specc import targets
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
+from specc.backends.tvm.group import Input
 from specc.backends.tvm.kernels import resize
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
@@ -64,6 +65,18 @@ def test_what_follows_in_the_same_kernel(target: Target) -> None:
             check(program(operands, *steps), resize.lower, target)
         by_scale = {"size": (8, 14), "mode": "bilinear", "scale": 1.6}
         check(program([tensor(1, 20, 5, 9, layout=layout)], ("resize", (0,), by_scale)), resize.lower, target)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_operands_of_16_bits(mode: str) -> None:
+    for target in WIDTHS:
+        for layout in ("", target.blocked_layout):
+            for size in ((10, 14), (5, 4)):
+                x = Input(TensorType((1, 20, 5, 7), "bfloat16", layout))
+                check(
+                    program([x], resized(mode, size), ("cast", (1,), {"dtype": "bfloat16"})), resize.lower, target, 8e-3
+                )
+                check(program([x], resized(mode, size)), resize.lower, target)
 
 
 @pytest.mark.parametrize("name", ["aarch64", "armv7", "riscv64", "riscv64-v"])
