@@ -34,9 +34,11 @@ def matches(graph: Graph, hosts: Sequence[Sequence[int]], identity: int) -> bool
 
 
 def convolutions(graph: Graph, members: Sequence[int]) -> list[int]:
-    """The members of a group that are not elementwise; none where one of them is no dense 1x1 convolution."""
+    """The members of a group that are not elementwise; none where one of them is no dense 1x1 convolution, or of what
+    the group computes itself."""
     found = [member for member in members if not graph.node(member).record.elementwise]
-    return found if all(_is_product(graph, member) for member in found) else []
+    first = [graph.operands(member)[0].node not in members for member in found]
+    return found if all(first) and all(_is_product(graph, member) for member in found) else []
 
 
 def _is_product(graph: Graph, identity: int) -> bool:

@@ -42,7 +42,7 @@ from specc.ir.cost import macs_of, nominal_bytes
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
-from specc.passes import addends, expansion, separable
+from specc.passes import addends, expansion, scaled, separable
 from specc.passes.attention import attentions, rounds
 from specc.passes.rewrite import Event, Journal
 
@@ -199,6 +199,11 @@ KINDS = (
         "depthwise-separable convolution",
         lambda joint: bool(joint.cache or joint.blocks) and joint.anchor == "conv2d" and _is_separable(joint),
         _inseparable,
+    ),
+    Kind(
+        "scaled convolution",
+        lambda joint: bool(joint.cache) and scaled.matches(joint.graph, joint.members, joint.node),
+        lambda joint: _sole(joint) or scaled.refusal(joint.graph, joint.members, joint.node, joint.cache),
     ),
     Kind("conversion of layout", lambda joint: joint.user.op == "convert_layout", _same_shape),
     Kind("epilogue", lambda joint: joint.user.record.elementwise, _same_shape),

@@ -98,7 +98,7 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
         heavy = [op for op in heavy if op in _HEAVY]
         if heavy:
             return f"`{heavy[0]}` takes as long as what one kernel would save"
-        if _goes_on(graph, identity, cache) > nominal_bytes(graph, between):
+        if goes_on(graph, identity, cache) > nominal_bytes(graph, between):
             return "it joins the depthwise convolution behind it, which saves more"
         return _too_near(source, graph.type(between), result, graph.type(weights[0]), cache)
     outputs = result.concrete[1]
@@ -107,7 +107,7 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
     return None
 
 
-def _goes_on(graph: Graph, identity: int, cache: int) -> int:
+def goes_on(graph: Graph, identity: int, cache: int) -> int:
     """The bytes that a 1x1 convolution hands to a depthwise convolution that it can be the expansion of; 0: to none."""
     members = [identity, *_behind(graph, identity)]
     for user, _ in graph.users(Value(members[-1])):

@@ -386,6 +386,62 @@ def test_why_a_1x1_convolution_stays_alone_on_a_processor(given: dict[str, Any],
     assert len(found) == 1 and found[0] and reason in found[0]
 
 
+def excited(product: str = "mul(x, %1)", outputs: int = 8, last: str = "", height: int = 6) -> Graph:
+    """A squeeze-excite, its `product` with the picture, and a 1x1 convolution of that with a residual."""
+    return parse_graph(
+        f"""
+        graph Net
+        input x: float32[1, 8, {height}, 6]
+        input y: float32[1, {outputs}, {height}, 6]
+        input u: float32[8, 8, 1, 1]
+        param v: float32[8, 8, 1, 1] kaiming
+        param w: float32[{outputs}, 8, 1, 1] kaiming
+        %0: float32[1, 8, 1, 1] = mean(x) {{axes=(2, 3); keep=True}}
+        %1: float32[1, 8, 1, 1] = sigmoid(%0)
+        %2: float32[1, 8, {height}, 6] = {product}
+        %3: float32[1, {outputs}, {height}, 6] = conv2d(%2, @w)
+        %4: float32[1, {outputs}, {height}, 6] = add(%3, y)
+        {last or "return %4"}
+        """
+    )
+
+
+def test_a_1x1_convolution_joins_the_product_of_a_picture_and_scales() -> None:
+    for product in ("mul(x, %1)", "mul(%1, x)"):
+        graph, journal = layout(excited(product), 8), Journal()
+        check_pass(lambda each: fuse(each, cache=1 << 20), graph)
+        assert ["mul", "conv2d", "convert_layout", "add"] in groups(fuse(graph, journal=journal, cache=1 << 20))
+        assert [e.reason for e in journal.events if e.rule == "scaled convolution of mul"] == [None]
+        for none in ({"cache": 0}, {"blocks": True}):
+            assert ["mul"] in groups(fuse(graph, **none))
+
+
+def test_a_1x1_convolution_of_a_product_is_no_addend() -> None:
+    last = "%5: float32[1, 8, 6, 6] = conv2d(x, @v)\n%6: float32[1, 8, 6, 6] = add(%3, %5)\nreturn %6"
+    found = groups(fuse(layout(excited(last=last), 8), cache=1 << 20))
+    assert ["mul", "conv2d"] in found
+
+
+DEEP = """param t: float32[8, 1, 3, 3] kaiming
+        %5: float32[1, 8, 38, 4] = conv2d(%3, @t) {groups=8}
+        return %5"""
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"last": "%5: float32[1, 8, 6, 6] = conv2d(%2, @v)\nreturn %4, %5"}, "what `mul` makes is used 2 times"),
+        ({"outputs": 19}, "weights of 19 outputs take as long to scale as 36 pixels"),
+        ({"last": DEEP, "height": 40}, "it joins the depthwise convolution behind it"),
+    ],
+)
+def test_why_a_1x1_convolution_stays_behind_its_product(given: dict[str, Any], reason: str) -> None:
+    journal = Journal()
+    fuse(layout(excited(**given), 8), journal=journal, cache=5_000)
+    found = [event.reason for event in journal.events if event.rule == "scaled convolution of mul"]
+    assert found and all(each and reason in each for each in found)
+
+
 def test_an_inverted_residual_is_one_group_where_a_cache_does_not_hold_what_is_between() -> None:
     graph = layout(inverted(sources=8, height=40), 8)
     check_pass(lambda each: fuse(each, cache=7_500), graph)

@@ -364,7 +364,7 @@ class Convolution:
 
     def _steps(self, acc: Any, place: Place, channel: Any, r: Any, s: int, lane: Any) -> None:
         """One tap of all channels of one block of the chunk, tap number `r` of those that lie inside the input."""
-        emitter, g, blocks, count = self.emitter, self.geometry, place.blocks, len(place.blocks)
+        emitter, g, blocks, count = self.emitter, self.geometry, self._filters(place), len(place.blocks)
         tap, number = place.low + r, channel
         channel = place.chunk * self.channels + number
         unroll, iterations = self.unroll, self.inner // self.depth // self.unroll
@@ -408,6 +408,10 @@ class Convolution:
                             weight = emitter.load(self.operands[1], block, channel, tap, s, i_lane, lane)
                         position = [i * count + j, lane]
                         emitter.store(acc, acc[tuple(position)] + value * weight, position)
+
+    def _filters(self, place: Place) -> Sequence[Any]:
+        """Which blocks of the weights are those of a tile's output blocks."""
+        return place.blocks
 
     def _iterations(self, channel: Any, whole: int) -> Any:
         """How often the innermost loop runs for a block of channels, `whole` times for a full one: channels that are
