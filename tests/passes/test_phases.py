@@ -39,7 +39,7 @@ def left(graph: Graph) -> str:
 
 def kernel(graph: Graph) -> tuple[object, ...]:
     """The shape of the weight of the one convolution."""
-    (conv,) = (identity for identity in graph.live() if graph.node(identity).op == "conv2d")
+    (conv,) = (identity for identity in graph.live() if graph.node(identity).op in ("conv2d", "conv3d"))
     return graph.type(graph.operands(conv)[1]).shape
 
 
@@ -126,6 +126,18 @@ CASES: dict[str, tuple[Graph, str, tuple[int, ...]]] = {
         "conv2d permute slice slice",
         (8, 3, 2, 2),
     ),
+    "volumes": (
+        transposed(
+            "2, 3, 2, 4, 3",
+            "3, 2, 4, 3, 2",
+            "2, 2, 4, 8, 6",
+            "stride=(2, 2, 2); padding=(1, 1, 0, 1, 1, 0); output_padding=(0, 1, 0)",
+            bias="2",
+            op="conv_transpose3d",
+        ),
+        "conv3d permute slice slice",
+        (16, 3, 2, 2, 1),
+    ),
 }
 
 
@@ -151,7 +163,7 @@ def test_a_batch_norm_behind_the_shuffle_goes_into_the_weights(target: str) -> N
     assert left(found) == "conv2d permute"
 
 
-@given(seed=st.integers(0, 10**6), op=st.sampled_from(("conv_transpose1d", "conv_transpose2d")))
+@given(seed=st.integers(0, 10**6), op=st.sampled_from(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")))
 @settings(max_examples=60, deadline=None)
 def test_every_attribute(seed: int, op: str) -> None:
     """Equal numbers; without a dilation never more taps for an element than the kernel has, with one a few times."""
@@ -162,10 +174,9 @@ def test_every_attribute(seed: int, op: str) -> None:
     journal = Journal()
     found = check_pass(lambda each: phases(each, journal), graph)
     assert not journal.refused
-    assert found.count("conv2d") == 1
-    taps = (1, *weights[0].shape[2:])[-2:]
+    taps = (1, *weights[0].shape[2:])[-3 if op == "conv_transpose3d" else -2 :]
     more = 1 if set(attrs["dilation"]) == {1} else 4
-    assert all(have <= more * most for have, most in zip(kernel(found)[2:], taps))
+    assert all(have <= more * most for have, most in zip(kernel(found)[2:], taps, strict=True))
 
 
 def test_a_dilation_far_above_the_stride_stays() -> None:
