@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ Given = Array | DeviceTensor
 
 _BAD_SHAPE = 6
 """`SPECC_BAD_SHAPE` of specc.h."""
+
+_BYTE = np.dtype(np.uint8)
 
 
 class _Call(ctypes.Structure):
@@ -112,7 +115,11 @@ class ModelSize:
 class Model:
     """A `specc_model`: a library that is loaded, on its weights. Raises S0905 where the one or the others do not fit.
 
-    `arena_bytes` is what it allocates for the tensors in between: enough for each of its `sizes`.
+    `arena_bytes` is what it allocates for the tensors in between: enough for each of its `sizes`. As in C, one thread
+    at a time may use it.
+
+    A network's weights drive Python's code and objects out of the caches, so that each step beside the kernels waits
+    for memory. What can be known of a size is therefore kept.
     """
 
     def __init__(self, library: bytes, weights: Sequence[Array], threads: int = 1) -> None:
@@ -139,7 +146,10 @@ class Model:
             raise error("S0905", f"`{about.network.decode()}` cannot be opened: {self._words(problem)}")
         self._handle = handle.value
         loaded.specc_set_threads(self._handle, threads)
-        self._size = self._now()
+        self._specc_run = loaded.specc_run
+        self._given, self._wanted = ((ctypes.c_void_p * (count + 1))() for count in self._counts)
+        self._tables = ctypes.addressof(self._given), ctypes.addressof(self._wanted)
+        self._renew()
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
@@ -152,18 +162,25 @@ class Model:
     def at(self, shapes: Sequence[tuple[int, ...]]) -> ModelSize:
         """The size for inputs of these shapes, at which it computes from now on; raises S0911 where there is none, and
         S0907 where there is no memory for it."""
-        if shapes != self._size.shapes:
+        if shapes != self._shapes:
             extents = [(ctypes.c_int64 * (len(shape) + 1))(*shape) for shape in shapes]
             table = (ctypes.c_void_p * (len(shapes) + 1))(*map(ctypes.addressof, extents))
             if problem := self._library.specc_set_shapes(self._handle, table):
                 code = "S0911" if problem == _BAD_SHAPE else "S0907"
                 raise error(code, f"the network cannot be run on {shapes}: {self._words(problem)}")
-            self._size = self._now()
+            self._renew()
         return self._size
 
     def _now(self) -> ModelSize:
         """The size at which it computes."""
         return ModelSize.of(self._library.specc_get_size(self._handle).contents, *self._counts)
+
+    def _renew(self) -> None:
+        """Keeps what a run needs to know of the size at which it computes now."""
+        self._size = self._now()
+        self._shapes = self._size.shapes
+        outputs = [(spec.shape, np.dtype(spec.dtype)) for spec in self._size.outputs]
+        self._results = [(shape, dtype, math.prod(shape) * dtype.itemsize + ALIGNMENT) for shape, dtype in outputs]
 
     def run(
         self, inputs: Sequence[Given], seconds: Array | None = None, outputs: Sequence[Given] | None = None
@@ -172,14 +189,29 @@ class Model:
 
         With `outputs`, the results go there. Raises S0907.
         """
-        size = self.at([each.shape for each in inputs])
-        arrays = [each if isinstance(each, DeviceTensor) else np.ascontiguousarray(each) for each in inputs]
-        made = [] if outputs is not None else [aligned_empty(spec.shape, spec.dtype) for spec in size.outputs]
-        given, wanted = _addresses(arrays), _addresses(made if outputs is None else outputs)
-        if seconds is None:
-            problem = self._library.specc_run(self._handle, given, wanted)
+        self.at([each.shape for each in inputs])
+        given, wanted = self._given, self._wanted
+        held: list[Array] = []
+        for number, each in enumerate(inputs):
+            if not isinstance(each, DeviceTensor) and not each.flags.c_contiguous:
+                each = np.ascontiguousarray(each)
+                held.append(each)
+            given[number] = _address(each)
+        made: list[Array] = []
+        if outputs is None:
+            for number, (shape, dtype, room) in enumerate(self._results):
+                memory = np.empty(room, _BYTE)
+                address = _address(memory)
+                start = -address % ALIGNMENT
+                wanted[number] = address + start
+                made.append(np.ndarray(shape, dtype, memory, start))
         else:
-            problem = self._library.specc_profile(self._handle, given, wanted, seconds.ctypes.data)
+            for number, output in enumerate(outputs):
+                wanted[number] = _address(output)
+        if seconds is None:
+            problem = self._specc_run(self._handle, *self._tables)
+        else:
+            problem = self._library.specc_profile(self._handle, *self._tables, _address(seconds))
         if problem:
             raise error("S0907", f"the network fails while it runs: {self._words(problem)}")
         return made
@@ -188,16 +220,13 @@ class Model:
 def aligned_empty(shape: Sequence[int], dtype: Any) -> Array:
     """A new array whose memory is aligned as the kernels want it; the driver would copy any other."""
     dtype = np.dtype(dtype)
-    count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    room = np.empty(count + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    array: Array = room[start : start + count].view(dtype).reshape(shape)
-    return array
+    memory = np.empty(math.prod(shape) * dtype.itemsize + ALIGNMENT, _BYTE)
+    return np.ndarray(shape, dtype, memory, -_address(memory) % ALIGNMENT)
 
 
-def _addresses(arrays: Sequence[Given]) -> Any:
-    places = (each.address if isinstance(each, DeviceTensor) else each.ctypes.data for each in arrays)
-    return (ctypes.c_void_p * (len(arrays) + 1))(*places)
+def _address(tensor: Given) -> int:
+    """Where a tensor lies. Of an array, that is `ctypes.data`, without the Python code behind that."""
+    return tensor.address if isinstance(tensor, DeviceTensor) else tensor.__array_interface__["data"][0]
 
 
 def _together(arrays: Sequence[Array]) -> tuple[int, int, list[Array]]:

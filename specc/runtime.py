@@ -29,6 +29,9 @@ from specc.manifest import Manifest, TensorSpec
 from specc.model import Given, Model
 from specc.targets import shortfall
 
+_Seen = tuple[Any, tuple[int, ...]]
+"""The type and the shape of an input that has passed all checks."""
+
 
 class Artifact:
     """A compiled network. Call it with arrays, in order or by name; the result is a list of arrays.
@@ -43,6 +46,7 @@ class Artifact:
         self._threads = check_threads(threads)
         self._lock = threading.Lock()
         self._model: Model | None = None
+        self._seen: tuple[_Seen, ...] | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -94,8 +98,8 @@ class Artifact:
             model.run(inputs, seconds)
         return [float(second) for second in seconds]
 
-    def _run(self, inputs: list[Given]) -> list[Array]:
-        model = self._loaded()
+    def _run(self, inputs: Sequence[Given]) -> list[Array]:
+        model = self._model or self._loaded()
         with self._lock:
             return model.run(inputs)
 
@@ -139,8 +143,21 @@ class Artifact:
                 raise _misfit("S0918", self.manifest, f"the output `{spec.name}` is no dense array that can be written")
         return outputs
 
-    def _inputs(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> list[Given]:
-        """The inputs in order; raises S0910, S0911, S0912 or S0913 unless they are those of the interface at a size."""
+    def _inputs(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> Sequence[Given]:
+        """The inputs in order; raises S0910, S0911, S0912 or S0913 unless they are those of the interface at a size.
+
+        Arrays of the same types and shapes as the last ones need no other look. That is most calls, and this code comes
+        from memory each time, as the network's weights drive it out of the caches.
+        """
+        seen = self._seen
+        if seen is None or named or len(arrays) != len(seen):
+            return self._checked(arrays, named)
+        for array, (dtype, shape) in zip(arrays, seen):
+            if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+                return self._checked(arrays, named)
+        return arrays
+
+    def _checked(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> list[Given]:
         specs = self.manifest.inputs
         names = [spec.name for spec in specs]
         if len(arrays) > len(specs):
@@ -160,6 +177,8 @@ class Artifact:
             if all(spec.takes(array.shape) for spec, array in zip(size.inputs, inputs)):
                 for spec, array in zip(size.inputs, inputs):
                     _check_domain(self.manifest, spec, array)
+                if all(spec.domain is None for spec in size.inputs):
+                    self._seen = tuple((array.dtype, array.shape) for array in inputs)
                 return inputs
         raise _no_size(self.manifest, inputs)
 

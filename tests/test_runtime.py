@@ -68,7 +68,8 @@ def test_inputs_of_any_alignment_and_order_in_memory(path: Path) -> None:
     shifted[...] = image
     frozen = image.copy()
     frozen.flags.writeable = False
-    for same in (shifted, np.asfortranarray(image), image[:, ::-1].copy()[:, ::-1], frozen):
+    kind = image.view(np.memmap)
+    for same in (shifted, np.asfortranarray(image), image[:, ::-1].copy()[:, ::-1], frozen, kind):
         assert np.array_equal(artifact(same)[0], expected)
 
 
@@ -100,7 +101,10 @@ def test_results_belong_to_the_caller(path: Path) -> None:
     ],
 )
 def test_wrong_inputs(path: Path, call: object, code: str) -> None:
-    assert code_of(lambda: call(runtime.open(path))) == code  # type: ignore[operator]
+    artifact = runtime.open(path)
+    assert code_of(lambda: call(artifact)) == code  # type: ignore[operator]
+    artifact(tiny.image())
+    assert code_of(lambda: call(artifact)) == code, "behind a call that was right"  # type: ignore[operator]
 
 
 def test_a_misspelt_input_gets_a_hint(path: Path) -> None:
