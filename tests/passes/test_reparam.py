@@ -617,6 +617,16 @@ REFUSALS: dict[str, tuple[Build, dict[str, int], str]] = {
         {"conv2d": 1, "add": 1},
         "the branches differ in shape",
     ),
+    "frozen terms whose sum is more than they are": (
+        lambda g, x: total(
+            g,
+            g.apply("relu", [g.apply("expand", [x], {"shape": (200, 2, 6, 7, 5)})]),
+            g.parameter("positions", TensorType((6, 7, 5)), "ones"),
+            g.parameter("mask", TensorType((200, 1, 1, 7, 5)), "ones"),
+        ),
+        {"expand": 1, "relu": 1, "add": 2},
+        "more to read",
+    ),
     "a scale that differs within a channel": (
         lambda g, x: scale(g, conv(g, x, 4, "a", k=3), 7, 5),
         {"conv2d": 1, "mul": 1},

@@ -12,7 +12,8 @@ row of scores fits the cache here, so no partial softmax has to be corrected.)
 
 q, k and v are read where they lie: slices, reshapes, permutes and rolls of a joint projection are index arithmetic,
 likewise those behind. v is read best where its last dimension is contiguous. Rows at unequal distances, as windows of a
-picture have them, are copied in front of their products, keys and values in one loop (`offsets`).
+picture have them, are copied in front of their products, keys and values in one loop (`offsets`), and asked for while
+the head before is computed (`gathering`).
 
 Every tile of the second product reads all of v. Rows of a joint projection lie far apart (4608 bytes in ViT-S), each on
 a page of its own, and share few sets of the first-level cache. Where this cache does not keep them (`offsets`), a
@@ -37,12 +38,13 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Registers, Template
-from specc.backends.tvm.expression import Scalar
+from specc.backends.tvm.expression import Scalar, writing_c
 from specc.backends.tvm.group import Group, Step
-from specc.backends.tvm.kernels import offsets, tiles
+from specc.backends.tvm.kernels import fetch, gathering, offsets, tiles
 from specc.backends.tvm.kernels.heads import head_at, strips_of, whole_or_rest
 from specc.backends.tvm.kernels.products import multiply_add
 from specc.backends.tvm.kernels.together import Exponentials, beside
+from specc.backends.tvm.kernels.transposition import SIZE
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
 from specc.ops.shape import moved
@@ -86,19 +88,25 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     several = queries > vectors * target.lanes
     scattered = several and target.vectors and offsets.scattered(group, value, target)
     copied = (several or uneven) and choices.take("copied", (True, False), scattered or uneven)
-    plan = Plan(vectors, accumulators, copied, copied and uneven)
+    gathered = copied and uneven
+    turned = target.lanes == SIZE and offsets.in_runs(group, query)
+    ahead = gathered and fetch.pays(target) and choices.take("ahead", (True, False), True)
+    plan = Plan(vectors, accumulators, copied, gathered, turned, ahead)
     return Template(lambda emitter: _Attention(emitter, parts, plan, target).emit(), packings)
 
 
 @dataclass(frozen=True)
 class Plan:
     """How attention is computed: vectors of queries in a block, accumulators of a tile of scores, and whether the
-    values of a head are copied before they are read, or all of a head is."""
+    values of a head are copied before they are read, or all of a head is; whether queries are transposed in registers,
+    and the rows of the next head asked for."""
 
     vectors: int
     accumulators: int
     copied: bool
     gathered: bool
+    turned: bool
+    ahead: bool
 
 
 def parts_of(group: Group) -> Parts | None:
@@ -159,7 +167,7 @@ class _Attention:
     def __init__(self, emitter: Emitter, parts: Parts, plan: Plan, target: Target) -> None:
         self.emitter, self.group, self.parts, self.target = emitter, emitter.group, parts, target
         self.vectors, self.accumulators, self.copied = plan.vectors, plan.accumulators, plan.copied
-        self.gathered = plan.gathered
+        self.gathered, self.ahead, self.turned = plan.gathered, plan.ahead, plan.turned and not writing_c()
         self.lanes = target.lanes
         self.query, self.key = self.group.step(parts.scores).operands
         self.weights, self.value = self.group.step(parts.mixed).operands
@@ -170,6 +178,8 @@ class _Attention:
         """Terms of the second product: with the row of zeros behind the keys, if there is one."""
         self.copy: Any = None
         self.key_copy: Any = None
+        self.following: Index | None = None
+        """The leading indices of the next head's result, where its rows are asked for."""
 
     def emit(self) -> None:
         """The pieces: all heads, with the blocks of their queries."""
@@ -179,6 +189,10 @@ class _Attention:
         with emitter.parallel(prod(self.lead) * strips) as work:
             head, strip = emitter.divmod(work, strips)
             lead = head_at(emitter, head, self.lead)
+            if self.ahead and strips == 1 < prod(self.lead):
+                last = prod(self.lead) - 1
+                following = emitter.bind(T.Bind(tirx.min(head + 1, last)), last + 1)
+                self.following = head_at(emitter, following, self.lead)
             if self.copied:
                 self._copy(lead, self._leads(lead)[1])
             with emitter.strip(blocks, strips, strip) as block:
@@ -197,14 +211,18 @@ class _Attention:
         if self.terms > self.keys:
             self._row(self.copy, self.keys, self.width, lambda column: tirx.const(0.0, "float32"))
 
-    def _row(self, buffer: Any, row: Any, width: int, value: Callable[[Any], Any]) -> None:
-        """A row of a copy, in vectors and what is left."""
-        emitter, whole = self.emitter, width // self.lanes
-        for start, count, lanes in ((0, whole, self.lanes), (whole * self.lanes, 1, width % self.lanes)):
-            if count and lanes:
-                with emitter.serial(count) as v, emitter.lanes(lanes) as lane:
-                    column = start + v * lanes + lane
-                    emitter.store(buffer, value(column), [row, column])
+    def _row(self, buffer: Any, number: Any, width: int, value: Callable[[Any], Any]) -> None:
+        gathering.row(self.emitter, buffer, number, width, self.lanes, value)
+
+    def _request(self, first: Any, count: int) -> None:
+        """Asks for so many rows of the next head's queries, keys and values, as far as there are as many of each."""
+        assert self.following is not None
+        lead, scores_lead = self.following, self._leads(self.following)[1]
+        for j in (first + i for i in range(count)):
+            gathering.request(self.emitter, self.key, (*scores_lead, 0, j), -2, self.depth)
+            gathering.request(self.emitter, self.value, (*lead, j, 0), -1, self.width)
+            if self.queries == self.keys:
+                gathering.request(self.emitter, self.query, (*scores_lead, j, 0), -1, self.depth)
 
     def _at(self, value: int, index: Index) -> Any:
         return self.emitter.evaluate(value, index, self._leaf)
@@ -248,6 +266,13 @@ class _Attention:
         attention of ViT-S took 8 % longer.
         """
         emitter, lanes = self.emitter, self.lanes
+        if self.turned:
+
+            def value(i: Any, d: Any) -> Any:
+                return self._at(self.query, (*lead, first + i, d))
+
+            gathering.columns(emitter, query, rows, self.depth, value)
+            return
         held = T.alloc_buffer((rows, self.depth), "float32") if self.gathered else None
         if held is not None:
             with emitter.serial(rows) as i:
@@ -282,6 +307,8 @@ class _Attention:
         def vector(d: Any, c: int) -> Any:
             return query[d, c * lanes + lane]
 
+        if self.following is not None and 2 * rows > self.queries:
+            self._request(key, size)
         multiply_add(emitter, accumulators, size, vectors, lane, self.depth, factor, vector)
         scored = self.group.step(self.parts.softmax).operands[0]
         for i in range(size):

@@ -24,6 +24,12 @@ def even(group: Group, value: int, axis: int) -> bool:
     return bool(np.all(apart == np.take(apart, [0], axis)))
 
 
+def in_runs(group: Group, value: int) -> bool:
+    """Whether the elements of each row are neighbours in the input from which they are moved, or scaled."""
+    found = _found(group, value, scaled=True)
+    return found is not None and bool(np.all(np.diff(found, axis=-1) == 1))
+
+
 def scattered(group: Group, value: int, target: Target) -> bool:
     """Whether the rows of a head's values are computed whenever they are read, or lie apart and fill more than half of
     the lines that the first-level cache has for them."""

@@ -24,7 +24,7 @@ _STEPS = (8, 4, 2, 1)
 
 
 def transposed(rows: Sequence[Any]) -> list[Any]:
-    """The columns of a matrix, as vectors, given its 16 rows."""
+    """The columns of a matrix, as vectors of 32 bits a number, given its 16 rows."""
     vectors = list(rows)
     for step in _STEPS:
         for i in range(SIZE):

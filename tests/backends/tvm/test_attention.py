@@ -14,8 +14,9 @@ from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
 from specc import targets
 from specc.backends.tvm.choices import Choices
+from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels import attention
+from specc.backends.tvm.kernels import attention, gathering
 from specc.targets import Target
 
 EXTENTS = st.sampled_from((1, 2, 3, 7, 16, 17, 31, 33, 49))
@@ -127,3 +128,46 @@ def test_a_roll_written_the_wrong_way_is_found(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(attention, "rolled", lambda i, shape, by, axes: true(i, shape, [-each for each in by], axes))
     with pytest.raises(AssertionError):
         check(shifted(6, 3, 1, 1, 8), attention.lower, NATIVE, tolerance(8))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_rows_of_the_next_head_are_asked_for(ahead: bool) -> None:
+    group, target = shifted(14, 7, 3, 2, 24), targets.find("x86-64-v4")
+    template = attention.lower(group, target, Choices({"ahead": ahead}))
+    assert template is not None
+    assert ("prefetch" in str(kernel_of(group, template).function)) == ahead
+    check(group, attention.lower, NATIVE, tolerance(24), configuration={"ahead": ahead})
+
+
+def test_sequences_of_equal_distances_are_read_in_place() -> None:
+    group = joint(1, 49, 2, 24)
+    template = attention.lower(group, targets.find("x86-64-v4"), Choices())
+    assert template is not None
+    assert "prefetch" not in str(kernel_of(group, template).function)
+
+
+@pytest.mark.parametrize(("rows", "depth"), [(1, 5), (16, 16), (21, 40), (64, 7), (70, 64)])
+def test_queries_are_transposed_in_registers(rows: int, depth: int) -> None:
+    """Rows and dimensions beside whole vectors, those of several blocks, on every target that has vectors of 16."""
+    check(plain((2,), rows, 19, depth, 24), attention.lower, NATIVE, tolerance(depth))
+
+
+@pytest.mark.skipif(NATIVE.lanes != 16, reason="queries are transposed in vectors of 16")
+def test_a_wrong_transpose_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "transposed", lambda rows: list(rows))
+    with pytest.raises(AssertionError):
+        check(plain((2,), 21, 19, 20, 24), attention.lower, NATIVE, tolerance(20))
+
+
+@pytest.mark.skipif(NATIVE.lanes != 16, reason="queries are transposed in vectors of 16")
+def test_only_queries_in_runs_are_transposed_in_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries that lie as columns are vectors already."""
+    operands = [tensor(2, 20, 21), tensor(2, 20, 19), tensor(2, 19, 24)]
+    steps: list[Any] = [
+        ("permute", (0,), {"order": (0, 2, 1)}),
+        ("matmul", (3, 1), {}),
+        ("softmax", (4,), {"axis": -1}),
+        ("matmul", (5, 2), {}),
+    ]
+    monkeypatch.setattr(gathering, "transposed", lambda rows: list(rows))
+    check(program(operands, *steps), attention.lower, NATIVE, tolerance(20))
