@@ -26,6 +26,7 @@ class Packing:
                         four neighbours of i for each o
     pairs               [o, i, ...] -> [ceil(o / block), ceil(i / inner), ..., inner / 2, block * 2], zeros beyond: two
                         neighbours of i for each o, which a kernel reads as one number of 32 bits
+    interleaved         as pairs; the two neighbours of i are numbers of their own, in lanes side by side
     lowered             as dot, with a vector before all others: for each o, 128 times the sum of its elements, the
                         bytes of an int32
     depthwise           [c, 1, kh, kw] -> [ceil(c / block), kh, kw, block], zeros beyond
@@ -119,6 +120,9 @@ class Packing:
         blocks = a.reshape(o // self.block, self.block, i // self.inner, self.inner // 2, 2, *kernel)
         packed = blocks.transpose(0, 2, *range(5, blocks.ndim), 3, 1, 4)
         return packed.reshape(*packed.shape[:-2], self.block * 2)
+
+    def _interleaved(self, a: NDArray[Any]) -> NDArray[Any]:
+        return self._pairs(a)
 
     def _lowered(self, a: NDArray[Any]) -> NDArray[Any]:
         packed = self._dot(a)

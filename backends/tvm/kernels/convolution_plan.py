@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from specc.backends.tvm.choices import Choices
@@ -142,34 +143,39 @@ def take_unroll(choices: Choices, steps: int, unroll: int = UNROLL) -> int:
     return choices.take("unroll", [u for u in (2, 1, 4) if steps % u == 0], unroll if steps % unroll == 0 else 1)
 
 
-def geometry_of(group: Group, anchor: int, target: Target, choices: Choices) -> Geometry:
-    """The extents of the convolution that is a group's anchor."""
+def geometry_of(
+    group: Group, anchor: int, target: Target, choices: Choices, cost: Callable[[int], float] | None = None
+) -> Geometry:
+    """The extents of the convolution that is a group's anchor; `cost` are the cycles of rows of so many pixels, if they
+    are not those of two output blocks."""
     step = group.step(anchor)
     n, c, h, w = group.type(step.operands[0]).concrete
     _, o, oh, ow = step.type.concrete
     kernel = group.type(step.operands[1]).concrete[2:]
     stride, dilation, padding = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"]
     if kernel == (1, 1) == stride and not any(padding) and flattens(group):
-        columns = _factor(h * w, n * -(-o // (2 * target.lanes)), target, choices)
+        others = n * -(-o // (2 * target.lanes))
+        columns = _factor(h * w, others, choices, cost or (lambda pixels: _cycles(pixels, target)))
         rows = h * w // columns
         return Geometry(n, c, rows, columns, o, rows, columns, (1, 1), (1, 1), (1, 1), (0, 0), True)
     return Geometry(n, c, h, w, o, oh, ow, (kernel[0], kernel[1]), stride, dilation, padding[:2], False)
 
 
-def _factor(pixels: int, others: int, target: Target, choices: Choices) -> int:
+def _cycles(columns: int, target: Target) -> float:
+    """Cycles for a step of the reduction over a row and two output blocks."""
+    return tiles.row_cost(columns, 2, tiles.choose(columns, 2, target), target)
+
+
+def _factor(pixels: int, others: int, choices: Choices, cost: Callable[[int], float]) -> int:
     """How many pixels of a flattened image make a row: a divisor of all that tiles well.
 
     Rows are shared out among threads, so up to 64 pixels a row are as good as any; but nothing is lost by long rows
     where only these tile well (49 = 13 + 12 + 12 + 12), nor by a single one where `others` pieces are enough to share
     out. 4096 pixels tile by one hundredth better than 64 x 64; as one piece of work, a convolution to 48 channels takes
-    as long with two threads as with one.
+    as long with two threads as with one. `cost` are the cycles of a row.
     """
-
-    def cost(columns: int) -> float:
-        return tiles.row_cost(columns, 2, tiles.choose(columns, 2, target), target) / columns
-
     divisors = [d for d in range(1, pixels + 1) if pixels % d == 0 and (d <= _LONG or d == pixels)]
-    costs = {d: cost(d) for d in divisors}
+    costs = {d: cost(d) / d for d in divisors}
     ranked = sorted(divisors, key=lambda d: (round(costs[d], 2), d > 64, d))
     shared = [d for d in ranked if d <= _LONG and costs[d] <= _LITTLE * costs[ranked[0]]]
     default = ranked[0] if others >= _ENOUGH or not shared else shared[0]

@@ -18,6 +18,15 @@ def test_convolution() -> None:
     assert packed.sum() == a.sum()
 
 
+def test_interleaved() -> None:
+    a = np.arange(1, 5 * 3 * 2 * 2 + 1).reshape(5, 3, 2, 2)
+    packed = Packing("interleaved", 2, 4).apply(a)  # two outputs in a vector of four, each for two neighbouring inputs
+    assert packed.shape == (3, 1, 2, 2, 2, 4)
+    for (o, i, r, s), value in np.ndenumerate(a):
+        assert packed[o // 2, 0, r, s, i // 2, o % 2 * 2 + i % 2] == value
+    assert packed.sum() == a.sum()
+
+
 def test_depthwise() -> None:
     a = np.arange(1, 5 * 6 + 1).reshape(5, 1, 2, 3)
     packed = Packing("depthwise", 4).apply(a)
