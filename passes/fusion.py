@@ -22,7 +22,8 @@ blocks of threads share memory (`expansion`). So does a 1x1 convolution the dept
 
 Where both operands of an addition are made by 1x1 convolutions, one kernel takes the products of both (`addends`).
 
-Views (reshape) cost nothing and stand in no group. Attention is a group of its own (`attention`).
+Views (reshape) cost nothing and stand in no group but for those between a permute and the slices behind it, which are
+one (`moves`). Attention is a group of its own (`attention`).
 
 What a group saves is traffic: each value inside of it that is neither written nor read again. `KINDS` says as data how
 a node may stand behind what makes its operand: the pattern, and the reason for which no kernel takes both. Of several
@@ -44,6 +45,7 @@ from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
 from specc.passes import addends, expansion, scaled, separable
 from specc.passes.attention import attentions, rounds
+from specc.passes.moves import chains
 from specc.passes.rewrite import Event, Journal
 
 SMALL_MACS = 1 << 17
@@ -234,9 +236,11 @@ def fuse(
     grouped: dict[int, list[int]] = {}
     joint = attentions(graph, journal) if epilogues else []
     closed = {identity for members in joint for identity in members}
-    single = [i for i in live if i not in closed and "view" not in graph.node(i).record.traits]
+    moved = chains(graph, journal, closed) if epilogues and not blocks else []
+    within = {identity for members in moved for identity in members}
+    single = [i for i in live if i not in closed | within and "view" not in graph.node(i).record.traits]
     fronts = {i for i in single if _stands_in_front(graph, i)} if epilogues else set[int]()
-    for group, members in enumerate([*([identity] for identity in single), *joint]):
+    for group, members in enumerate([*([identity] for identity in single), *joint, *moved]):
         for identity in members:
             graph.update(identity, group=group)
         anchors[group], grouped[group] = graph.node(members[0]).op, list(members)

@@ -23,8 +23,9 @@ it is taken as the extent of the kernel, and DCGAN's first layer, a picture made
 What it costs: for each element computed, ceil(k / s) multiplications on an axis, where a kernel that asks of each
 tap whether the division is exact has k. So the zeros among the taps (k = 3 and s = 2 have 4 taps for 3, 16 for 9 in
 pictures) never make it slower than such a kernel. Up to s - 1 places at either end of an axis are computed and cut off
-(more where `padding` is more than the kernel reaches), each axis by a copy. Of 64 channels into 64 at 48x48, one thread
-of a Cascade Lake takes, where the general kernel takes the first time:
+(more where `padding` is more than the kernel reaches), by the kernel that shuffles (`moves`). Of 64
+channels into 64 at 48x48, one thread of a Cascade Lake takes, where the general kernel takes the first time and each
+slice was a kernel:
 
     k = 2, s = 2                  295 ms    2.1 ms
     k = 3, s = 2, p = 1           685 ms    3.4 ms
@@ -34,7 +35,7 @@ of a Cascade Lake takes, where the general kernel takes the first time:
 With k = 3, s = 2 and d = 2, one phase of an axis has all three taps and the other one none. Of 32 channels into 32 at
 24x24, one thread of the Granite Rapids generation takes 46 ms by the general kernel and 0.6 ms by phases, with d = 5,
 where 36 taps are computed for nine, 56 and 1.5 ms, of depthwise ones 0.24 and 0.09, 0.53 and 0.19 ms. Volumes of
-8x24x24, 16 channels into 16, take 49 and 0.39 ms with k = 2 and s = 2, 1317 and 1.9 ms with k = 4, s = 2 and p = 1.
+8x24x24, 16 channels into 16, take 49 and 0.39 ms with k = 2 and s = 2, 1317 and 1.4 ms with k = 4, s = 2 and p = 1.
 
 Dilations so much greater than the stride that phases would have more than four times the taps of the kernel leave it as
 it is. So do weights that depend on an input: packing them would be work at run time. Each rule removes a transposed

@@ -10,6 +10,7 @@ import specc
 from specc.diagnostics import SpeccError
 from specc.ir.graph import Graph, Value
 from specc.ir.text import parse_graph
+from specc.ir.types import TensorType
 from specc.ir.verify import verify
 from specc.passes.fusion import fuse
 from specc.passes.halve import halve
@@ -539,3 +540,26 @@ def test_why_an_expansion_stays_alone_where_blocks_share_memory(given: dict[str,
     journal = Journal()
     fuse(inverted(**given), journal=journal, blocks=True)
     assert [e.reason for e in journal.events if e.rule == "expansion of sigmoid"] == [reason]
+
+
+def test_slices_join_the_permute_that_they_alone_read() -> None:
+    def groups(twice: bool) -> list[str]:
+        graph = Graph("Shuffle")
+        x = graph.input("x", TensorType((1, 8, 4, 5)))
+        apart = graph.apply("reshape", [graph.apply("sigmoid", [x])], {"shape": (1, 2, 2, 2, 4, 5)})
+        moved = graph.apply("permute", [apart], {"order": (0, 1, 4, 2, 5, 3)})
+        y = graph.apply("reshape", [moved], {"shape": (1, 2, 8, 10)})
+        for axis in (2, 3):
+            y = graph.apply("slice", [y], {"axis": axis, "start": 1, "stop": 7, "step": 1})
+        y = graph.apply("reshape", [graph.apply("relu", [y])], {"shape": (2, 36)})
+        graph.outputs = [y, moved] if twice else [y]
+        fused = fuse(graph)
+        named: dict[int, list[str]] = {}
+        for identity in fused.order():
+            node = fused.node(identity)
+            if node.group is not None:
+                named.setdefault(node.group, []).append(node.op)
+        return [" ".join(ops) for ops in named.values()]
+
+    assert groups(twice=False) == ["sigmoid", "permute reshape slice slice relu"]
+    assert groups(twice=True) == ["sigmoid", "permute", "slice", "slice relu"]

@@ -110,13 +110,16 @@ class General:
         group, accesses = self.emitter.group, dict[int, Callable[..., Scalar]]()
         for number in range(len(group.inputs)):
             accesses[number] = self.emitter.input(number)
+        read = set(accesses)  # what moves elements of these alone is read at another place, and is not stored
 
         def leaf(number: int, index: Index) -> Scalar:
             return accesses[number](*index)
 
         for number in group.anchors:
             step = group.step(number)
-            for operand in step.operands:
+            if step.moves and read.issuperset(step.operands):
+                read.add(number)
+            for operand in () if number in read else step.operands:
                 if operand not in accesses or not (
                     operand < len(group.inputs) or isinstance(accesses[operand], Tensor)
                 ):

@@ -8,6 +8,8 @@ import pytest
 from kernel_programs import NATIVE, check, program, tensor, weight
 
 from specc import ops
+from specc.backends.tvm.choices import Choices
+from specc.backends.tvm.emitter import kernel_of
 from specc.backends.tvm.group import Input
 from specc.backends.tvm.kernels import general
 from specc.ir.types import TensorType
@@ -75,3 +77,24 @@ def test_several_results() -> None:
     )
     check(program([tensor(3, 20)], *steps, results=(1, 3, 5)), general.lower)
     check(program([tensor(3, 20)], *steps, results=(2, 5)))
+
+
+def test_moves_in_a_row_store_nothing() -> None:
+    """A pixel shuffle whose border is cut off, and a permute of blocks: elements are read at their places."""
+    shuffled = program(
+        [tensor(2, 12, 5, 7)],
+        ("reshape", (0,), {"shape": (2, 3, 2, 2, 5, 7)}),
+        ("permute", (1,), {"order": (0, 1, 4, 2, 5, 3)}),
+        ("reshape", (2,), {"shape": (2, 3, 10, 14)}),
+        ("slice", (3,), {"axis": 2, "start": 1, "stop": 9, "step": 1}),
+        ("slice", (4,), {"axis": 3, "start": 1, "stop": 13, "step": 1}),
+        ("relu", (5,), {}),
+    )
+    permuted = program(
+        [tensor(2, 20, 5, 7, layout=NATIVE.blocked_layout)],
+        ("permute", (0,), {"order": (0, 2, 3, 1)}),
+        ("slice", (1,), {"axis": 3, "start": 3, "stop": 20, "step": 2}),
+    )
+    for group in (shuffled, permuted):
+        check(group, general.lower)
+        assert "alloc_buffer" not in str(kernel_of(group, general.lower(group, NATIVE, Choices())).function)
