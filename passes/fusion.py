@@ -18,7 +18,8 @@ What turns integers of 8 bits into numbers makes four times the bytes that it re
 the group of its one user, rather than behind what made the integers.
 
 A depthwise convolution joins the 1x1 convolution in front of it where the tensor between them would leave the cache, or
-blocks of threads share memory (`expansion`). So does a 1x1 convolution the depthwise one in front of it (`separable`).
+blocks of threads share memory (`expansion`). So does a 1x1 convolution the depthwise one in front of it (`separable`),
+and on a processor a 1x1 convolution another one (`perceptron`).
 
 Where both operands of an addition are made by 1x1 convolutions, one kernel takes the products of both (`addends`).
 
@@ -43,7 +44,7 @@ from specc.ir.cost import macs_of, nominal_bytes
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
-from specc.passes import addends, expansion, scaled, separable
+from specc.passes import addends, expansion, perceptron, scaled, separable
 from specc.passes.attention import attentions, rounds
 from specc.passes.moves import chains
 from specc.passes.rewrite import Event, Journal
@@ -190,6 +191,11 @@ def _inseparable(joint: Joint) -> str | None:
     return _sole(joint) or separable.refusal(joint.graph, joint.members, joint.node, joint.cache)
 
 
+def _narrow(joint: Joint) -> str | None:
+    """Why a 1x1 convolution does not join the 1x1 convolution that it reads."""
+    return _sole(joint) or perceptron.refusal(joint.graph, joint.members, joint.node, joint.cache)
+
+
 KINDS = (
     Kind("squeeze-excite", lambda joint: joint.anchor == "mean" and _is_small_product(joint), _sole),
     Kind(
@@ -206,6 +212,11 @@ KINDS = (
         "scaled convolution",
         lambda joint: bool(joint.cache) and scaled.matches(joint.graph, joint.members, joint.node),
         lambda joint: _sole(joint) or scaled.refusal(joint.graph, joint.members, joint.node, joint.cache),
+    ),
+    Kind(
+        "perceptron",
+        lambda joint: bool(joint.cache) and perceptron.matches(joint.graph, joint.members, joint.node, joint.operand),
+        _narrow,
     ),
     Kind("conversion of layout", lambda joint: joint.user.op == "convert_layout", _same_shape),
     Kind("epilogue", lambda joint: joint.user.record.elementwise, _same_shape),

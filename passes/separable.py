@@ -8,7 +8,8 @@ inverted residual.
 On a processor, one kernel keeps some rows of what is between them, of all channels, in the caches of its core. It saves
 their way to memory and back where the second-level cache does not hold what the two read, hand over and write; where it
 does, the two kernels read from it as well as the one does, and share out their work in better pieces. A 1x1 convolution
-that can be the expansion of a depthwise one behind it stays for that where it hands on more bytes than it reads.
+that can be the expansion of a depthwise one behind it, or the first of a perceptron, stays for that where it hands on
+more bytes than it reads.
 
 One core of the Granite Rapids generation with 2 MB, the time of the one kernel over that of the two, medians, 3x3:
 32 -> 64 channels at 112x112 0.87, 32 -> 16 0.86, 64 -> 128 with stride 2 0.93, 96 -> 24 with stride 2 0.85, 144 -> 24
@@ -34,7 +35,7 @@ from specc.ir.cost import nominal_bytes
 from specc.ir.dtypes import DTYPES, HALVES
 from specc.ir.graph import Graph, Value
 from specc.ir.types import TensorType
-from specc.passes import expansion
+from specc.passes import expansion, perceptron
 from specc.passes.expansion import is_depthwise, is_pointwise
 
 MOST = 256
@@ -99,7 +100,7 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
         if heavy:
             return f"`{heavy[0]}` takes as long as what one kernel would save"
         if goes_on(graph, identity, cache) > nominal_bytes(graph, between):
-            return "it joins the depthwise convolution behind it, which saves more"
+            return "it joins the convolution behind it, which saves more"
         return _too_near(source, graph.type(between), result, graph.type(weights[0]), cache)
     outputs = result.concrete[1]
     if outputs > MOST:
@@ -108,12 +109,17 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
 
 
 def goes_on(graph: Graph, identity: int, cache: int) -> int:
-    """The bytes that a 1x1 convolution hands to a depthwise convolution that it can be the expansion of; 0: to none."""
+    """The bytes that a 1x1 convolution hands to a depthwise convolution that it can be the expansion of, or to the
+    second half of a perceptron; 0: to none."""
     members = [identity, *_behind(graph, identity)]
-    for user, _ in graph.users(Value(members[-1])):
-        if is_depthwise(graph, user) and graph.uses(Value(members[-1])) == 1:
-            found = expansion.refusal(graph, members, user, cache) is None
-            return nominal_bytes(graph, Value(members[-1])) if found else 0
+    last = Value(members[-1])
+    for user, _ in graph.users(last) if graph.uses(last) == 1 else ():
+        reason: str | None = ""
+        if is_depthwise(graph, user):
+            reason = expansion.refusal(graph, members, user, cache)
+        elif perceptron.matches(graph, members, user, last):
+            reason = perceptron.refusal(graph, members, user, cache)
+        return nominal_bytes(graph, last) if reason is None else 0
     return 0
 
 

@@ -377,7 +377,7 @@ def test_a_1x1_convolution_joins_its_depthwise_one_where_a_cache_does_not_hold_w
         ({"last": "return %3, %1"}, 3_000, "what `relu` makes is used 2 times"),
         ({"act": "gelu(%0)"}, 3_000, "`gelu` takes as long as what one kernel would save"),
         ({"last": "%4: float32[1, 24, 6, 6] = gelu(%3)\n        return %4"}, 3_000, "`gelu` takes as long"),
-        ({"last": BEHIND, "height": 40}, 15_000, "it joins the depthwise convolution behind it, which saves more"),
+        ({"last": BEHIND, "height": 40}, 15_000, "it joins the convolution behind it, which saves more"),
     ],
 )
 def test_why_a_1x1_convolution_stays_alone_on_a_processor(given: dict[str, Any], cache: int, reason: str) -> None:
@@ -563,3 +563,54 @@ def test_slices_join_the_permute_that_they_alone_read() -> None:
 
     assert groups(twice=False) == ["sigmoid", "permute reshape slice slice relu"]
     assert groups(twice=True) == ["sigmoid", "permute", "slice", "slice relu"]
+
+
+def perceptron(between: str = "gelu(%0)", wide: int = 64, last: str = "return %3") -> Graph:
+    """Two 1x1 convolutions with a residual."""
+    return parse_graph(
+        f"""
+        graph Net
+        input x: float32[1, 16, 10, 8]
+        param w: float32[{wide}, 16, 1, 1] kaiming
+        param u: float32[16, {wide}, 1, 1] kaiming
+        %0: float32[1, {wide}, 10, 8] = conv2d(x, @w)
+        %1: float32[1, {wide}, 10, 8] = {between}
+        %2: float32[1, 16, 10, 8] = conv2d(%1, @u)
+        %3: float32[1, 16, 10, 8] = add(%2, x)
+        {last}
+        """
+    )
+
+
+def test_a_perceptron_is_one_group_where_a_cache_holds_its_weights_and_not_what_it_moves() -> None:
+    graph = layout(perceptron(wide=24), 8)
+    moved, held = (16 + 24 + 16) * 80 * 4, (16 + 16 + 64) * 24 * 4
+    for cache, together in ((4 * held // 3, True), (4 * held // 3 - 1, False), (moved - 1, True), (moved, False)):
+        check_pass(lambda each, cache=cache: fuse(each, cache=cache), graph)
+        found = [group for group in groups(fuse(graph, cache=cache)) if "conv2d" in group]
+        whole = ["conv2d", "gelu", "conv2d", "add"]
+        assert [op for group in found for op in group if op != "convert_layout"] == whole
+        assert len(found) == (1 if together else 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "cache", "reason"),
+    [
+        ({}, 40_000, "the 0.0307 MB that they read, hand over and write stay in a cache of 0.04 MB"),
+        ({}, 30_000, "their weights and a strip take more than three quarters of a cache of 0.03 MB"),
+        ({"last": "return %3, %1"}, 15_000, "what `gelu` makes is used 2 times"),
+        ({"wide": 8}, 5_000, "the 8 channels between them are fewer than what they read or write"),
+    ],
+)
+def test_why_two_1x1_convolutions_stay_two(given: dict[str, Any], cache: int, reason: str) -> None:
+    journal = Journal()
+    fuse(layout(perceptron(**given), 8), journal=journal, cache=cache)
+    found = [event.reason for event in journal.events if event.rule.startswith("perceptron")]
+    assert len(found) == 1 and found[0] and reason in found[0]
+
+
+def test_a_perceptron_s_first_convolution_stays_apart_from_a_depthwise_one_in_front_of_it() -> None:
+    last = "param u: float32[8, 24, 1, 1] kaiming\n%4: float32[1, 8, 40, 6] = conv2d(%3, @u)\nreturn %4"
+    graph = fuse(layout(separable(last=last, height=40), 8), cache=15_000)
+    found = [[op for op in group if op != "convert_layout"] for group in groups(graph)]
+    assert ["conv2d", "sigmoid", "conv2d"] in found and ["conv2d", "relu"] in found

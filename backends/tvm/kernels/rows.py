@@ -20,11 +20,15 @@ class Rows(Tensor):
     which row number y lies at place y modulo how many there are.
 
     The buffer is [blocks, rows * width, block of channels]. Where rows are run through as one axis, row 0 has the
-    pixels of all, and a batch of as many as the ring has lies in order.
+    pixels of all, and a batch of as many as the ring has lies in order; then a row may have another `width` than those
+    of the tensor.
     """
 
-    def __init__(self, emitter: Emitter, type: TensorType, blocks: int, rows: int, first: Any = 0) -> None:
-        *_, self.width, lanes = type.physical
+    def __init__(
+        self, emitter: Emitter, type: TensorType, blocks: int, rows: int, first: Any = 0, width: int | None = None
+    ) -> None:
+        *_, own, lanes = type.physical
+        self.width = own if width is None else width
         self.rows, self.first = rows, first
         super().__init__(T.alloc_buffer((blocks, rows * self.width, lanes), "float32"), type, emitter.simplify)
 
