@@ -16,11 +16,12 @@ One core of the Granite Rapids generation, the time over that by whole blocks: 1
 56x56 0.76 to 0.78, 16 to 24 0.84; 120 and 240 to 40 at 28x28 0.83 to 0.85, 112 to 56 at 56x56 0.94, 240 to 72 at 14x14
 0.89, 240 to 104 0.92; 3x3 with stride 2, 24 to 24 at 56x56 0.72, 40 to 40 at 28x28 0.91; 32 to 8 at 112x112 0.82. With
 vectors of 256 bits: 96 to 20 at 28x28 0.80, 32 to 4 at 56x56 0.61. What the model refuses: 24 to 72 at 56x56 0.96, 40
-to 120 at 28x28 0.99, 80 to 184 at 14x14 1.04. All kernels of MobileNetV3-Large 0.97, of EfficientNet-B0 0.98.
+to 120 at 28x28 0.99, 80 to 184 at 14x14 1.04. All kernels of MobileNetV3-Large and of EfficientNet-B0 0.97.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -64,8 +65,21 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if found is None or group.step(found[0]).attrs["groups"] != 1:
         return None
     anchor, packings, inner = found
-    weight, channels = group.step(anchor).operands[1], group.type(anchor).concrete[1]
-    if inner == 1 or not serves(group, anchor, target):
+    plan = plan_of(group, anchor, target, choices) if inner > 1 else None
+    if plan is None:
+        return None
+    packings[group.step(anchor).operands[1]] = packing(target)
+
+    def write(emitter: Emitter) -> None:
+        HalfBlocks(emitter, anchor, *plan, inner, target).emit()
+
+    return Template(write, packings, once=True)
+
+
+def plan_of(group: Group, anchor: int, target: Target, choices: Choices) -> tuple[Geometry, Schedule] | None:
+    """How a dense convolution, which reads blocks of channels, is computed so; None where whole blocks are faster."""
+    channels = group.type(anchor).concrete[1]
+    if not serves(group, anchor, target):
         return None
     geometry = geometry_of(group, anchor, target, Choices(), lambda columns: cost(columns, channels, target))
     if not choices.take("halves", (True, False), gains(geometry, target)):
@@ -74,13 +88,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     inputs = DTYPES["float32"] * geometry.in_channels * geometry.in_height * geometry.in_width
     default = share(geometry.rows, geometry.batch, max(8, -(-2 * inputs // target.l2_bytes)))
     strips = take_strips(choices, geometry.rows, default)
-    schedule = schedule_of(geometry, strips, target, choices, is_heavy(group, group.last))
-    packings[weight] = packing(target)
-
-    def write(emitter: Emitter) -> None:
-        HalfBlocks(emitter, anchor, geometry, schedule, inner, target).emit()
-
-    return Template(write, packings, once=True)
+    return geometry, schedule_of(geometry, strips, target, choices, is_heavy(group, group.last))
 
 
 def serves(group: Group, anchor: int, target: Target) -> bool:
@@ -88,7 +96,7 @@ def serves(group: Group, anchor: int, target: Target) -> bool:
     more is empty, it has few weights, and they and what it reads are float32."""
     data, weight = (group.type(operand) for operand in group.step(anchor).operands[:2])
     few = _EIGHTH * DTYPES["float32"] * prod(weight.concrete) <= target.l2_bytes
-    odd = _vectors(weight.concrete[0], target) % DEPTH == 1
+    odd = vectors_of(weight.concrete[0], target) % DEPTH == 1
     real = data.dtype == weight.dtype == "float32"
     return real and odd and few and target.vectors and target.architecture == "x86_64"
 
@@ -98,14 +106,14 @@ def packing(target: Target) -> Packing:
     return Packing("interleaved", target.lanes // DEPTH, target.lanes)
 
 
-def _vectors(channels: int, target: Target) -> int:
+def vectors_of(channels: int, target: Target) -> int:
     """Vectors of sums for so many output channels."""
     return -(-channels * DEPTH // target.lanes)
 
 
 def _groups(channels: int, count: int, target: Target) -> list[int]:
     """The vectors of sums of each of `count` groups of blocks, which a tile computes together."""
-    total = _vectors(channels, target)
+    total = vectors_of(channels, target)
     blocks = -(-total // DEPTH)
     ends = [min(total, DEPTH * (blocks * (number + 1) // count)) for number in range(count)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
@@ -170,7 +178,7 @@ class HalfBlocks(Convolution):
     ) -> None:
         super().__init__(emitter, anchor, geometry, schedule, inner, target, epilogue=epilogue, source=source)
         self.depth = DEPTH
-        self.vectors = _vectors(self.geometry.out_channels, target)
+        self.vectors = vectors_of(self.geometry.out_channels, target)
         self.parts = _groups(self.geometry.out_channels, schedule.groups, target)
 
     def strip(self, n: Any, strip: Any) -> None:
@@ -188,6 +196,10 @@ class HalfBlocks(Convolution):
     def _held(self, place: Place) -> int:
         """The vectors of sums of a pixel."""
         return min(DEPTH * len(place.blocks), self.vectors - DEPTH * int(place.blocks[0]))
+
+    def _filters(self, place: Place) -> Sequence[Any]:
+        """Which vectors of the weights are those of a tile."""
+        return [DEPTH * place.blocks[0] + v for v in range(self._held(place))]
 
     def _tile(self, place: Place) -> None:
         emitter, pixels, count, held = self.emitter, place.span.pixels, len(place.blocks), self._held(place)
@@ -226,7 +238,7 @@ class HalfBlocks(Convolution):
     def _steps(self, acc: Any, place: Place, channel: Any, r: Any, s: int, lane: Any) -> None:
         """One tap of all channels of one block, tap number `r` of those that lie inside the input."""
         g, tap, steps = self.geometry, place.low + r, self.inner // DEPTH
-        held, first = self._held(place), DEPTH * place.blocks[0]
+        held, filters = self._held(place), self._filters(place)
         lines = -(-place.span.pixels * g.stride[1] // steps)
         with self.emitter.serial(self._iterations(channel, steps // self.unroll)) as outer:
             for q in range(self.unroll):
@@ -237,9 +249,7 @@ class HalfBlocks(Convolution):
                         self._ask_for_inputs(place, channel, r, least + step, least)
                     if self.schedule.results and s == 0 and line * steps < place.span.pixels:
                         self._ask_for_results(place, channel, line * steps + step)
-                weights = [
-                    tirx.BufferLoad(self.weight, [first + v, channel, tap, s, step, self._all]) for v in range(held)
-                ]
+                weights = [tirx.BufferLoad(self.weight, [v, channel, tap, s, step, self._all]) for v in filters]
                 for i in range(*place.span.taps[s]):
                     pair = self._pair(
                         self._read(place, channel, tap, i * g.stride[1] + s * g.dilation[1]), step * DEPTH
@@ -254,6 +264,11 @@ class HalfBlocks(Convolution):
         if self.source is not None:
             _, block, row, column = at
             at = self.source.place(block, row, column, lane)[:-1]
-        pair = tirx.BufferLoad(self.data, [*at, tirx.Ramp(lane, 1, DEPTH)])
-        words = tirx.Broadcast(tirx.reinterpret("float64", pair), self.lanes // DEPTH)
-        return T.Bind(tirx.reinterpret(f"float32x{self.lanes}", words))
+        return T.Bind(repeated(self.data, [*at, lane], self.lanes))
+
+
+def repeated(buffer: Any, at: Sequence[Any], lanes: int) -> Any:
+    """A vector of the two neighbours that lie from `at` on, again and again."""
+    *lead, first = at
+    pair = tirx.BufferLoad(buffer, [*lead, tirx.Ramp(first, 1, DEPTH)])
+    return tirx.reinterpret(f"float32x{lanes}", tirx.Broadcast(tirx.reinterpret("float64", pair), lanes // DEPTH))

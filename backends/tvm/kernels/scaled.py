@@ -4,8 +4,8 @@ where a squeeze-excite ends.
     result[n, o, y, x] = epilogue(bias[o] + sum over i of picture[n, i, y, x] * (scale[n, i] * weight[o, i]))
 
 The scales are taken into the weights: those of an image are multiplied first, into memory of their own, and the
-convolution (`convolution`) reads the picture where it lies. Threads share out the blocks of outputs, and then the
-convolution.
+convolution (`convolution`, `half_blocks`) reads the picture where it lies. Threads share out the blocks of outputs, and
+then the convolution.
 
 The fusion pass decides which products are computed so, by a rule and its measurements (`specc.passes.scaled`). A choice
 can take the two apart again: one behind the other then.
@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
+from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.apart import apart
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group, cut
-from specc.backends.tvm.kernels import convolution, general
+from specc.backends.tvm.kernels import convolution, general, half_blocks
 from specc.backends.tvm.kernels.convolution import Convolution, Place
 from specc.backends.tvm.kernels.convolution_plan import geometry_of, schedule_of
 from specc.backends.tvm.kernels.epilogue import HEAVY
+from specc.backends.tvm.kernels.half_blocks import HalfBlocks
 from specc.backends.tvm.kernels.stages import is_pointwise
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import TensorType, block_of
@@ -59,17 +61,22 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return Template(lambda emitter: made.write(emitter), made.packings)
     anchor, packings, _ = found
     weight = rest.group.step(anchor).operands[1]
-    packings[weight] = Packing("convolution", target.lanes, target.lanes)
-    geometry = geometry_of(rest.group, anchor, target, choices)
-    heavy = any(step.op in HEAVY for step in rest.group.steps)
-    schedule = schedule_of(geometry, target.lanes, target, choices, heavy=heavy)
+    plan = half_blocks.plan_of(rest.group, anchor, target, choices)
+    form: type[_Scaled | _ScaledHalves] = _ScaledHalves
+    packings[weight] = half_blocks.packing(target)
+    if plan is None:
+        packings[weight], form = Packing("convolution", target.lanes, target.lanes), _Scaled
+        geometry = geometry_of(rest.group, anchor, target, choices)
+        heavy = any(step.op in HEAVY for step in rest.group.steps)
+        plan = geometry, schedule_of(geometry, target.lanes, target, choices, heavy=heavy)
+    geometry, schedule = plan
 
     def write(emitter: Emitter) -> None:
         stored = emitter.buffers[rest.values[weight]]
         scaled = _scaled(emitter, stored, emitter.buffers[product.scales], geometry.batch)
         made = {product.value: emitter.buffers[product.picture], rest.values[weight]: scaled}
         inner = emitter.part(rest, packings, made, emitter.outputs[0])
-        _Scaled(inner, anchor, geometry, schedule, target.lanes, target).emit()
+        form(inner, anchor, geometry, schedule, target.lanes, target).emit()
 
     return Template(write, {rest.values[number]: packing for number, packing in packings.items()}, once=True)
 
@@ -98,13 +105,19 @@ def _scaled(emitter: Emitter, weights: Any, scales: Any, batch: int) -> Any:
     """Writes the loops that multiply all blocks of the weights by the scales of each image; the memory of the products,
     those of one image behind those of the other."""
     blocks, *rest = map(int, weights.shape)
-    channels, _, _, inner, lanes = rest
-    scaled = emitter.temporary(TensorType((batch * blocks, *rest))).buffer
+    channels, _, _, steps, lanes = rest
+    scaled, depth = emitter.temporary(TensorType((batch * blocks, *rest))).buffer, int(scales.shape[-1]) // steps
     with emitter.parallel(batch * blocks) as work:
         n, block = emitter.divmod(work, blocks)
-        with emitter.serial(channels) as channel, emitter.serial(inner) as i, emitter.lanes(lanes) as lane:
-            scale = tirx.BufferLoad(scales, [n, channel, 0, 0, i])
-            emitter.store(scaled, weights[block, channel, 0, 0, i, lane] * scale, [work, channel, 0, 0, i, lane])
+        with emitter.serial(channels) as channel, emitter.serial(steps) as i:
+            at = [channel, 0, 0, i]
+            if depth > 1:
+                pair, every = half_blocks.repeated(scales, [n, *at[:-1], i * depth], lanes), tirx.Ramp(0, 1, lanes)
+                T.buffer_store(scaled, tirx.BufferLoad(weights, [block, *at, every]) * pair, [work, *at, every])
+            else:
+                with emitter.lanes(lanes) as lane:
+                    value = weights[block, channel, 0, 0, i, lane] * tirx.BufferLoad(scales, [n, *at])
+                    emitter.store(scaled, value, [work, *at, lane])
     return scaled
 
 
@@ -114,3 +127,10 @@ class _Scaled(Convolution):
     def _filters(self, place: Place) -> Sequence[Any]:
         blocks = -(-self.geometry.out_channels // self.lanes)
         return [self.emitter.simplify(place.n * blocks + block) for block in place.blocks]
+
+
+class _ScaledHalves(HalfBlocks):
+    """The same where two inputs are in each vector."""
+
+    def _filters(self, place: Place) -> Sequence[Any]:
+        return [self.emitter.simplify(place.n * self.vectors + vector) for vector in super()._filters(place)]

@@ -18,6 +18,7 @@ import specc
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import scaled, select
+from specc.backends.tvm.kernels.half_blocks import HalfBlocks
 from specc.ir.text import parse_graph
 from specc.passes.registry import Fusion, Layout
 from specc.runtime import Artifact
@@ -60,7 +61,7 @@ def test_a_result_written_over_its_residual() -> None:
 
 @pytest.mark.parametrize("given", [{"fused": False}, {"order": "blocks"}, {"order": "blocks", "chunks": 5}], ids=str)
 def test_other_choices_have_the_same_result(given: dict[str, Any]) -> None:
-    group = projection(NATIVE, (2, 80, 14, 14), 100, "relu")
+    group = projection(NATIVE, (2, 80, 14, 14), 112, "relu")
     check(group, select.template, configuration=given)
     template = select.lower(group, NATIVE, given)
     assert template.write.__module__ == scaled.__name__ and given.items() <= template.configuration.items()
@@ -79,16 +80,26 @@ def test_what_is_no_such_product_has_another_template() -> None:
         assert scaled.lower(other, NATIVE, Choices()) is None
 
 
+@pytest.mark.parametrize("halves", [False, True])
 @pytest.mark.parametrize("mistake", ["the weights of the first image", "the weights before they are scaled"])
-def test_a_mistake_is_found(mistake: str, monkeypatch: MonkeyPatch) -> None:
-    group = projection(NATIVE, (2, 20, 6, 9), 24)
+def test_a_mistake_is_found(mistake: str, halves: bool, monkeypatch: MonkeyPatch) -> None:
+    batch, configuration = 2, {"halves": halves}
     if "image" in mistake:
         monkeypatch.setattr(scaled._Scaled, "_filters", lambda self, place: place.blocks)
+        monkeypatch.setattr(scaled._ScaledHalves, "_filters", HalfBlocks._filters)
     else:
         monkeypatch.setattr(scaled, "_scaled", lambda emitter, weights, scales, batch: weights)
-        group = projection(NATIVE, (1, 20, 6, 9), 24)
+        batch = 1
+    group = projection(NATIVE, (batch, 20, 6, 9), 3 * NATIVE.lanes // 2)
     with pytest.raises(AssertionError):
-        check(group, scaled.lower)
+        check(group, scaled.lower, configuration=configuration)
+
+
+@pytest.mark.parametrize("target", WIDTHS, ids=lambda target: target.name)
+@pytest.mark.parametrize(("vectors", "channels"), [(1, 17), (3, 40), (5, 72), (9, 24)])
+def test_two_inputs_in_each_vector(target: Target, vectors: int, channels: int) -> None:
+    group = projection(target, (2, channels, 7, 9), vectors * target.lanes // 2, "relu", residual=True)
+    check(group, scaled.lower, target, configuration={"halves": True})
 
 
 def test_a_network_runs_it_on_this_machine_and_in_c(tmp_path: Path) -> None:
