@@ -5,13 +5,16 @@
 One kernel computes the rows that a window needs, and then the window's row, channel block by channel block: the wide
 tensor is never stored. What that saves is its way to memory and back, where it does not stay in the second-level cache
 from the one kernel to the other; what it costs are rows at the borders of strips that are computed twice. So the two
-join where the wide tensor is larger than that cache, and the rows of a window are small against it.
+join where the wide tensor takes more than three quarters of that cache, as what the kernels read and write beside it
+needs room, too, and the rows of a window are small against it.
 
 One core of a Cascade Lake with 1 MB, the time of the one kernel over that of the two: 16 -> 64 channels at 112x112
 (3.2 MB), 3x3 with stride 2 and ReLU 0.56 to 0.70; 16 -> 96 (4.8 MB) with SiLU 0.70; 24 -> 144 at 56x56 (1.8 MB) 3x3
 0.94, 5x5 with stride 2 0.89. Of what the cache holds, 24 -> 72 at 56x56 (0.9 MB) takes 0.95 to 1.03 of the time,
 80 -> 480 at 14x14 (0.4 MB) 0.98 to 1.06. One core of the Granite Rapids generation with 2 MB: 24 -> 144 at 56x56
-(1.8 MB) 0.82 by itself; in its network 1.03 with SiLU and, with 5x5 and stride 2, 1.06.
+(1.8 MB) 0.82 by itself; in its network 1.03 with SiLU and, with 5x5 and stride 2, 1.06. Whole networks with these
+joined, medians of twelve processes, both forms in turns: MobileNetV2 0.98, EfficientNet-B0 0.99 (two threads of a busy
+machine 0.99 to 1.01). A wide tensor of half the cache, 24 -> 72 at 56x56 in MobileNetV3, gives 1.00.
 
 On a GPU, a block of threads computes the wide tensor for the pixels of its tile, some channels at a time, in memory
 that it shares, and the 1x1 convolution behind the two may join them (`separable`): a whole inverted residual is one
@@ -84,7 +87,7 @@ def _of_other_numbers(graph: Graph, types: Sequence[TensorType], weight: Value, 
 def _too_large(graph: Graph, types: Sequence[TensorType], identity: int, cache: int) -> str | None:
     """Why rows of a window in the second-level cache gain nothing."""
     size = DTYPES["float32"] * prod(types[2].physical)
-    if size <= cache:
+    if 4 * size <= 3 * cache:
         return f"the {size / 1e6:.3g} MB in front of it stay in a cache of {cache / 1e6:.3g} MB"
     taps, dilation = graph.type(graph.operands(identity)[1]).concrete[2], graph.node(identity).attrs["dilation"][0]
     rows = ((taps - 1) * dilation + 1) * types[2].concrete[3] * _BLOCKS * block_of(types[2].layout)

@@ -116,14 +116,15 @@ static void *aligned_memory(uint64_t bytes) {
   return posix_memalign(&memory, 64, bytes ? bytes : 1) ? 0 : memory;
 }
 
-/* Memory for tensors, in pages of 2 MB as far as these are filled: of pages of 4 KB, some share sets of the second-level
-   cache. No byte more becomes resident. */
+/* Memory for tensors, in pages of 2 MB as far as these are filled, the last one to three quarters: of pages of 4 KB, some
+   share sets of the second-level cache. So at most half a megabyte more becomes resident. */
 static void *arena_memory(uint64_t bytes) {
 #ifdef HUGE_PAGE
   void *memory = 0;
-  if (bytes >= HUGE_PAGE) {
-    if (posix_memalign(&memory, HUGE_PAGE, bytes)) return 0;
-    madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADVISE_HUGE); /* the system may have none */
+  uint64_t paged = (bytes + HUGE_PAGE / 4) / HUGE_PAGE * HUGE_PAGE;
+  if (paged) {
+    if (posix_memalign(&memory, HUGE_PAGE, bytes > paged ? bytes : paged)) return 0;
+    madvise(memory, paged, MADVISE_HUGE); /* the system may have none */
     return memory;
   }
 #endif
