@@ -44,7 +44,7 @@ from specc.ir.cost import macs_of, nominal_bytes
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
-from specc.passes import addends, expansion, perceptron, scaled, separable
+from specc.passes import addends, expansion, perceptron, scaled, separable, squeezed
 from specc.passes.attention import attentions, rounds
 from specc.passes.moves import chains
 from specc.passes.rewrite import Event, Journal
@@ -197,7 +197,12 @@ def _narrow(joint: Joint) -> str | None:
 
 
 KINDS = (
-    Kind("squeeze-excite", lambda joint: joint.anchor == "mean" and _is_small_product(joint), _sole),
+    Kind("squeeze-excite", lambda joint: _has_mean(joint) and _is_small_product(joint), _sole),
+    Kind(
+        "mean",
+        lambda joint: bool(joint.cache) and squeezed.matches(joint.graph, joint.members, joint.node),
+        lambda joint: squeezed.refusal(joint.graph, joint.members, joint.node, joint.cache),
+    ),
     Kind(
         "expansion",
         lambda joint: bool(joint.cache or joint.blocks) and expansion.matches(joint.graph, joint.anchor, joint.node),
@@ -356,6 +361,11 @@ def _joined_once(graph: Graph, value: Value) -> bool:
     """Whether a value is no output, and operand of no more than one concat."""
     concats = [user for user, _ in graph.users(value) if graph.node(user).op == "concat"]
     return value not in graph.outputs and len(concats) <= 1
+
+
+def _has_mean(joint: Joint) -> bool:
+    """Whether a group begins with a mean, or has one of the picture that it makes."""
+    return joint.anchor == "mean" or any(joint.graph.node(member).op == "mean" for member in joint.members)
 
 
 def _is_small_product(joint: Joint) -> bool:

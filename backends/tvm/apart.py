@@ -9,7 +9,8 @@ from specc.backends.tvm.group import Part
 
 
 def apart(value: int, parts: Sequence[Part], templates: Sequence[Template]) -> Template:
-    """The template of a group that is cut at `value`, which the first part makes, into a temporary."""
+    """The template of a group that is cut at `value`, which the first part makes, into a temporary, unless it is a
+    result itself; the second part makes the last result."""
     packings = {
         part.values[number]: packing
         for part, template in zip(parts, templates, strict=True)
@@ -17,8 +18,12 @@ def apart(value: int, parts: Sequence[Part], templates: Sequence[Template]) -> T
     }
 
     def write(emitter: Emitter) -> None:
-        between = emitter.temporary(emitter.group.type(value)).buffer
-        for part, template, result in zip(parts, templates, (between, emitter.outputs[0]), strict=True):
+        group = emitter.group
+        if value in group.results:
+            between = emitter.outputs[group.results.index(value)]
+        else:
+            between = emitter.temporary(group.type(value)).buffer
+        for part, template, result in zip(parts, templates, (between, emitter.outputs[-1]), strict=True):
             template.write(emitter.part(part, template.packings, {value: between}, result))
 
     return Template(write, packings)

@@ -444,6 +444,37 @@ def test_why_a_1x1_convolution_stays_behind_its_product(given: dict[str, Any], r
     assert found and all(each and reason in each for each in found)
 
 
+def test_a_mean_joins_the_depthwise_convolution_that_makes_the_picture() -> None:
+    squeeze = "%6: float32[1, 8, 1, 1] = mean(%3) {axes=(2, 3); keep=True}"
+    last = f"{squeeze}\n%7: float32[1, 8, 1, 1] = sigmoid(%6)\nreturn %5, %7"
+    graph, journal = layout(inverted(last=last), 8), Journal()
+    check_pass(lambda each: fuse(each, cache=10_000), graph)
+    found = [
+        [op for op in group if op != "convert_layout"] for group in groups(fuse(graph, journal=journal, cache=10_000))
+    ]
+    assert ["conv2d", "relu", "mean", "sigmoid"] in found
+    assert [e.reason for e in journal.events if e.rule == "mean of relu"] == [None]
+    for none in ({"cache": 0}, {"blocks": True}):
+        assert not any("mean" in group and "conv2d" in group for group in groups(fuse(graph, **none)))
+
+
+@pytest.mark.parametrize(
+    ("last", "cache", "reason"),
+    [
+        ("return %5, %6", 11_520, "a picture of 0.00115 MB is read again in little time"),
+        ("return %6", 10_000, "nobody else reads the picture"),
+    ],
+)
+def test_why_a_mean_stays_alone(last: str, cache: int, reason: str) -> None:
+    journal, mean = Journal(), "%6: float32[1, 8, 1, 1] = mean(%3) {axes=(2, 3); keep=True}"
+    graph = layout(inverted(last=f"{mean}\n{last}"), 8)
+    graph.prune()
+    fuse(graph, journal=journal, cache=cache)
+    assert [event.reason and reason in event.reason for event in journal.events if event.rule == "mean of relu"] == [
+        True
+    ]
+
+
 def test_an_inverted_residual_is_one_group_where_a_cache_does_not_hold_what_is_between() -> None:
     graph = layout(inverted(sources=8, height=40), 8)
     check_pass(lambda each: fuse(each, cache=7_500), graph)

@@ -16,6 +16,8 @@ One core of a Cascade Lake, 3x3: 0.066 ms for [1, 64, 56, 56], 0.009 ms for [1, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -52,10 +54,39 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if not all(group.inputs[v].frozen for v in (weight, *bias)) or block_of(x.layout) != target.lanes:
         return None
     packings |= packed(group, anchor, target)
-    batch, _, rows, _ = step.type.concrete
+    made = loops(group, anchor, target, choices)
+    return Template(lambda emitter: made.write(emitter, None), packings)
+
+
+@dataclass(frozen=True)
+class Loops:
+    """What writes all loops of a group that ends with a depthwise convolution and, where a tensor [n, c, rows, spans]
+    is given, sums of the result into it, one for each of the `spans` of a row, which are divided by the mean of their
+    lengths: the mean of the tensor is that of the result."""
+
+    spans: int
+    write: Callable[[Emitter, Tensor | None], None]
+
+
+def loops(group: Group, anchor: int, target: Target, choices: Choices) -> Loops:
+    """What writes the depthwise convolution `anchor` with its epilogue."""
+    batch, _, rows, _ = group.step(anchor).type.concrete
+    blocks = -(-group.type(group.step(anchor).operands[0]).concrete[1] // target.lanes)
     pixels = take_pixels(group, anchor, target, choices)
-    strips = take_strips(choices, rows, share(rows, batch * -(-channels // target.lanes)))
-    return Template(lambda emitter: Depthwise(emitter, anchor, pixels, target).emit(strips), packings)
+    strips = take_strips(choices, rows, share(rows, batch * blocks))
+
+    def write(emitter: Emitter, sums: Tensor | None) -> None:
+        Depthwise(emitter, anchor, pixels, target, sums=sums).emit(strips)
+
+    return Loops(len(spans_of(group, anchor, pixels)), write)
+
+
+def spans_of(group: Group, anchor: int, pixels: int) -> list[tiles.Span]:
+    """The tiles of a row of the depthwise convolution `anchor`, which have `pixels` pixels at most."""
+    step = group.step(anchor)
+    width, across = (group.type(operand).concrete[3] for operand in step.operands[:2])
+    stride, dilation, padding = (step.attrs[name][1] for name in ("stride", "dilation", "padding"))
+    return tiles.spans(step.type.concrete[3], pixels, across, stride, dilation, padding, width)
 
 
 def packed(group: Group, anchor: int, target: Target) -> dict[int, Packing]:
@@ -69,7 +100,7 @@ class Depthwise:
     """Writes the loops of one depthwise convolution, whose tiles have `pixels` pixels.
 
     `source` is what it reads; if none is given, the input of the group that is its operand. Its `epilogue` is the
-    group's if no other is given.
+    group's if no other is given. For `sums`, see `Loops`.
     """
 
     def __init__(
@@ -80,17 +111,18 @@ class Depthwise:
         target: Target,
         source: Tensor | None = None,
         epilogue: Epilogue | None = None,
+        sums: Tensor | None = None,
     ) -> None:
-        self.emitter, self.source, self.lanes = emitter, source, target.lanes
+        self.emitter, self.source, self.lanes, self.sums = emitter, source, target.lanes, sums
         group, step = emitter.group, emitter.group.step(anchor)
         self.data, self.weight, *bias = step.operands
         self.bias = bias[0] if bias else None
-        _, self.channels, self.height, width = group.type(self.data).concrete
-        self.taps, across = group.type(self.weight).concrete[2:]
-        self.batch, filters, self.rows, columns = step.type.concrete
+        _, self.channels, self.height, _ = group.type(self.data).concrete
+        self.taps = group.type(self.weight).concrete[2]
+        self.batch, filters, self.rows, self.columns = step.type.concrete
         self.stride, self.dilation, self.padding = step.attrs["stride"], step.attrs["dilation"], step.attrs["padding"]
         self.multiplier, self.blocks = filters // self.channels, -(-self.channels // self.lanes)
-        self.spans = tiles.spans(columns, pixels, across, self.stride[1], self.dilation[1], self.padding[1], width)
+        self.spans = spans_of(group, anchor, pixels)
         self.epilogue = epilogue or Epilogue(emitter, anchor, self.lanes)
 
     def emit(self, strips: int) -> None:
@@ -105,17 +137,40 @@ class Depthwise:
     def row(self, n: Any, block: Any, y: Any) -> None:
         """The tiles of one row of the result for one block of channels."""
         emitter = self.emitter
-        for span in self.spans:
+        for number, span in enumerate(self.spans):
+            sums = self._room(span)
             with emitter.serial(span.count) as i:
                 place = n, block, y, span.first + i * span.pixels
                 if self.multiplier > 1:
                     self._interleaved(place, span)
                     continue
-                tile = self.epilogue.tile(span.pixels, [block])
+                tile = self.epilogue.tile(span.pixels, [block], summed=self.sums is not None)
                 with emitter.lanes(self.lanes) as lane:
                     self._accumulate(tile.accumulators, place, span, block, lane)
-                    tile.finish(n, *place[2:], lane)
+                    total = tile.finish(n, *place[2:], lane)
+                    if sums is not None:
+                        emitter.store(sums, sums[lane] + total, [lane])
+                    elif self.sums is not None:
+                        self._put(total, n, block, y, number, lane)
                 tile.flush(n, *place[2:])
+            if sums is not None:
+                with emitter.lanes(self.lanes) as lane:
+                    self._put(sums[lane], n, block, y, number, lane)
+
+    def _room(self, span: tiles.Span) -> Any:
+        """A vector of zeros for the sum of a span that has several tiles, if it is wanted. Of a single tile, the sum is
+        stored at once: LLVM would keep what is added to a vector in memory until the end of the row."""
+        if self.sums is None or span.count == 1:
+            return None
+        sums = on_stack((self.lanes,), "float32")
+        with self.emitter.lanes(self.lanes) as lane:
+            self.emitter.store(sums, tirx.const(0.0, "float32"), [lane])
+        return sums
+
+    def _put(self, total: Any, n: Any, block: Any, y: Any, number: int, lane: Any) -> None:
+        """Stores the sum of span `number` of a row."""
+        assert self.sums is not None
+        self.sums.put(total * tirx.const(len(self.spans) / self.columns, "float32"), [n, block, y, number, lane])
 
     def _read(self, n: Any, block: Any, row: Any, column: Any, lane: Any) -> Any:
         if self.source is None:

@@ -125,9 +125,10 @@ class Epilogue:
 
         return leaf
 
-    def tile(self, pixels: int, blocks: Sequence[Any]) -> Tile:
-        """Accumulators for `pixels` of the channel blocks `blocks`; to be made outside of the vector loop."""
-        return Tile(self, pixels, blocks)
+    def tile(self, pixels: int, blocks: Sequence[Any], summed: bool = False) -> Tile:
+        """Accumulators for `pixels` of the channel blocks `blocks`; to be made outside of the vector loop. Where they
+        are `summed`, their results are added up, too."""
+        return Tile(self, pixels, blocks, summed)
 
     def value_at(
         self, accumulator: Scalar, index: Index, beside: Mapping[int, Scalar] = MappingProxyType({})
@@ -145,22 +146,23 @@ class Epilogue:
 class Tile:
     """A register tile: `accumulators[i * len(blocks) + j, lane]` is pixel i of channel block j."""
 
-    def __init__(self, epilogue: Epilogue, pixels: int, blocks: Sequence[Any]) -> None:
-        self.epilogue, self.pixels, self.blocks = epilogue, pixels, blocks
+    def __init__(self, epilogue: Epilogue, pixels: int, blocks: Sequence[Any], summed: bool) -> None:
+        self.epilogue, self.pixels, self.blocks, self.summed = epilogue, pixels, blocks, summed
         self.accumulators = Registers(len(blocks) * pixels, epilogue.lanes, epilogue.dtype)
         self._looped = epilogue.heavy and pixels > 2
         self._held = self._memory(epilogue.dtype) if self._looped else []
         plain = not epilogue.result.block
         kind = epilogue.result.type.dtype
         self._staged = self._memory("float32" if kind in HALVES else kind) if plain else []
+        self._sum = on_stack((epilogue.lanes,), "float32") if summed and self._looped else None
 
     def _memory(self, dtype: str) -> list[Any]:
         """For each block a buffer [pixels, lanes]."""
         return [on_stack((self.pixels, self.epilogue.lanes), dtype) for _ in self.blocks]
 
-    def finish(self, n: Any, y: Any, x: Any, lane: Any) -> None:
+    def finish(self, n: Any, y: Any, x: Any, lane: Any) -> Any:
         """Applies the epilogue to pixels (y, x), (y, x + 1), ... and stores them; inside of the vector loop over
-        `lane`.
+        `lane`. The sum of what it stores, where it is wanted.
 
         A heavy epilogue is a loop over copies of the accumulators: they could not stay in registers if it indexed them.
         """
@@ -170,22 +172,31 @@ class Tile:
             for i in range(self.pixels):
                 for j, held in enumerate(self._held):
                     emitter.store(held, self.accumulators[i * count + j, lane], [i, lane])
+            if self._sum is not None:
+                emitter.store(self._sum, tirx.const(0.0, "float32"), [lane])
             with emitter.serial(self.pixels) as i:
-                self._finish_pixel(n, y, x, i, lane)
-        else:
-            for i in range(self.pixels):
-                self._finish_pixel(n, y, x, i, lane)
+                values = self._finish_pixel(n, y, x, i, lane)
+                if self._sum is not None:
+                    emitter.store(self._sum, self._sum[lane] + _total(values), [lane])
+            return None if self._sum is None else self._sum[lane]
+        values = [value for i in range(self.pixels) for value in self._finish_pixel(n, y, x, i, lane)]
+        return _total(values) if self.summed else None
 
-    def _finish_pixel(self, n: Any, y: Any, x: Any, i: Any, lane: Any) -> None:
-        epilogue, count = self.epilogue, len(self.blocks)
+    def _finish_pixel(self, n: Any, y: Any, x: Any, i: Any, lane: Any) -> list[Any]:
+        """The values of a pixel, one for each block."""
+        epilogue, count, values = self.epilogue, len(self.blocks), []
         for j, block in enumerate(self.blocks):
             index = (n, block * epilogue.lanes + lane, y, x + i)
             accumulator = self._held[j][i, lane] if self._looped else self.accumulators[i * count + j, lane]
             value = epilogue.value_at(Scalar(accumulator), index)
+            if self.summed:
+                value = epilogue.emitter.math.let(value)
+            values.append(value.expr)
             if self._staged:
                 epilogue.emitter.store(self._staged[j], value, [i, lane])
             else:
                 epilogue.result.put(value, epilogue.result.position(index))
+        return values
 
     def flush(self, n: Any, y: Any, x: Any) -> None:
         """Behind the vector loop: where the result is plain row-major, scatters the real lanes to it."""
@@ -201,3 +212,11 @@ class Tile:
                 value = self._staged[j][i, lane]
                 position = [n, block * epilogue.lanes + lane, y, x + i]
                 epilogue.result.put(value, position)
+
+
+def _total(values: list[Any]) -> Any:
+    """The sum of values, added up in pairs: no addition waits for many others."""
+    while len(values) > 1:
+        pairs = [a + b for a, b in zip(values[::2], values[1::2], strict=False)]
+        values = pairs + values[len(values) // 2 * 2 :]
+    return values[0]

@@ -26,12 +26,12 @@ from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.apart import apart
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.emitter import Emitter, Template
+from specc.backends.tvm.emitter import Emitter, Template, Tensor
 from specc.backends.tvm.group import Group, cut
 from specc.backends.tvm.kernels import convolution, depthwise
 from specc.backends.tvm.kernels.convolution import Convolution
 from specc.backends.tvm.kernels.convolution_plan import Geometry, Schedule
-from specc.backends.tvm.kernels.depthwise import Depthwise, take_pixels
+from specc.backends.tvm.kernels.depthwise import Depthwise, Loops, spans_of, take_pixels
 from specc.backends.tvm.kernels.epilogue import Epilogue
 from specc.backends.tvm.kernels.rows import Rows
 from specc.backends.tvm.kernels.stages import (
@@ -67,12 +67,22 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         assert first is not None and last is not None
         made = apart(stages[0].value, (front, rest), (first, last))
         return Template(lambda emitter: made.write(emitter), made.packings)
+    fused = loops(group, stages, target, choices)
+    return Template(lambda emitter: fused.write(emitter, None), packings)
+
+
+def loops(group: Group, stages: tuple[Stage, ...], target: Target, choices: Choices) -> Loops:
+    """What writes an expansion and its depthwise convolution."""
     plan = plan_of(group, stages, target, choices)
     n, _, rows, _ = group.result.concrete
     groups = n * plan.groups
     wanted = (p for p in (1, 2, 3, 4, 6, 8, 12, 16, 32) if p <= groups * rows)
     pieces = choices.near("pieces", wanted, pieces_of(group, stages, groups))
-    return Template(lambda emitter: Expansion(emitter, stages, plan, target).emit(pieces), packings)
+
+    def write(emitter: Emitter, sums: Tensor | None) -> None:
+        Expansion(emitter, stages, plan, target, sums=sums).emit(pieces)
+
+    return Loops(len(spans_of(group, stages[1].anchor, plan.pixels)), write)
 
 
 @dataclass(frozen=True)
@@ -98,12 +108,18 @@ def plan_of(group: Group, stages: tuple[Stage, ...], target: Target, choices: Ch
 
 class Expansion:
     """Writes the rows of both convolutions, the first two stages of a group; those of the depthwise one to `goal`, or
-    to the group's result if none is given."""
+    to the group's result if none is given. For `sums`, see `Loops`."""
 
     def __init__(
-        self, emitter: Emitter, stages: tuple[Stage, ...], plan: Plan, target: Target, goal: Rows | None = None
+        self,
+        emitter: Emitter,
+        stages: tuple[Stage, ...],
+        plan: Plan,
+        target: Target,
+        goal: Rows | None = None,
+        sums: Tensor | None = None,
     ) -> None:
-        self.emitter, self.plan, self.target, self.goal = emitter, plan, target, goal
+        self.emitter, self.plan, self.target, self.goal, self.sums = emitter, plan, target, goal, sums
         self.expand, self.deep, *_ = stages
         self.type = emitter.group.type(self.expand.value)
         self.window = window_of(emitter.group, self.deep.anchor)
@@ -150,7 +166,7 @@ class Expansion:
             emitter, self.expand.anchor, plan.geometry, plan.schedule, lanes, target, epilogue=epilogue
         )
         behind = Epilogue(emitter, self.deep.anchor, lanes, self.deep.value, self.goal)
-        deep = Depthwise(emitter, self.deep.anchor, plan.pixels, target, ring, behind)
+        deep = Depthwise(emitter, self.deep.anchor, plan.pixels, target, ring, behind, self.sums)
         low, new = self.window.fresh(y, place, plan.geometry.rows)
         with emitter.serial(new, low) as row:
             expand.row(n, [first + j for j in range(count)], row)

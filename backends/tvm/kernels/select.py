@@ -30,6 +30,7 @@ from specc.backends.tvm.kernels import (
     scan,
     separable,
     squeeze,
+    squeezed,
     tiled,
     tiled_attention,
     tiled_linear,
@@ -85,7 +86,7 @@ def template(group: Group, target: Target, choices: Choices) -> Template:
         found = lower(group, target, choices)
         if found is not None:
             return found
-    for joined in (added.lower, scan.lower):
+    for joined in (added.lower, squeezed.lower, scan.lower):
         found = joined(group, target, choices, template)
         if found is not None:
             return found

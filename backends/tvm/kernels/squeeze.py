@@ -51,7 +51,7 @@ class _Schedule:
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group that is a mean over the image and 1x1 convolutions of it; None for another group."""
     lanes, anchors = target.lanes, group.anchors
-    if not anchors or not _is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
+    if not anchors or not is_mean(group.step(anchors[0])) or group.steps[-1].type.layout != target.blocked_layout:
         return None
     source = group.step(anchors[0]).operands[0]
     if source >= len(group.inputs) or group.inputs[source].type.layout != target.blocked_layout:
@@ -89,7 +89,8 @@ def _schedule(group: Group, anchor: int, target: Target, choices: Choices) -> _S
     return _Schedule(width, chains, choices.take("shared", (False, True), large))
 
 
-def _is_mean(step: Step) -> bool:
+def is_mean(step: Step) -> bool:
+    """Whether a step is the mean of a picture, for each channel."""
     if step.type.dtype != "float32" or step.type.rank != 4:
         return False
     attrs = step.attrs
