@@ -14,7 +14,7 @@ One core of a Cascade Lake with 1 MB, the time of the one kernel over that of th
 80 -> 480 at 14x14 (0.4 MB) 0.98 to 1.06. One core of the Granite Rapids generation with 2 MB: 24 -> 144 at 56x56
 (1.8 MB) 0.82 by itself; in its network 1.03 with SiLU and, with 5x5 and stride 2, 1.06. Whole networks with these
 joined, medians of twelve processes, both forms in turns: MobileNetV2 0.98, EfficientNet-B0 0.99 (two threads of a busy
-machine 0.99 to 1.01). A wide tensor of half the cache, 24 -> 72 at 56x56 in MobileNetV3, gives 1.00.
+machine, 0.99 to 1.02: not decided). A wide tensor of half the cache, 24 -> 72 at 56x56 in MobileNetV3, gives 1.00.
 
 On a GPU, a block of threads computes the wide tensor for the pixels of its tile, some channels at a time, in memory
 that it shares, and the 1x1 convolution behind the two may join them (`separable`): a whole inverted residual is one
