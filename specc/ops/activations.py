@@ -42,6 +42,13 @@ def _softplus(k: Any, x: Any, beta: float = 1.0) -> Any:
     return (_relu(k, z) + log) * _const(k, 1 / beta, x)
 
 
+def _mish(k: Any, x: Any) -> Any:
+    """With e = exp(x) and n = e (e + 2), tanh(log(1 + e)) is n / (n + 2); it is 1 long before x is 20."""
+    e = k.exp(k.min(x, _const(k, 20.0, x)))
+    n = e * (e + _const(k, 2.0, x))
+    return x * (n / (n + _const(k, 2.0, x)))
+
+
 def _elu(k: Any, x: Any, alpha: float, slope: float = 1.0) -> Any:
     """Identity above 0, alpha (exp(slope x) - 1) below; the exponential never sees a positive number."""
     below = k.min(x, _const(k, 0.0, x)) * _const(k, slope, x)
@@ -94,9 +101,7 @@ RECORDS = (
         scalar=_gelu,
     ),
     unary("silu", "x * sigmoid(x) (arXiv:1606.08415)", functional("silu"), lambda k, x: k.silu(x)),
-    unary(
-        "mish", "x * tanh(softplus(x)) (arXiv:1908.08681)", functional("mish"), lambda k, x: x * k.tanh(_softplus(k, x))
-    ),
+    unary("mish", "x * tanh(softplus(x)) (arXiv:1908.08681)", functional("mish"), _mish),
     unary(
         "elu",
         "x where x > 0, else alpha * (exp(x) - 1) (arXiv:1511.07289)",

@@ -98,3 +98,9 @@ def test_moves_in_a_row_store_nothing() -> None:
     for group in (shuffled, permuted):
         check(group, general.lower)
         assert "alloc_buffer" not in str(kernel_of(group, general.lower(group, NATIVE, Choices())).function)
+
+
+def test_mish_far_from_zero() -> None:
+    """Cubes of normal numbers, up to 50 and more on either side: the exponential is limited, and nothing overflows."""
+    cubes = ("mul", (0, 0), {}), ("mul", (1, 0), {}), ("mish", (2,), {})
+    check(program([tensor(40, 500)], *cubes), general.lower)
