@@ -30,6 +30,13 @@ def test_epilogue_operands(operand: Input) -> None:
     check(program(operands, ("linear", (0, 1), {}), ("add", (3, 2), {})), linear.lower)
 
 
+@pytest.mark.parametrize("outputs", [32, 20])
+def test_heavy_epilogue_of_several_operands(outputs: int) -> None:
+    """Whole vectors go straight to the result, of others the lanes that there are."""
+    operands = [tensor(2, 19, 12), weight(outputs, 12), tensor(2, 19, outputs)]
+    check(program(operands, ("linear", (0, 1), {}), ("gelu", (3,), {}), ("add", (4, 2), {})), linear.lower)
+
+
 @pytest.mark.parametrize("lead", [(5, 1), (1, 5, 1), (1, 1), (2, 3)])
 def test_leading_dimensions_of_one(lead: tuple[int, ...]) -> None:
     operands = [tensor(*lead, 12), weight(20, 12), tensor(*lead, 20)]
