@@ -56,11 +56,12 @@ def test_values_are_copied_or_read_where_they_lie(copied: bool, shape: Any) -> N
     ("group", "copied"),
     [
         (joint(1, 197, 6, 64), True),
-        (joint(64, 49, 3, 32), False),
+        (joint(64, 65, 3, 32), False),
+        (joint(64, 49, 3, 32), None),
         (plain((1, 6), 197, 197, 64, 64), False),
         (joint(1, 16, 2, 8), None),
     ],
-    ids=["rows far apart", "few rows", "one run", "one block of queries"],
+    ids=["rows far apart", "few rows", "one block of four vectors", "one run", "one block of queries"],
 )
 def test_values_that_a_cache_does_not_keep_are_copied(group: Group, copied: bool | None) -> None:
     choices = Choices()
