@@ -12,8 +12,8 @@ the second-level cache while it computes, and they are waited for where they are
 
 One core of the Granite Rapids generation, in MobileNetV3 and EfficientNet-B0, the time of the one kernel over that of
 the two, least times: 32 -> 16 channels at 112x112 0.73, 144 -> 24 with a residual at 56x56 0.83, 120 -> 40 with a
-residual at 28x28 0.89. With more outputs, the block as a whole: 480 -> 112 at 14x14 1.00 to 1.02, 672 -> 112 1.02 to
-1.04. Two threads take 0.90, 0.95 and 0.92 of the time of the blocks of the first three, where one takes 0.93, 0.93 and
+residual at 28x28 0.89. With more outputs, the block as a whole: 480 -> 112 at 14x14 0.98 to 1.02, 672 -> 112 1.01 to
+1.07. Two threads take 0.90, 0.95 and 0.92 of the time of the blocks of the first three, where one takes 0.93, 0.93 and
 0.95.
 """
 
