@@ -116,12 +116,13 @@ static void *aligned_memory(uint64_t bytes) {
   return posix_memalign(&memory, 64, bytes ? bytes : 1) ? 0 : memory;
 }
 
-/* Memory for tensors, in pages of 2 MB as far as these are filled, the last one to three quarters: of pages of 4 KB, some
-   share sets of the second-level cache. So at most half a megabyte more becomes resident. */
+/* Memory for tensors, in pages of 2 MB as far as these are filled: of pages of 4 KB, some share sets of the second-level
+   cache. What fills three quarters of the first page has it all the same: half a megabyte more is resident at most. */
 static void *arena_memory(uint64_t bytes) {
 #ifdef HUGE_PAGE
   void *memory = 0;
-  uint64_t paged = (bytes + HUGE_PAGE / 4) / HUGE_PAGE * HUGE_PAGE;
+  uint64_t paged = bytes / HUGE_PAGE * HUGE_PAGE;
+  if (!paged && bytes >= HUGE_PAGE / 4 * 3) paged = HUGE_PAGE;
   if (paged) {
     if (posix_memalign(&memory, HUGE_PAGE, bytes > paged ? bytes : paged)) return 0;
     madvise(memory, paged, MADVISE_HUGE); /* the system may have none */
