@@ -24,6 +24,8 @@ from specc.targets import Target
 NATIVE = targets.native()
 TARGETS = [t for t in targets.TARGETS.values() if not targets.missing_features(t.architecture, t.requires)]
 """The targets whose code this machine runs: more than one width of vectors on most."""
+WIDTHS = [TARGETS[0], NATIVE] if TARGETS[0].lanes != NATIVE.lanes else [NATIVE]
+"""One of these for each width of vectors."""
 
 Lowering = Callable[[Group, Target, Choices], Template | None]
 

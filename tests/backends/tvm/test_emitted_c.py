@@ -6,6 +6,7 @@ import ctypes
 import random
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from specc.diagnostics import SpeccError
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.model import Model, _together
+from specc.passes.registry import Fusion, Layout
 from specc.runtime import Artifact
+from specc.targets import find, native
 from specc.testing.growth import grow
 from specc.unpack import unpack
 
@@ -44,6 +47,23 @@ def run(artifact: Artifact, folder: Path, *flags: str) -> list[float]:
         difference(a, b)
         for a, b in zip(model.run(contents.samples[0].inputs), contents.samples[0].outputs, strict=True)
     ]
+
+
+def kernels_of(graph: Graph, cache: int, folder: Path) -> list[list[dict[str, Any]]]:
+    """The facts of the kernels that a network has on this machine, and those that it has in C, with what a second-level
+    cache of so many bytes joins. Both give what the reference gives, and two threads here what one does."""
+    found = []
+    for target in (native(), find("c")):
+        artifact = specc.compile(graph, target=target, passes=(Layout(target.lanes), Fusion(cache=cache)))
+        if target.name == "c":
+            assert max(run(artifact, folder)) <= 1e-5
+        else:
+            assert max(artifact.self_test()) <= 1e-5
+            (sample,) = artifact.contents.samples
+            one, two = (Artifact(artifact.contents, threads)(*sample.inputs) for threads in (1, 2))
+            assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+        found.append(artifact.manifest.sizes[0].facts["kernels"])
+    return found
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kernel_programs import TARGETS, check, program, tensor
+from kernel_programs import TARGETS, WIDTHS, check, program, tensor
 
 import specc
 from specc import targets
@@ -18,8 +18,6 @@ from specc.ir.types import TensorType
 from specc.passes.registry import Fusion, Layout
 from specc.targets import Target
 
-WIDTHS = list({target.lanes: target for target in reversed(TARGETS)}.values())
-"""A target for each width of vectors."""
 PICTURES: list[tuple[tuple[int, ...], tuple[int, int]]] = [
     ((1, 20, 9, 11), (18, 22)),
     ((2, 3, 7, 40), (5, 13)),

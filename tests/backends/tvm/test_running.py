@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_programs import TARGETS, check, draw, execute, program, reference, tensor
+from kernel_programs import TARGETS, WIDTHS, check, draw, execute, program, reference, tensor
 
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import kernel_of
@@ -13,8 +13,6 @@ from specc.backends.tvm.kernels import running
 from specc.ir.types import TensorType
 from specc.targets import Target
 
-WIDTHS = list({target.lanes: target for target in reversed(TARGETS)}.values())
-"""A target for each width of vectors."""
 PLACES = [((3, 50), -1), ((2, 5, 16), 2), ((7,), 0), ((1, 1), 1), ((2, 9, 3, 7), 1), ((3, 1100), 0), ((5, 1, 530), -3)]
 """Along rows: vectors and a part of one, vectors alone, less than one. Along others: runs of columns and a part."""
 
