@@ -35,9 +35,9 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.convolution import Convolution, Place, anchored
 from specc.backends.tvm.kernels.convolution_plan import Geometry, Schedule, geometry_of, take_unroll
-from specc.backends.tvm.kernels.epilogue import Epilogue, is_heavy
+from specc.backends.tvm.kernels.epilogue import is_heavy
 from specc.backends.tvm.kernels.fetch import take_inputs, take_results
-from specc.backends.tvm.kernels.rows import Rows, share, take_strips
+from specc.backends.tvm.kernels.rows import share, take_strips
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import DTYPES
 from specc.targets import Target
@@ -166,17 +166,9 @@ class HalfBlocks(Convolution):
     """Writes the loops of one convolution, two input channels at a time."""
 
     def __init__(
-        self,
-        emitter: Emitter,
-        anchor: int,
-        geometry: Geometry,
-        schedule: Schedule,
-        inner: int,
-        target: Target,
-        epilogue: Epilogue | None = None,
-        source: Rows | None = None,
+        self, emitter: Emitter, anchor: int, geometry: Geometry, schedule: Schedule, inner: int, target: Target
     ) -> None:
-        super().__init__(emitter, anchor, geometry, schedule, inner, target, epilogue=epilogue, source=source)
+        super().__init__(emitter, anchor, geometry, schedule, inner, target)
         self.depth = DEPTH
         self.vectors = vectors_of(self.geometry.out_channels, target)
         self.parts = _groups(self.geometry.out_channels, schedule.groups, target)
@@ -261,9 +253,6 @@ class HalfBlocks(Convolution):
 
     def _pair(self, at: list[Any], lane: Any) -> Any:
         """A vector of two neighbouring channels, again and again: from `lane` on of a block of what is read."""
-        if self.source is not None:
-            _, block, row, column = at
-            at = self.source.place(block, row, column, lane)[:-1]
         return T.Bind(repeated(self.data, [*at, lane], self.lanes))
 
 
