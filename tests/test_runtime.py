@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +35,9 @@ def contents(path: Path) -> Contents:
     return container.read(path)
 
 
-def code_of(action: object) -> str:
+def code_of(action: Callable[[], object]) -> str:
     with pytest.raises(SpeccError) as caught:
-        action()  # type: ignore[operator]
+        action()
     return caught.value.diagnostics[0].code
 
 
@@ -100,11 +101,11 @@ def test_results_belong_to_the_caller(path: Path) -> None:
         (lambda a: a(None), "S0912"),
     ],
 )
-def test_wrong_inputs(path: Path, call: object, code: str) -> None:
+def test_wrong_inputs(path: Path, call: Callable[[runtime.Artifact], object], code: str) -> None:
     artifact = runtime.open(path)
-    assert code_of(lambda: call(artifact)) == code  # type: ignore[operator]
+    assert code_of(lambda: call(artifact)) == code
     artifact(tiny.image())
-    assert code_of(lambda: call(artifact)) == code, "behind a call that was right"  # type: ignore[operator]
+    assert code_of(lambda: call(artifact)) == code, "behind a call that was right"
 
 
 def test_a_misspelt_input_gets_a_hint(path: Path) -> None:
