@@ -40,11 +40,13 @@ _COMPILED = {
 
 @click.command()
 @click.argument("spec", metavar="FILE[:VARIANT]|ARTIFACT")
-@click.option("--against", default="torch,onnxruntime", show_default=True, help="Peers, separated by commas.")
+@click.option(
+    "--against", default="torch,onnxruntime", show_default=True, help="What to compare with, separated by commas."
+)
 @measuring_options
 @precision_options
 @threads_option
-@click.option("--seconds", type=Finite(), default=5.0, show_default=True, help="For each contender.")
+@click.option("--seconds", type=Finite(), default=5.0, show_default=True, help="How long to measure each contender.")
 @click.option(
     "--patience",
     type=Finite(),

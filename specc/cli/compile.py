@@ -49,13 +49,15 @@ _OF_KERNELS = ["level", "rounding", "tuning", "passes", "verify_each", "dump", "
     help="One file; a folder with C sources, or with a static library, for another build; or an ONNX file.",
 )
 @click.option(
-    "--strips", type=click.IntRange(min=1), help="Strips of rows for the first stages: less memory; 1 without it."
+    "--strips",
+    type=click.IntRange(min=1),
+    help="Compute the first stages in so many strips of rows, for less memory; 1 without it.",
 )
 @click.option(
     "--peak",
     type=click.IntRange(min=0),
     metavar="BYTES",
-    help="As few strips as need no more memory, in place of --strips.",
+    help="In place of --strips: as few strips as let a run do with so much memory.",
 )
 @precision_options
 @click.option("--dump", type=click.Path(), metavar="DIR", help="Write the graph's text after every pass here.")

@@ -115,18 +115,20 @@ class Finite(click.FloatRange):
         return found
 
 
-target_option = click.option("--target", default="native", show_default=True, help="The machine to compile for.")
-level_option = click.option(
-    "-O", "level", type=click.IntRange(0, 2), default=2, show_default=True, help="Optimize: -O0..-O2."
+target_option = click.option(
+    "--target", default="native", show_default=True, help="The machine to compile for; docs/deploying.md lists them."
 )
-weights_option = click.option("--weights", type=click.Path(), help="A checkpoint; without one, weights are drawn.")
+level_option = click.option(
+    "-O", "level", type=click.IntRange(0, 2), default=2, show_default=True, help="Level of optimization: -O0 to -O2."
+)
+weights_option = click.option("--weights", type=click.Path(), help="A checkpoint; random weights without it.")
 threads_option = click.option("--threads", type=int, help="Threads for a call; all cores without it.")
 tolerance_option = click.option(
     "--tolerance",
     type=Finite(),
     default=1e-4,
     show_default=True,
-    help="Of max |difference| / max |output|.",
+    help="The most that max |difference| / max |output| may be.",
 )
 passes_option = click.option(
     "--passes", metavar="a,b{option=1}", help="Run these passes instead of the level's (see `specc explain PASS`)."
@@ -137,7 +139,7 @@ rounding_option = click.option(
     type=Finite(),
     default=ROUNDING,
     show_default=True,
-    help="Kernels may round so many times as coarsely as direct sums do; 1 leaves these alone.",
+    help="How many times as coarsely as direct sums kernels may round; 1 is without minimal filtering.",
 )
 tuning_option = click.option(
     "--tuning",
@@ -151,9 +153,14 @@ precision_options = _options(
         default="float32",
         show_default=True,
         metavar="float32|bf16|fp16|int8",
-        help="What it computes in; int8 with --calibrate.",
+        help="What layers compute in; int8 with --calibrate.",
     ),
-    click.option("--calibrate", type=click.Path(), metavar="NPZ", help="Typical inputs, for int8, or to measure by."),
+    click.option(
+        "--calibrate",
+        type=click.Path(),
+        metavar="NPZ",
+        help="Typical inputs: for the ranges of int8, and to measure errors with.",
+    ),
     click.option(
         "--bound", type=Finite(), help="Keep layers in float32 that put outputs off by more than this  [default: 0.1]"
     ),

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 @click.option("--html", metavar="OUT", type=click.Path(), help="Write a page with charts and tables, too.")
 @click.option("--scaling", is_flag=True, help="Measure with one thread as well, and compare.")
 @click.option("--static", is_flag=True, help="Run nothing: count the cycles of inner loops with llvm-mca.")
-@click.option("--core", metavar="NAME", help="With --static: by LLVM's model of this core, not of the target's.")
+@click.option(
+    "--core", metavar="NAME", help="With --static: count by LLVM's model of this core, in place of the target's."
+)
 @size_option
 @threads_option
 @json_option

@@ -20,8 +20,10 @@ from specc.terminal import FINE, say
 
 @click.command()
 @artifact_argument
-@click.option("--inputs", type=click.Path(), metavar="NPZ", help="Arrays by input name; without them they are drawn.")
-@click.option("--outputs", type=click.Path(), metavar="NPZ", help="Write the outputs, by name.")
+@click.option(
+    "--inputs", type=click.Path(), metavar="NPZ", help="An array for each input, by its name; random ones without it."
+)
+@click.option("--outputs", type=click.Path(), metavar="NPZ", help="Write an array for each output, by its name.")
 @click.option("--assert-outputs", type=click.Path(), metavar="NPZ", help="Compare with these; exit 1 if they differ.")
 @click.option("--self-test", is_flag=True, help="Run the artifact's own sample; exit 1 if its outputs differ.")
 @size_option

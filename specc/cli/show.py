@@ -40,7 +40,13 @@ _OF_SPECS = {
 @click.command()
 @click.argument("spec", metavar="FILE[:VARIANT]|ARTIFACT")
 @click.option("--at", "at", metavar="PASS", help="The graph's text behind this pass, or `spec`: before all of them.")
-@click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="Names in a row of the table.")
+@click.option(
+    "--depth",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="How deep blocks within blocks are listed.",
+)
 @click.option("--explain", metavar="PASS", help="What the rules of this pass did and refused to do, and why.")
 @target_option
 @shapes_option

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @spec_argument
 @measuring_options
 @rounding_option
-@click.option("--minutes", type=Finite(), default=10.0, show_default=True, help="How long, about.")
+@click.option("--minutes", type=Finite(), default=10.0, show_default=True, help="How long to search, about.")
 @click.option("--trials", type=click.IntRange(min=0), help="At most so many configurations.")
 @threads_option
 @click.option("--tracker", metavar="HOST:PORT", help="A tracker of TVM's, whose machines measure instead of this one.")

@@ -30,13 +30,13 @@ from specc.terminal import FAILED, FINE
 @spec_argument
 @compiling_options
 @pass_options
-@click.option("--per-pass", is_flag=True, help="Judge the graph after every pass too; name the first wrong node.")
+@click.option("--per-pass", is_flag=True, help="Compare the graph after every pass, too; name the first wrong node.")
 @click.option(
     "--reduce",
     "reduce_to",
     type=click.Path(),
     metavar="DIR",
-    help="Judge as --per-pass does; shrink what differs, and write it here.",
+    help="Compare as --per-pass does; make what differs as small as it can be, and write it here.",
 )
 @tolerance_option
 @precision_options
