@@ -17,6 +17,7 @@ from specc.ir.graph import Graph
 from specc.sizes import interface
 
 OPSET = 18
+_WITHOUT = "an artifact needs no ONNX; `bench --against torch,inductor` compares without it"
 
 
 def merged(graph: Graph, weights: Mapping[str, Array]) -> Any:
@@ -29,38 +30,37 @@ def merged(graph: Graph, weights: Mapping[str, Array]) -> Any:
 
 
 def to_onnx(graph: Graph, weights: Mapping[str, Array]) -> bytes:
-    """The ONNX file of the merged form of `graph` (specialized); raises S0805 for an operator that ONNX lacks."""
-    for node in map(graph.node, graph.order()):
-        if "body" in node.record.traits:  # the exporter would write every step of the loop
-            message = f"`{graph.name}` cannot be written as ONNX: `{node.op}` is a loop"
-            raise error("S0805", message, *([Label(node.span)] if node.span else []))
+    """The ONNX file of the merged form of `graph` (specialized); errors as of `module_to_onnx`."""
     inputs, outputs = interface(graph)
     names = [spec.name for spec in inputs], [spec.name for spec in outputs]
-    try:
-        return module_to_onnx(merged(graph, weights), sample.draw(inputs), *names)
-    except Exception as problem:
-        import torch
-
-        if not isinstance(problem, (torch.onnx.errors.OnnxExporterError, RuntimeError, NotImplementedError)):
-            raise
-        reason = str(problem).strip().partition("\n")[0]
-        raise error("S0805", f"`{graph.name}` cannot be written as ONNX {OPSET}: {reason}") from None
+    return module_to_onnx(graph, merged(graph, weights), sample.draw(inputs), *names)
 
 
-def module_to_onnx(module: Any, inputs: Sequence[Array], input_names: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """A torch module as ONNX, traced with `inputs`."""
+def module_to_onnx(
+    graph: Graph, module: Any, inputs: Sequence[Array], input_names: Sequence[str], outputs: Sequence[str]
+) -> bytes:
+    """The ONNX file of `module`, the merged form of `graph`, traced with `inputs`; raises S0805 for a loop, which the
+    exporter would write step by step, and for an operator that ONNX lacks."""
     import torch
 
+    for node in map(graph.node, graph.order()):
+        if "body" in node.record.traits:
+            message = f"`{graph.name}` cannot be written as ONNX: `{node.op}` is a loop"
+            raise error("S0805", message, *([Label(node.span)] if node.span else []), notes=(_WITHOUT,))
     file = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the exporter that writes without onnxscript says that it is the older one
-        torch.onnx.export(
-            module,
-            tuple(torch.from_numpy(array) for array in inputs),
-            file,
-            input_names=list(input_names),
-            output_names=list(outputs),
-            dynamo=False,
-            opset_version=OPSET,
-        )
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # the exporter that writes without onnxscript says that it is the older one
+            torch.onnx.export(
+                module,
+                tuple(torch.from_numpy(array) for array in inputs),
+                file,
+                input_names=list(input_names),
+                output_names=list(outputs),
+                dynamo=False,
+                opset_version=OPSET,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, NotImplementedError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        raise error("S0805", f"`{graph.name}` cannot be written as ONNX {OPSET}: {reason}", notes=(_WITHOUT,)) from None
     return file.getvalue()

@@ -50,12 +50,13 @@ QUANTIZERS: Mapping[str, tuple[str, ...]] = {"onnxruntime": ("onnx",), "openvino
 
 @dataclass(frozen=True)
 class Task:
-    """What all peers are asked to compute: `module` with `inputs`, on so many threads.
+    """What all peers are asked to compute: `module`, the merged form of `graph`, with `inputs`, on so many threads.
 
     In int8, `samples` say where values lie; `attends` says whether the network multiplies activations by one another,
     as transformers do.
     """
 
+    graph: Graph
     module: Any
     inputs: Sequence[Array]
     threads: int
@@ -94,8 +95,9 @@ def peers(
     precision: str = "float32",
     samples: Sequence[Sequence[Array]] = (),
 ) -> list[Contender]:
-    """The contenders called `names`, each running the merged form of `graph` (specialized) with `weights`."""
-    task = Task(merged(graph, weights), inputs, threads, precision, samples, _attends(graph))
+    """The contenders called `names`, each running the merged form of `graph` (specialized) with `weights`; raises S0805
+    where one takes ONNX, and the network cannot be written so."""
+    task = Task(graph, merged(graph, weights), inputs, threads, precision, samples, _attends(graph))
     makers = {"torch": _torch, "inductor": _inductor, "onnxruntime": _onnxruntime, "openvino": _openvino}
     return [makers[name](task) for name in names]
 
@@ -179,7 +181,7 @@ def _inductor(task: Task) -> Contender:
 
 
 def _onnx(task: Task) -> bytes:
-    return module_to_onnx(task.module, task.inputs, _names(task), ())
+    return module_to_onnx(task.graph, task.module, task.inputs, _names(task), ())
 
 
 def _names(task: Task) -> list[str]:

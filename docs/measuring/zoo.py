@@ -1,9 +1,8 @@
 """The latency of the zoo beside ONNX Runtime and OpenVINO: of each entry of its index the first variant.
 
 Those that `latency` measures are left out. Each network is measured by `specc bench` in a process of its own, which
-takes kernels from the cache. With networks named, only these are measured, and the others' rows stay. Networks with a
-loop are left out: PyTorch's exporter would write every step of it for the peers. What cannot be measured, since a peer
-refuses it for instance, is told and has no row.
+takes kernels from the cache. With networks named, only these are measured, and the others' rows stay. What cannot be
+measured is told and has no row: networks with a loop, for instance, which the peers take no ONNX of.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from measuring import latency
 from measuring.aims import Aim
 from measuring.machine import Machine
 from measuring.results import NETWORKS, rows_kept, say, take_networks
-from specc import driver
-from specc.zoo import entries, find
+from specc.zoo import entries
 
 TITLE = "The zoo"
 _FIRST = {entry.name: (entry.file, next(iter(entry.variants))) for entry in entries().values()}
@@ -41,22 +39,12 @@ def measure(options: argparse.Namespace, known: dict[str, Any] | None) -> dict[s
     """Under `timings` of each network, what `specc bench` says for each number of threads."""
     found: dict[str, Any] = rows_kept(options, known, latency.KEPT)
     for name in options.networks or MEASURED:
-        if loops(name):
-            say(f"{name}: not measured: it has a loop")
-            continue
         try:
             found[name] = {"timings": latency.timings(name, f"zoo:{name}", options)}
         except SystemExit as failure:  # of `specc`, which has said why
             say(f"{name}: not measured: {failure}")
             found.pop(name, None)
     return {name: found[name] for name in MEASURED if name in found}
-
-
-def loops(name: str) -> bool:
-    """Whether a network runs a graph of its own at each place of a sequence, as recurrent ones do."""
-    path, variant = find(f"zoo:{name}")
-    graph = driver.load(path, None, variant)
-    return any("body" in graph.node(identity).record.traits for identity in graph.live())
 
 
 def write(results: dict[str, Any], machine: Machine) -> list[str]:

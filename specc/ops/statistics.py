@@ -66,7 +66,8 @@ def _layer_reference(x: Any, weight: Any = None, bias: Any = None, *, axis: int,
 
     axis, last = axis % x.ndim, x.ndim - 1  # torch.onnx.export writes a negative place as it is, which is no order
     rows = x.movedim(axis, last)
-    return functional.layer_norm(rows, rows.shape[-1:], weight, bias, eps).movedim(last, axis)
+    extent = int(rows.shape[-1])  # a number also where torch.onnx.export has lost the shape, as behind a pool
+    return functional.layer_norm(rows, (extent,), weight, bias, eps).movedim(last, axis)
 
 
 def _rms_reference(x: Any, weight: Any = None, *, axis: int, eps: float) -> Any:
