@@ -255,10 +255,13 @@ def find(name: str | Target) -> Target:
         return name
     if name == "native":
         return native()
-    if not isinstance(name, str) or name not in TARGETS:
+    if not isinstance(name, str):
+        note = "what stands behind the graph is the target; weights are given by name, as `weights=...`"
+        raise error("S0801", f"a target is called by its name, and this is a {type(name).__name__}", notes=(note,))
+    if name not in TARGETS:
         known = ["native", *TARGETS]
         raise error(
-            "S0801", f"there is no target `{name}`; there are {', '.join(known)}", notes=did_you_mean(str(name), known)
+            "S0801", f"there is no target `{name}`; there are {', '.join(known)}", notes=did_you_mean(name, known)
         )
     return TARGETS[name]
 

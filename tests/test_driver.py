@@ -209,6 +209,9 @@ def test_wrong_wishes() -> None:
     graph = tiny.graph()
     assert codes_of(lambda: specc.compile(graph, target="x86-64-v9")) == ["S0801"]
     assert codes_of(lambda: specc.compile(graph, target=None)) == ["S0801"]  # type: ignore[arg-type]
+    with pytest.raises(specc.SpeccError, match="this is a dict") as raised:  # weights where a target stands
+        specc.compile(graph, {"weight": np.zeros(1)})  # type: ignore[arg-type]
+    assert "weights=" in str(raised.value)
     assert codes_of(lambda: specc.compile(graph, shapes={"z": 3})) == ["S0703"]
     assert codes_of(lambda: specc.compile(graph, shapes={"h": 0})) == ["S0703"]
     assert codes_of(lambda: specc.compile(graph, weights={})) == ["S0603"]
