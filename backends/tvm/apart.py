@@ -10,7 +10,7 @@ from specc.backends.tvm.group import Part
 
 def apart(value: int, parts: Sequence[Part], templates: Sequence[Template]) -> Template:
     """The template of a group that is cut at `value`, which the first part makes, into a temporary, unless it is a
-    result itself; the second part makes the last result."""
+    result itself; the second part makes the last result, when the first one has read all that it reads."""
     packings = {
         part.values[number]: packing
         for part, template in zip(parts, templates, strict=True)
@@ -26,4 +26,4 @@ def apart(value: int, parts: Sequence[Part], templates: Sequence[Template]) -> T
         for part, template, result in zip(parts, templates, (between, emitter.outputs[-1]), strict=True):
             template.write(emitter.part(part, template.packings, {value: between}, result))
 
-    return Template(write, packings)
+    return Template(write, packings, once=templates[-1].once)

@@ -51,8 +51,8 @@ class Kernel:
 
     `symbols` are the dimensions whose values the caller gives. Frozen inputs are stored as they are packed. Temporaries
     are memory that nobody else reads. For reports: `template` names the module that wrote it, `parallel` the iterations
-    of each loop that threads share, `configuration` what was chosen. `once`: see `Template`. `scratch` are the tensors
-    with open dimensions for which it asks for memory while it runs.
+    of each loop that threads share, `configuration` what was chosen. The result may be written over each of the inputs
+    `overwrites`. `scratch` are the tensors with open dimensions for which it asks for memory while it runs.
     """
 
     function: Any
@@ -62,7 +62,7 @@ class Kernel:
     temporaries: tuple[TensorType, ...] = ()
     configuration: Mapping[str, Value] = field(default_factory=dict)
     symbols: tuple[str, ...] = ()
-    once: bool = False
+    overwrites: tuple[int, ...] = ()
     scratch: tuple[TensorType, ...] = ()
 
 
@@ -72,13 +72,15 @@ class Template:
 
     An input that is not in `packings` lies as its type says. `space` is what was chosen for it, and from what.
     `once` says that each element of the result is computed once, and that what pointwise steps read at its index is
-    read before it is written: the result may be written over such an operand.
+    read before it is written: the result may be written over such an operand. `over` are inputs that an anchor reads,
+    and over which the result may be written all the same.
     """
 
     write: Callable[[Emitter], None]
     packings: Mapping[int, Packing] = field(default_factory=dict)
     space: tuple[Choice, ...] = ()
     once: bool = False
+    over: tuple[int, ...] = ()
 
     @property
     def configuration(self) -> dict[str, Value]:
@@ -118,7 +120,7 @@ def kernel_of(
                 tuple(emitter.temporaries),
                 template.configuration,
                 group.symbols,
-                template.once,
+                tuple(n for n in range(len(group.inputs)) if n in template.over or (template.once and group.beside(n))),
                 tuple(emitter.scratch),
             )
         except Again:

@@ -169,10 +169,10 @@ class Group:
 
     def beside(self, number: int) -> bool:
         """Whether the only result is of the type of an input that pointwise steps alone read, each at the index that
-        it computes, and none of them in front of the anchor, if there is one."""
+        it computes, and none of them in front of an anchor: an element of it is in one of the result, at its place."""
         users = [step for step in self.steps if number in step.operands]
         fronts = (self.reached(operand) for anchor in self.anchors for operand in self.step(anchor).operands)
-        alone = len(self.anchors) < 2 and not any(number in front for front in fronts)
+        alone = not any(number in front for front in fronts)
         return alone and self.single and self.type(number) == self.result and all(step.pointwise for step in users)
 
     def read(self, number: int) -> int | None:

@@ -227,16 +227,12 @@ class _Lowering:
         packings = map(of_type, (i.type for i in group.inputs)) if moves else self._kernel(name).packings
         operands = tuple(self._operand(value, packing) for value, packing in zip(outside, packings, strict=True))
         temporaries = () if moves else self._kernel(name).temporaries
-        once = not moves and self._kernel(name).once
+        over = () if moves else self._kernel(name).overwrites
         types = [*map(self.graph.type, values), *temporaries]
         results = tuple(Storage("buffer", len(self.buffers) + number) for number in range(len(types)))
         self.storages |= zip(values, results)
         self.buffers += types
-        overwrites = tuple(
-            number
-            for number in range(len(group.inputs))
-            if once and group.beside(number) and operands.count(operands[number]) == 1
-        )
+        overwrites = tuple(number for number in over if operands.count(operands[number]) == 1)
         macs = {identity: number(substitute(macs_of(self.graph, identity), self.at)) for identity in piece}
         most = max(piece, key=lambda identity: macs[identity])
         chief, factors = self.graph.node(most), self.graph.operands(most)

@@ -2,10 +2,11 @@
 
 A buffer lives from the call that writes it to the last call that reads it; two that live at the same time have no byte
 in common. A buffer that is an output lies where the caller wants the output, and until it is written, that memory
-serves as others need it. A kernel that reads an operand at the element which it is about to write (a pointwise one, or
-one that adds a residual) writes in the place of that operand if nobody reads it afterwards. What is
-part of another storage lies in it, and that lives from the first to the last of its parts; nothing is written over a
-part, for that would keep the whole alive. What is free at a call, the kernel may have for its own buffers.
+serves as others need it. A kernel that reads an operand at the element which it is about to write (a pointwise one, one
+that adds a residual, or one that normalizes and has the statistics by then) writes in the place of that operand if
+nobody reads it afterwards. What is part of another storage lies in it, and that lives from the first to the last of its
+parts; nothing is written over a part, for that would keep the whole alive. What is free at a call, the kernel may have
+for its own buffers.
 
 Places are found greedily, the largest buffer first, each at the lowest offset where it fits between those that live at
 the same time (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", arXiv:2001.03288,

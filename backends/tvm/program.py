@@ -40,14 +40,13 @@ class Part(NamedTuple):
 class Call:
     """`kernel(*operands, *results)`; every result is a buffer that this call alone writes.
 
-    `overwrites` are the positions of operands in whose place the first result may be written: of its size, and read
-    by the kernel at no other element than the one that it is about to write. `joins` says of a call that only puts its
-    operands one behind the other at which bytes of its result each begins, `begins` of one that copies a part of its
-    operand at which byte that begins; None for any other call. For reports: `path` is where in the
-    network the call comes from, `title` the operators that it computes, `macs` its multiply-accumulate operations,
-    `span` the place in the spec of that operator which does most of them and `element` the type of what it multiplies,
-    `types` the operands' types, and `reads` the most bytes of each operand that are read (None, or nothing at all: all
-    of them).
+    `overwrites` are the positions of operands in whose place the first result may be written: of its size, and no
+    element of them is read when that of the result is written (`Kernel.overwrites`). `joins` says of a call that only
+    puts its operands one behind the other at which bytes of its result each begins, `begins` of one that copies a part
+    of its operand at which byte that begins; None for any other call. For reports: `path` is where in the network the
+    call comes from, `title` the operators that it computes, `macs` its multiply-accumulate operations, `span` the place
+    in the spec of that operator which does most of them and `element` the type of what it multiplies, `types` the
+    operands' types, and `reads` the most bytes of each operand that are read (None, or nothing at all: all of them).
     """
 
     kernel: str

@@ -62,7 +62,7 @@ def lower(group: Group, target: Target, choices: Choices, select: Select) -> Tem
     value = _term(group, pair.second)
     parts = cut(group, value)
     made = apart(value, parts, [select(part.group, target, choices.part(f"part{i}")) for i, part in enumerate(parts)])
-    return Template(lambda emitter: made.write(emitter), made.packings)  # by this module's name in reports
+    return Template(lambda emitter: made.write(emitter), made.packings, once=made.once)  # reports name this module
 
 
 def _pair(group: Group) -> Pair | None:
@@ -123,7 +123,7 @@ def _vectors(group: Group, pair: Pair, target: Target, choices: Choices) -> Temp
         with imported(pairs):
             _Added(emitter, pair, geometries, schedule, target, pairs).emit()
 
-    return Template(write, packings)
+    return Template(write, packings, once=True)
 
 
 def _geometries(group: Group, pair: Pair, target: Target, choices: Choices) -> list[Geometry]:

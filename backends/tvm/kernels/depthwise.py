@@ -55,7 +55,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     packings |= packed(group, anchor, target)
     made = loops(group, anchor, target, choices)
-    return Template(lambda emitter: made.write(emitter, None), packings)
+    return Template(lambda emitter: made.write(emitter, None), packings, once=True)
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,9 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         last = depthwise.lower(rest.group, target, choices.part("depthwise"))
         assert first is not None and last is not None
         made = apart(stages[0].value, (front, rest), (first, last))
-        return Template(lambda emitter: made.write(emitter), made.packings)
+        return Template(lambda emitter: made.write(emitter), made.packings, once=made.once)
     fused = loops(group, stages, target, choices)
-    return Template(lambda emitter: fused.write(emitter, None), packings)
+    return Template(lambda emitter: fused.write(emitter, None), packings, once=True)
 
 
 def loops(group: Group, stages: tuple[Stage, ...], target: Target, choices: Choices) -> Loops:

@@ -8,7 +8,8 @@
 The second line is how samples are joined whose statistics are known (Chan, Golub and LeVeque 1983). So a sweep over
 memory gives both, the second sweep of a channel finds it in a cache, and no sum has more than a lane's share of a
 channel's places in a row. A vector is neighbours of a plain tensor's last dimension, or the channels of a block, and
-groups may begin within a block. Threads share out the channels, or the blocks.
+groups may begin within a block. Threads share out the channels, or the blocks. The last sweep reads each element and
+writes that of the result: it may be in the same place.
 
 One core of the Granite Rapids generation, plain tensors, microseconds of processor time in turns, by the general
 template (it adds up one number after the other where there are fewer groups than lanes) and by this one: 512 channels
@@ -47,7 +48,8 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     if x.rank < 3 or block_of(x.layout) not in (0, target.lanes):
         return None
-    return Template(lambda emitter: _GroupNorm(emitter, anchor, target.lanes).emit(), once=True)
+    over = group.step(anchor).operands[:1] if group.single and group.result == x else ()
+    return Template(lambda emitter: _GroupNorm(emitter, anchor, target.lanes).emit(), once=True, over=over)
 
 
 class _GroupNorm:

@@ -71,9 +71,9 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         named = zip(parts, ("expand", "project"), strict=True)
         alone = [_alone(part.group, target, choices.part(name)) for part, name in named]
         made = apart(stages[0].value, parts, alone)
-        return Template(lambda emitter: made.write(emitter), made.packings)
+        return Template(lambda emitter: made.write(emitter), made.packings, once=made.once)
     plan = plan_of(group, stages, columns, target, choices)
-    return Template(lambda emitter: _write(emitter, stages, plan, target), packings)
+    return Template(lambda emitter: _write(emitter, stages, plan, target), packings, once=True)
 
 
 def _halves(group: Group, anchor: int, target: Target) -> bool:

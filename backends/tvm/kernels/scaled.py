@@ -58,7 +58,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         assert last is not None
         first = general.lower(front.group, target, choices.part("scale"))
         made = apart(product.value, (front, rest), (first, last))
-        return Template(lambda emitter: made.write(emitter), made.packings)
+        return Template(lambda emitter: made.write(emitter), made.packings, once=made.once)
     anchor, packings, _ = found
     weight = rest.group.step(anchor).operands[1]
     plan = half_blocks.plan_of(rest.group, anchor, target, choices)

@@ -53,7 +53,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if not choices.take("fused", (True, False), True):
         parts = cut(group, stages[-2].value)
         made = apart(stages[-2].value, parts, _alone(parts, target, choices))
-        return Template(lambda emitter: made.write(emitter), made.packings)
+        return Template(lambda emitter: made.write(emitter), made.packings, once=made.once)
     if len(stages) == 2:
         pixels = take_pixels(group, stages[0].anchor, target, choices.part("depthwise"))
         plan, projection = None, projection_of(group, stages[1], target, choices)
@@ -72,7 +72,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
 
         projection.emit(emitter, stages[-1], target, front)
 
-    return Template(write, packings)
+    return Template(write, packings, once=True)
 
 
 def _alone(parts: Sequence[Part], target: Target, choices: Choices) -> list[Template]:

@@ -128,7 +128,7 @@ def execute(
         made = [_guarded(type.physical, halves.stored(type.dtype)) for type in types]
         operands = [*(array for _, array in fenced), *(out for _, out in made), *temporaries]
         module["kernel"](*map(tvm.runtime.from_dlpack, operands))
-    for number in [i for i, operand in enumerate(group.inputs) if kernel.once and group.beside(i)]:
+    for number in kernel.overwrites:
         _, over = _guarded(types[0].physical, halves.stored(types[0].dtype))
         operands = [over if i == number else array for i, (_, array) in enumerate(fenced)]
         over[...] = stored[number]
