@@ -84,7 +84,10 @@ def _tree(text: str, file: str, start: str) -> Any:
         if start != "start":
             raise
         parts = islice(items(text), MOST_ITEMS)
-        found = list(islice((mistake for part in parts for mistake in _mistakes(part, file)), MOST_MISTAKES))
+        every = dict.fromkeys(
+            mistake for part in parts for mistake in _mistakes(part, file)
+        )  # the first line is in all
+        found = list(islice(every, MOST_MISTAKES))
         raise SpeccError(*(found or first.diagnostics), sources={file: text}) from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 _RESERVED = "if|elif|else|for|in|and|or|not|true|false|none|return"
 _SIGNATURE = r"(block|network)\b"
@@ -71,6 +72,19 @@ class Slip:
 def _words(words: str, message: str, hint: str) -> Slip:
     """Lines that begin with a word which other languages have."""
     return Slip(lambda p: p.begins(rf"({words})\b(?!\s*[=(\[,])"), message, hint)
+
+
+def _misspelt(word: str, example: str, behind: str | None = "NAME") -> Slip:
+    """Lines that begin with nearly `word`: the parser stops at the token `behind` it, or at the word, where None is."""
+
+    def fits(place: Place) -> bool:
+        first = re.match(r"\s*([a-z]+)", place.line[:_FAR])
+        if first is None or first[1] == word:
+            return False
+        stopped = place.before.strip() == first[1] if behind else not place.before and place.expects("BLOCK")
+        return stopped and behind in (None, place.found) and bool(get_close_matches(first[1], [word], cutoff=0.65))
+
+    return Slip(fits, f"no line begins with this word; did you mean `{word}`?", f"for example `{example}`")
 
 
 def _odd(place: Place) -> bool:
@@ -145,6 +159,16 @@ SLIPS = (
         "specc has blocks and networks",
         "for example `block Mixer(x: [n, c, h, w]) -> [n, c, h, w]:`",
     ),
+    *(
+        _misspelt(word, example, behind=None)
+        for word, example in (
+            ("network", "network Net(image: [n = 1, 3, h = 32, w = 32]) -> [n, 10]:"),
+            ("block", "block Mixer(x: [n, c, h, w]) -> [n, c, h, w]:"),
+            ("variants", "variants Net:"),
+            ("rename", "rename Net:"),
+            ("check", "check Net:"),
+        )
+    ),
     Slip(
         lambda p: p.expects("BLOCK") and bool(p.text),
         f"only {_ITEM} stand at the left margin",
@@ -197,6 +221,20 @@ SLIPS = (
         "this word belongs to the language, and is no name",
         f"reserved are {', '.join(_RESERVED.split('|'))}",
     ),
+    # ---- words of this language, nearly
+    *(
+        _misspelt(word, example)
+        for word, example in (
+            ("param", "param table: [8, 8] init normal(0.02)"),
+            ("buffer", "buffer scale: [8] init ones"),
+            ("require", 'require c > 3, "{c} channels"'),
+            ("return", "return relu(x)"),
+            ("ensure", "ensure y merges into conv2d"),
+            ("for", "for i in range(3):"),
+            ("elif", "elif c > 2:"),
+        )
+    ),
+    _misspelt("else", "else:", behind="COLON"),
     # ---- operators of other languages
     Slip(
         lambda p: p.behind(r"\bself") and p.text == ".",

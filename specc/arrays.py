@@ -30,10 +30,10 @@ def read(path: str, names: Sequence[str] | None = None) -> dict[str, Array]:
     if names is not None:
         for name in found:
             if name not in names:
-                message = f"{path} has `{name}`, and there are {', '.join(names)}"
+                message = f"`{name}` in {path} is none of the arrays that are asked for: {', '.join(names)}"
                 raise error("S1003", message, notes=did_you_mean(name, names))
         if not found:
-            raise error("S1003", f"{path} is empty, and there are {', '.join(names)}")
+            raise error("S1003", f"{path} is empty; asked for are {', '.join(names)}")
     return found
 
 

@@ -174,13 +174,20 @@ def read(path: str | Path, check: Check | None = None) -> Contents:
         raise error("S0001", f"{path} cannot be read: {problem.strerror or problem}") from None
 
 
+def _not_compiled(path: str, head: bytes) -> tuple[str, ...]:
+    """What to do about a file that is no artifact, where it looks like a spec."""
+    if not (path.endswith(".specc") or head.startswith(b"specc ")):
+        return ()
+    return (f"it is a spec: `specc compile {path} -o {Path(path).stem}.artifact` makes an artifact of it",)
+
+
 class _Reader:
     def __init__(self, path: str, file: BinaryIO) -> None:
         self.path = path
         self.length = os.fstat(file.fileno()).st_size
         head = file.read(_HEADER.size)
         if not head.startswith(MAGIC):
-            raise error("S0901", f"{path} is not an artifact of specc")
+            raise error("S0901", f"{path} is not an artifact of specc", notes=_not_compiled(path, head))
         if len(head) < _HEADER.size:
             self.damaged(f"it ends after {len(head)} bytes")
         _, self.version, self.seal_length, self.manifest_length, self.said_length, self.digest = _HEADER.unpack(head)

@@ -65,6 +65,8 @@ def _formatted(name: str) -> tuple[str, str]:
 
 
 def _stdin() -> str:
+    if sys.stdin is None:  # as Python has it where the descriptor is closed
+        raise error("S0001", "stdin is closed")
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -112,5 +112,9 @@ def _prefix(required: Iterable[str], given: list[str]) -> list[str]:
             stripped = {key.removeprefix(prefix) for key in first if key.startswith(prefix)}
             if others and len(stripped) == len(first) and len(stripped & others) > len(others) / 2:
                 why = " (torch.nn.DataParallel adds it)" if prefix == "module." else ""
-                return [f"all of {said} keys begin with `{prefix}`{why}: without it they fit"]
+                rule = f'"{prefix}*" -> "*"' if first is given else f'"*" -> "{prefix}*"'
+                return [
+                    f"all of {said} keys begin with `{prefix}`{why}: without it they fit",
+                    f"the line `{rule}` in a `rename` table of the network changes the names",
+                ]
     return []
