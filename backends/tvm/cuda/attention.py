@@ -32,7 +32,7 @@ from specc.backends.tvm.cuda.threads import barrier, exchanged, grid, local, onl
 from specc.backends.tvm.emitter import Emitter, Index, Template
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels.attention import Parts, destination, located, parts_of
+from specc.backends.tvm.kernels.attention_parts import Parts, destination, located, parts_of
 from specc.targets import Target
 
 _UNROLLED = 8

@@ -49,7 +49,7 @@ from specc.backends.tvm.emitter import Emitter, Index, Template
 from specc.backends.tvm.expression import Scalar, narrowed
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.halves import stored, to_bits
-from specc.backends.tvm.kernels.attention import Parts, destination, located, parts_of
+from specc.backends.tvm.kernels.attention_parts import Parts, destination, located, parts_of
 from specc.ir.dtypes import DTYPES, HALVES
 from specc.targets import Target
 

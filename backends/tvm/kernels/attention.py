@@ -39,16 +39,14 @@ from tvm.tirx.script.builder import ir as T
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Registers, Template
 from specc.backends.tvm.expression import Scalar, writing_c
-from specc.backends.tvm.group import Group, Step
+from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import fetch, gathering, offsets, tiles
+from specc.backends.tvm.kernels.attention_parts import Parts, between, destination, located, parts_of
 from specc.backends.tvm.kernels.heads import head_at, strips_of, whole_or_rest
 from specc.backends.tvm.kernels.products import multiply_add
 from specc.backends.tvm.kernels.together import Exponentials, beside
 from specc.backends.tvm.kernels.transposition import SIZE
 from specc.backends.tvm.packing import Packing
-from specc.ir.dtypes import HALVES
-from specc.ops.shape import moved
-from specc.ops.windows import rolled
 from specc.targets import Target
 
 _VECTORS, _ALL = 3, 4
@@ -59,15 +57,6 @@ _ACCUMULATORS = 24
 """Accumulators of a tile of scores, likewise."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The values of a group that is attention, by their numbers."""
-
-    scores: int
-    softmax: int
-    mixed: int
-
-
 def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     """The template of a group that is attention; None for another group."""
     parts = parts_of(group)
@@ -76,7 +65,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     queries, keys = group.type(parts.scores).concrete[-2:]
     packings = {
         operand: Packing("transposed", target.lanes)
-        for number in _between(group, group.step(parts.softmax).operands[0], parts.scores) or ()
+        for number in between(group, group.step(parts.softmax).operands[0], parts.scores) or ()
         for operand in group.step(number).operands
         if operand < len(group.inputs) and group.inputs[operand].frozen
         if group.type(operand).concrete[-2:] == (queries, keys) and queries > 1
@@ -109,58 +98,6 @@ class Plan:
     gathered: bool
     turned: bool
     ahead: bool
-
-
-def parts_of(group: Group) -> Parts | None:
-    """Which steps are the two products and the softmax; None where the group is anything else."""
-    anchors = [n for n in group.anchors if not group.step(n).moves]
-    if [group.step(n).op for n in anchors] != ["matmul", "softmax", "matmul"]:
-        return None
-    if any(operand.type.layout or operand.type.dtype not in ("float32", *HALVES) for operand in group.inputs):
-        return None
-    scores, softmax, mixed = anchors
-    if group.step(softmax).attrs["axis"] not in (-1, group.type(softmax).rank - 1):
-        return None
-    first, second = group.step(scores), group.step(mixed)
-    whole = set(range(len(group.inputs), len(group.inputs) + len(group.steps)))
-    behind = whole - _needed(group, mixed)
-    steps = [group.step(n) for n in behind]
-    if not all(step.op in ("permute", "reshape", "flatten", "roll") or step.rounds for step in steps):
-        return None
-    weights = _between(group, second.operands[0], softmax)
-    if weights is None or not all(group.step(n).moves or group.step(n).rounds for n in weights):
-        return None
-    if _between(group, group.step(softmax).operands[0], scores) is None:
-        return None
-    reached = _needed(group, first.operands[0]) | _needed(group, first.operands[1]) | _needed(group, second.operands[1])
-    return None if reached & set(anchors) else Parts(scores, softmax, mixed)
-
-
-def _needed(group: Group, value: int) -> set[int]:
-    """The steps from which a value is computed, with itself where it is one."""
-    if value < len(group.inputs):
-        return set()
-    return {value}.union(*(_needed(group, operand) for operand in group.step(value).operands))
-
-
-def _between(group: Group, value: int, goal: int) -> list[int] | None:
-    """The steps from `goal`, without it, to `value`; None unless they are pointwise or move its rows as they are."""
-    found = sorted(_needed(group, value) - _needed(group, goal))
-    if goal not in _needed(group, value) | {value}:
-        return None
-    for number in found:
-        step = group.step(number)
-        if not step.pointwise and (step.op not in ("reshape", "permute") or not _keeps_rows(group, step)):
-            return None
-    return found
-
-
-def _keeps_rows(group: Group, step: Step) -> bool:
-    """Whether the last two indices of a step's result are those of its operand's element."""
-    shape, source = step.type.concrete, group.type(step.operands[0]).concrete
-    if step.op == "permute":
-        return tuple(step.attrs["order"][-2:]) == (len(shape) - 2, len(shape) - 1)
-    return shape[-2:] == source[-2:]
 
 
 class _Attention:
@@ -407,30 +344,3 @@ class _Attention:
 
     def _leaf(self, number: int, index: Index) -> Scalar:
         return self.emitter.input(number)(*index)
-
-
-def located(emitter: Emitter, value: int, index: Index, goal: int) -> Index:
-    """The index of the element of `goal` from which the element of `value` at `index` is computed."""
-    group = emitter.group
-    while value != goal:
-        step = group.step(value)
-        operand = next(o for o in step.operands if goal == o or goal in _needed(group, o))
-        if step.moves:
-            index = emitter.moved(step, index, lambda *i: i)
-        shape = group.type(operand).concrete
-        index = tuple(0 if e == 1 else i for e, i in zip(shape, index[len(index) - len(shape) :], strict=True))
-        value = operand
-    return index
-
-
-def destination(group: Group, parts: Parts, index: Index) -> Index:
-    """Where the second product's element at `index` lies in the result."""
-    for step in group.steps[parts.mixed + 1 - len(group.inputs) :]:
-        source = group.type(step.operands[0]).concrete
-        if step.op == "permute":
-            index = tuple(index[axis] for axis in step.attrs["order"])
-        elif step.op == "roll":
-            index = rolled(index, source, step.attrs["shifts"], step.attrs["axes"])
-        else:
-            index = moved(index, source, step.type.concrete)
-    return index

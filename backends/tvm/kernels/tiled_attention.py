@@ -34,7 +34,7 @@ from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, on_s
 from specc.backends.tvm.expression import Math, Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import amx, tiles
-from specc.backends.tvm.kernels.attention import Parts, destination, located, parts_of
+from specc.backends.tvm.kernels.attention_parts import Parts, destination, located, parts_of
 from specc.backends.tvm.kernels.heads import head_at, strips_of, whole_or_rest
 from specc.backends.tvm.kernels.together import Exponentials, beside
 from specc.backends.tvm.kernels.transposition import reduced, transposed

@@ -14,9 +14,9 @@ from kernel_programs import NATIVE, TARGETS, check, program, tensor, weight
 
 from specc import targets
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.emitter import kernel_of
+from specc.backends.tvm.emitter import Index, kernel_of
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels import attention, gathering
+from specc.backends.tvm.kernels import attention, attention_parts, gathering
 from specc.targets import Target
 
 EXTENTS = st.sampled_from((1, 2, 3, 7, 16, 17, 31, 33, 49))
@@ -125,8 +125,12 @@ def test_rows_at_unequal_distances_are_copied() -> None:
 
 
 def test_a_roll_written_the_wrong_way_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    true = attention.rolled
-    monkeypatch.setattr(attention, "rolled", lambda i, shape, by, axes: true(i, shape, [-each for each in by], axes))
+    true = attention_parts.rolled
+
+    def back(index: Index, shape: tuple[int, ...], by: tuple[int, ...], axes: tuple[int, ...]) -> Index:
+        return true(index, shape, tuple(-each for each in by), axes)
+
+    monkeypatch.setattr(attention_parts, "rolled", back)
     with pytest.raises(AssertionError):
         check(shifted(6, 3, 1, 1, 8), attention.lower, NATIVE, tolerance(8))
 
