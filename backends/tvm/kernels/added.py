@@ -25,8 +25,9 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group, cut
 from specc.backends.tvm.kernels import tiled
-from specc.backends.tvm.kernels.convolution import Convolution, Place
+from specc.backends.tvm.kernels.convolution import Convolution
 from specc.backends.tvm.kernels.convolution_plan import UNROLL, Geometry, Schedule, geometry_of, schedule_of
+from specc.backends.tvm.kernels.convolution_reads import Place
 from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, operand_packings
 from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported, take
 from specc.backends.tvm.packing import Packing

@@ -38,6 +38,7 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import convolution as convolutions
 from specc.backends.tvm.kernels import convolution_plan, tiles
 from specc.backends.tvm.kernels import linear as linears
+from specc.backends.tvm.kernels.convolution_reads import Place
 from specc.backends.tvm.kernels.epilogue import HEAVY, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon
 from specc.backends.tvm.kernels.parts import ELEMENTS, FENCE, fence
@@ -238,7 +239,7 @@ class _Convolution(convolutions.Convolution):
         self.widens = False
         self.unit = width(self.target) // self.lanes
 
-    def _tile(self, place: convolutions.Place) -> None:
+    def _tile(self, place: Place) -> None:
         emitter, g, blocks, pixels = self.emitter, self.geometry, place.blocks, place.span.pixels
         tile = self.epilogue.tile(pixels, blocks)
         acc = tile.accumulators
@@ -258,7 +259,7 @@ class _Convolution(convolutions.Convolution):
             tile.finish(*at, lane)
         tile.flush(*at)
 
-    def _run(self, acc: Registers, place: convolutions.Place, first: Any, count: int) -> None:
+    def _run(self, acc: Registers, place: Place, first: Any, count: int) -> None:
         """The products of so many fours of channels from number `first` on."""
         emitter, g = self.emitter, self.geometry
         run = _Run(place.span.pixels, len(place.blocks), self.target)
@@ -289,9 +290,7 @@ class _Convolution(convolutions.Convolution):
         steps = -(-self.geometry.in_channels // _STEP) * prod(self.geometry.kernel)
         return Ahead(self.emitter, vectors, steps * _STEP, self.rows * self.across, steps)
 
-    def _ask(
-        self, place: convolutions.Place, vectors: tuple[Any, int], at: tuple[Any, Any, int, Any], r: Any, q: int
-    ) -> None:
+    def _ask(self, place: Place, vectors: tuple[Any, int], at: tuple[Any, Any, int, Any], r: Any, q: int) -> None:
         """Asks for what is read soon, at input channel number `at[3]` of a block, which is number `q` of a step.
 
         Inputs of windows are not: 256 channels, 14x14, 3x3 would take 1.22 times as long. Neither are results: LLVM

@@ -33,8 +33,9 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Registers, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
-from specc.backends.tvm.kernels.convolution import Convolution, Place, anchored
+from specc.backends.tvm.kernels.convolution import Convolution, anchored
 from specc.backends.tvm.kernels.convolution_plan import Geometry, Schedule, geometry_of, take_unroll
+from specc.backends.tvm.kernels.convolution_reads import Place
 from specc.backends.tvm.kernels.epilogue import is_heavy
 from specc.backends.tvm.kernels.fetch import take_inputs, take_results
 from specc.backends.tvm.kernels.rows import share, take_strips

@@ -27,6 +27,7 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import convolution as convolutions
 from specc.backends.tvm.kernels import convolution_plan
 from specc.backends.tvm.kernels import linear as linears
+from specc.backends.tvm.kernels.convolution_reads import Place
 from specc.backends.tvm.kernels.dots import DEPTH, Dots, imported
 from specc.backends.tvm.kernels.epilogue import operand_packings
 from specc.backends.tvm.packing import Packing
@@ -132,7 +133,7 @@ class _Convolution(convolutions.Convolution):
                     emitter.store(pixels, value, [n, 0, y, x, c])
         return pixels
 
-    def _tile(self, place: convolutions.Place) -> None:
+    def _tile(self, place: Place) -> None:
         emitter, g, count = self.emitter, self.geometry, len(place.blocks)
         n, blocks, y, x, span = place.n, place.blocks, place.y, place.x, place.span
         tile = self.epilogue.tile(span.pixels, blocks)

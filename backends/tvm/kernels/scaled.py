@@ -25,8 +25,9 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group, cut
 from specc.backends.tvm.kernels import convolution, general, half_blocks
-from specc.backends.tvm.kernels.convolution import Convolution, Place
+from specc.backends.tvm.kernels.convolution import Convolution
 from specc.backends.tvm.kernels.convolution_plan import geometry_of, schedule_of
+from specc.backends.tvm.kernels.convolution_reads import Place
 from specc.backends.tvm.kernels.epilogue import HEAVY
 from specc.backends.tvm.kernels.half_blocks import HalfBlocks
 from specc.backends.tvm.kernels.stages import is_pointwise
