@@ -7,9 +7,11 @@ inverted residual.
 
 On a processor, one kernel keeps some rows of what is between them, of all channels, in the caches of its core. It saves
 their way to memory and back where the second-level cache does not hold what the two read, hand over and write; where it
-does, the two kernels read from it as well as the one does, and share out their work in better pieces. A 1x1 convolution
-that can be the expansion of a depthwise one behind it, or the first of a perceptron, stays for that where it hands on
-more bytes than it reads.
+does, the two kernels read from it as well as the one does, and share out their work in better pieces. Activations that
+are heavy (`specc.ops`) take as long as what it saves: with GELU, 48 -> 48 channels at 128x128 with stride 2 take 1.03
+of the time, 48 -> 144 at 64x64 1.00 to 1.02, and FastViT-T8 runs in 0.1 MB more. A 1x1 convolution that can be the
+expansion of a depthwise one behind it, or the first of a perceptron, stays for that where it hands on more bytes than
+it reads.
 
 One core of the Granite Rapids generation with 2 MB, the time of the one kernel over that of the two, medians, 3x3:
 32 -> 64 channels at 112x112 0.87, 32 -> 16 0.86, 64 -> 128 with stride 2 0.93, 96 -> 24 with stride 2 0.85, 144 -> 24
@@ -44,10 +46,6 @@ MOST = 256
 _FIFTHS = 6
 """So many fifths of the second-level cache are filled before one kernel gains: 16 channels at 112x112, 1.15 times as
 large as the cache, take 0.91 of the time by themselves and 1.02 in MobileNetV3."""
-
-_HEAVY = frozenset({"gelu", "tanh", "exp", "erf", "softplus", "mish"})
-"""Activations that take as long as the bytes that one kernel saves: with GELU, 48 -> 48 channels at 128x128 with stride
-2 take 1.03 of the time, 48 -> 144 at 64x64 1.00 to 1.02, and FastViT-T8 runs in 0.1 MB more."""
 
 _ROWS = 4
 """Of what is between the two, so many rows at least are computed together on a processor."""
@@ -95,10 +93,10 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
         if graph.type(between).shape[1] != graph.type(graph.operands(deep)[0]).shape[1]:
             return "the depthwise convolution has several filters a channel"
         source = graph.type(graph.operands((*expansions, deep)[0])[0])
-        heavy = [graph.node(member).op for member in (*members, *_behind(graph, identity))]
-        heavy = [op for op in heavy if op in _HEAVY]
+        nodes = (graph.node(member) for member in (*members, *_behind(graph, identity)))
+        heavy = next((node.op for node in nodes if "heavy" in node.record.traits), None)
         if heavy:
-            return f"`{heavy[0]}` takes as long as what one kernel would save"
+            return f"`{heavy}` takes as long as what one kernel would save"
         if goes_on(graph, identity, cache) > nominal_bytes(graph, between):
             return "it joins the convolution behind it, which saves more"
         return _too_near(source, graph.type(between), result, graph.type(weights[0]), cache)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from specc.ir.types import TensorType
-from specc.ops.elementwise import draw_shape, functional, infer, torch_function, unary
+from specc.ops.elementwise import HEAVY, draw_shape, functional, infer, torch_function, unary
 from specc.ops.record import Argument, Attributes, Illegal, Operator, Types
 
 
@@ -99,9 +99,10 @@ RECORDS = (
         lambda rng: ([TensorType(draw_shape(rng))], {"approximate": rng.choice(("none", "tanh"))}),
         attributes=(Argument("approximate", "str", "none"),),
         scalar=_gelu,
+        traits=HEAVY,
     ),
     unary("silu", "x * sigmoid(x) (arXiv:1606.08415)", functional("silu"), lambda k, x: k.silu(x)),
-    unary("mish", "x * tanh(softplus(x)) (arXiv:1908.08681)", functional("mish"), _mish),
+    unary("mish", "x * tanh(softplus(x)) (arXiv:1908.08681)", functional("mish"), _mish, traits=HEAVY),
     unary(
         "elu",
         "x where x > 0, else alpha * (exp(x) - 1) (arXiv:1511.07289)",
@@ -130,6 +131,7 @@ RECORDS = (
         _softplus,
         (Argument("beta", "float", 1.0),),
         infer=_positive("beta"),
+        traits=HEAVY,
     ),
     unary(
         "log_sigmoid",
@@ -146,7 +148,7 @@ RECORDS = (
         functional("hardswish"),
         lambda k, x: x * _hard_sigmoid(k, x),
     ),
-    unary("tanh", "the hyperbolic tangent", torch_function("tanh"), lambda k, x: k.tanh(x)),
+    unary("tanh", "the hyperbolic tangent", torch_function("tanh"), lambda k, x: k.tanh(x), traits=HEAVY),
     Operator(
         "dropout",
         "In training, zeroes an element with probability p and divides the rest by 1 - p; at inference, x.",

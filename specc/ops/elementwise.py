@@ -157,14 +157,17 @@ def _exact(number: float, dtype: str) -> float:
     return number if dtype.startswith("float") else int(number)
 
 
+HEAVY = frozenset({"heavy"})
+"""The trait of operators that take long."""
+
 RECORDS = (
-    unary("exp", "e to the power of x", torch_function("exp"), lambda k, x: k.exp(x)),
+    unary("exp", "e to the power of x", torch_function("exp"), lambda k, x: k.exp(x), traits=HEAVY),
     unary("log", "the natural logarithm", torch_function("log"), lambda k, x: k.log(x), domain=above(0)),
     unary("sin", "the sine of x, in radians", torch_function("sin"), lambda k, x: k.sin(x)),
     unary("cos", "the cosine of x, in radians", torch_function("cos"), lambda k, x: k.cos(x)),
-    unary("erf", "the error function", torch_function("erf"), lambda k, x: k.erf(x)),
-    unary("sqrt", "the square root", torch_function("sqrt"), lambda k, x: k.sqrt(x), domain=above(0)),
-    unary("rsqrt", "1 / sqrt(x)", torch_function("rsqrt"), lambda k, x: k.rsqrt(x), domain=above(0)),
+    unary("erf", "the error function", torch_function("erf"), lambda k, x: k.erf(x), traits=HEAVY),
+    unary("sqrt", "the square root", torch_function("sqrt"), lambda k, x: k.sqrt(x), domain=above(0), traits=HEAVY),
+    unary("rsqrt", "1 / sqrt(x)", torch_function("rsqrt"), lambda k, x: k.rsqrt(x), domain=above(0), traits=HEAVY),
     unary("abs", "the absolute value", torch_function("abs"), lambda k, x: k.abs(x), elements="number"),
     unary("neg", "-x", torch_function("neg"), lambda k, x: k.const(0, x.dtype) - x, elements="number"),
     unary("sign", "-1, 0 or 1", torch_function("sign"), _sign, elements="number", traits=frozenset({"jumps"})),
@@ -206,7 +209,7 @@ RECORDS = (
     binary("add", "a + b", torch_function("add"), lambda k, a, b: a + b),
     binary("sub", "a - b", torch_function("sub"), lambda k, a, b: a - b),
     binary("mul", "a * b", torch_function("mul"), lambda k, a, b: a * b),
-    binary("div", "a / b", torch_function("div"), lambda k, a, b: a / b, "float", domain=above(1)),
+    binary("div", "a / b", torch_function("div"), lambda k, a, b: a / b, "float", domain=above(1), traits=HEAVY),
     binary(
         "floor_div",
         "the greatest integer that is not above a / b, also written a // b",

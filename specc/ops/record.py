@@ -201,6 +201,7 @@ TRAITS: dict[str, str] = {
     "movement": "an element of the result is one of the operand's, at an index that follows from its own",
     "view": "the result holds the operand's elements in the same row-major order",
     "choice": "every element of the result is one of the operands under the key `any`, or a constant",
+    "heavy": "an element of it takes some twenty instructions, or a division",
     "jumps": "a small change of an operand can change the result by much, as rounding and comparison do",
     "scaled": "its second operand is the scale of integers, which is another one for every layer",
     "source": "a node without operands",

@@ -28,7 +28,7 @@ from specc.backends.tvm.kernels import tiled
 from specc.backends.tvm.kernels.convolution import Convolution
 from specc.backends.tvm.kernels.convolution_plan import UNROLL, Geometry, Schedule, geometry_of, schedule_of
 from specc.backends.tvm.kernels.convolution_reads import Place
-from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, operand_packings
+from specc.backends.tvm.kernels.epilogue import Epilogue, is_heavy, operand_packings
 from specc.backends.tvm.kernels.pairs import DEPTH, Pairs, imported, take
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
@@ -111,7 +111,7 @@ def _vectors(group: Group, pair: Pair, target: Target, choices: Choices) -> Temp
     size, depth = (2, DEPTH) if pairs else (4, 1)
     registers, unroll = (pairs.tiled(target, reserve=4), pairs.written or UNROLL) if pairs else (target, UNROLL)
     channels = sum(g.in_channels for g in geometries)
-    heavy = any(step.op in HEAVY for step in group.steps)
+    heavy = is_heavy(group, group.last)
     schedule = schedule_of(
         *(replace(geometries[0], in_channels=channels), lanes // depth, registers, choices, size),
         heavy=heavy,

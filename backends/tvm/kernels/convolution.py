@@ -45,7 +45,7 @@ from specc.backends.tvm.halves import of_pair
 from specc.backends.tvm.kernels import tiles
 from specc.backends.tvm.kernels.convolution_plan import UNROLL, Geometry, Schedule, geometry_of, kept_of, schedule_of
 from specc.backends.tvm.kernels.convolution_reads import Place, Reads
-from specc.backends.tvm.kernels.epilogue import HEAVY, Epilogue, operand_packings
+from specc.backends.tvm.kernels.epilogue import Epilogue, is_heavy, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon
 from specc.backends.tvm.kernels.pairs import DEPTH, Factors, Pairs, imported, take
 from specc.backends.tvm.kernels.rows import Rows, row_taps
@@ -87,7 +87,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     paired = x.dtype == group.type(weight).dtype == "bfloat16" and inner % 2 == 0
     packings[weight] = Packing("pairs" if paired else "convolution", lanes, inner)
     geometry = geometry_of(group, anchor, target, choices)
-    heavy = any(step.op in HEAVY for step in group.steps)
+    heavy = is_heavy(group, group.last)
     pairs = take(choices, target) if paired else None
     size, depth = (2, DEPTH) if pairs else (4, 1)
     kept = kept_of(geometry, inner, target)

@@ -20,16 +20,15 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
 
-HEAVY = {"gelu", "tanh", "exp", "erf", "softplus", "mish", "div", "sqrt", "rsqrt"}
-"""Operators of some twenty instructions or a division: written once in a loop, not once an accumulator.
-
-Not sigmoid and SiLU: in a loop, LLVM keeps their constants in registers from before the sums on and spills accumulators
-for them (a 1x1 convolution of 16 to 96 channels at 112x112: 0.87 ms, without the loop 0.74 ms)."""
-
 
 def is_heavy(group: Group, value: int) -> bool:
-    """Whether one of the pointwise steps from an anchor to `value` is heavy."""
-    return any(group.step(number).op in HEAVY for number in group.reached(value) if number >= len(group.inputs))
+    """Whether one of the pointwise steps from an anchor to `value` is written once in a loop, not once an accumulator.
+
+    Not sigmoid and SiLU: in a loop, LLVM keeps their constants in registers from before the sums on and spills
+    accumulators for them (a 1x1 convolution of 16 to 96 channels at 112x112: 0.87 ms, without the loop 0.74 ms).
+    """
+    steps = (group.step(number) for number in group.reached(value) if number >= len(group.inputs))
+    return any("heavy" in step.record.traits for step in steps)
 
 
 def operand_packings(group: Group, lanes: int, anchor: int) -> dict[int, Packing] | None:

@@ -25,7 +25,7 @@ from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels.convolution import Convolution, anchored
 from specc.backends.tvm.kernels.convolution_plan import Geometry, Schedule, geometry_of, kept_of, schedule_of
-from specc.backends.tvm.kernels.epilogue import HEAVY
+from specc.backends.tvm.kernels.epilogue import is_heavy
 from specc.backends.tvm.packing import Packing
 from specc.targets import Target
 
@@ -46,7 +46,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     packings[weight] = Packing("grouped", lanes, inner, groups=groups, together=together)
     whole = geometry_of(group, anchor, target, choices)
     geometry = replace(whole, batch=whole.batch * parts, in_channels=inputs // parts, out_channels=outputs // parts)
-    heavy = any(step.op in HEAVY for step in group.steps)
+    heavy = is_heavy(group, group.last)
     schedule = schedule_of(geometry, inner, target, choices, heavy=heavy, kept=kept_of(geometry, inner, target))
 
     def write(emitter: Emitter) -> None:

@@ -39,7 +39,7 @@ from specc.backends.tvm.kernels import convolution as convolutions
 from specc.backends.tvm.kernels import convolution_plan, tiles
 from specc.backends.tvm.kernels import linear as linears
 from specc.backends.tvm.kernels.convolution_reads import Place
-from specc.backends.tvm.kernels.epilogue import HEAVY, operand_packings
+from specc.backends.tvm.kernels.epilogue import is_heavy, operand_packings
 from specc.backends.tvm.kernels.fetch import Ahead, soon
 from specc.backends.tvm.kernels.parts import ELEMENTS, FENCE, fence
 from specc.backends.tvm.packing import Packing
@@ -91,7 +91,7 @@ def convolution(group: Group, target: Target, choices: Choices) -> Template | No
     packings[weight] = Packing("convolution", width(target), lanes)
     packings |= {value: Packing("padded", lanes) for value in bias}
     geometry = convolution_plan.geometry_of(group, anchor, target, choices)
-    heavy = any(step.op in HEAVY for step in group.steps)
+    heavy = is_heavy(group, group.last)
     schedule = convolution_plan.schedule_of(
         geometry,
         lanes,

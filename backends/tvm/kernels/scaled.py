@@ -28,7 +28,7 @@ from specc.backends.tvm.kernels import convolution, general, half_blocks
 from specc.backends.tvm.kernels.convolution import Convolution
 from specc.backends.tvm.kernels.convolution_plan import geometry_of, schedule_of
 from specc.backends.tvm.kernels.convolution_reads import Place
-from specc.backends.tvm.kernels.epilogue import HEAVY
+from specc.backends.tvm.kernels.epilogue import is_heavy
 from specc.backends.tvm.kernels.half_blocks import HalfBlocks
 from specc.backends.tvm.kernels.stages import is_pointwise
 from specc.backends.tvm.packing import Packing
@@ -68,7 +68,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if plan is None:
         packings[weight], form = Packing("convolution", target.lanes, target.lanes), _Scaled
         geometry = geometry_of(rest.group, anchor, target, choices)
-        heavy = any(step.op in HEAVY for step in rest.group.steps)
+        heavy = is_heavy(rest.group, rest.group.last)
         plan = geometry, schedule_of(geometry, target.lanes, target, choices, heavy=heavy)
     geometry, schedule = plan
 
