@@ -7,9 +7,8 @@ each. The words of a slip are for somebody who knows PyTorch and has not read do
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from difflib import get_close_matches
+
+from specc.grammar.slip import Slip, misspelt, words
 
 _RESERVED = "if|elif|else|for|in|and|or|not|true|false|none|return"
 _SIGNATURE = r"(block|network)\b"
@@ -17,89 +16,12 @@ _ITEM = "`use`, `block`, `network`, `variants`, `rename` and `check`"
 _IN_BRACKETS = "for example `y = (x |> conv2d(64, k=3) |> batch_norm |> relu)`, a member a line"
 
 
-_FAR = 200
-"""Letters of a line that are looked at: a line can have a million."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the parser stopped."""
-
-    found: str
-    """The type of the token there; empty where no token begins so."""
-    text: str
-    """Its letters."""
-    expected: frozenset[str]
-    """The types of the tokens that could stand there."""
-    before: str
-    """The line up to it."""
-    line: str
-    """The whole line."""
-    bracket: str
-    """The innermost bracket that is open there: `(`, `[` or none."""
-
-    @property
-    def rest(self) -> str:
-        """The line from the token on."""
-        return self.line[len(self.before) :]
-
-    def begins(self, pattern: str) -> bool:
-        """Whether the line begins so, behind its indentation."""
-        return re.match(rf"\s*(?:{pattern})", self.line[:_FAR]) is not None
-
-    def behind(self, pattern: str) -> bool:
-        """Whether what stands in front of the token ends so."""
-        return re.search(rf"(?:{pattern})\s*$", self.before[-_FAR:]) is not None
-
-    def ahead(self, pattern: str) -> bool:
-        """Whether the line goes on so, from the token on."""
-        return re.match(pattern, self.rest[:_FAR]) is not None
-
-    def expects(self, *types: str) -> bool:
-        """Whether each of these could stand here."""
-        return self.expected.issuperset(types)
-
-
-@dataclass(frozen=True)
-class Slip:
-    """When it is this slip, what is said of it, and what to write."""
-
-    fits: Callable[[Place], bool]
-    message: str
-    hint: str = ""
-
-
-def _words(words: str, message: str, hint: str) -> Slip:
-    """Lines that begin with a word which other languages have."""
-    return Slip(lambda p: p.begins(rf"({words})\b(?!\s*[=(\[,])"), message, hint)
-
-
-def _misspelt(word: str, example: str, behind: str | None = "NAME") -> Slip:
-    """Lines that begin with nearly `word`: the parser stops at the token `behind` it, or at the word, where None is."""
-
-    def fits(place: Place) -> bool:
-        first = re.match(r"\s*([a-z]+)", place.line[:_FAR])
-        if first is None or first[1] == word:
-            return False
-        stopped = place.before.strip() == first[1] if behind else not place.before and place.expects("BLOCK")
-        return stopped and behind in (None, place.found) and bool(get_close_matches(first[1], [word], cutoff=0.65))
-
-    return Slip(fits, f"no line begins with this word; did you mean `{word}`?", f"for example `{example}`")
-
-
-def _odd(place: Place) -> bool:
-    """Whether a character stands there that no word or sign of the language has."""
-    return not place.found and bool(place.text) and not (place.text.isascii() and place.text.isprintable())
-
-
 SLIPS = (
     # ---- characters
+    Slip(lambda p: p.odd and p.text[0] in "“”„‟«»‘’", "a text stands in straight double quotes", 'for example "same"'),
+    Slip(lambda p: p.odd and p.text[0] in "−–—‒", "the sign of minus is `-`"),
     Slip(
-        lambda p: _odd(p) and p.text[0] in "“”„‟«»‘’", "a text stands in straight double quotes", 'for example "same"'
-    ),
-    Slip(lambda p: _odd(p) and p.text[0] in "−–—‒", "the sign of minus is `-`"),
-    Slip(
-        _odd,
+        lambda p: p.odd,
         "this character stands in texts and comments alone",
         "names are made of a to z, A to Z, 0 to 9 and `_`, lines of these, of signs and of blanks",
     ),
@@ -160,7 +82,7 @@ SLIPS = (
         "for example `block Mixer(x: [n, c, h, w]) -> [n, c, h, w]:`",
     ),
     *(
-        _misspelt(word, example, behind=None)
+        misspelt(word, example, behind=None)
         for word, example in (
             ("network", "network Net(image: [n = 1, 3, h = 32, w = 32]) -> [n, 10]:"),
             ("block", "block Mixer(x: [n, c, h, w]) -> [n, c, h, w]:"),
@@ -202,11 +124,11 @@ SLIPS = (
         "a spec prints nothing",
         '`specc show` and `specc check` print shapes, and `ensure condition, "{value}"` shows a value',
     ),
-    _words("let|var|val|const|auto|mut|local|global", "a name needs no word in front of it", "`y = relu(x)`"),
-    _words("raise|throw|assert|except|try", "what must hold is said by `require`", '`require c > 3, "{c} channels"`'),
-    _words("switch|match|case", "a choice is made by `if`, `elif` and `else`", '`if act == "relu":`'),
-    _words("import|from", "other files are used by `use`, above all blocks", "`use std.conv: ConvBN`"),
-    _words(
+    words("let|var|val|const|auto|mut|local|global", "a name needs no word in front of it", "`y = relu(x)`"),
+    words("raise|throw|assert|except|try", "what must hold is said by `require`", '`require c > 3, "{c} channels"`'),
+    words("switch|match|case", "a choice is made by `if`, `elif` and `else`", '`if act == "relu":`'),
+    words("import|from", "other files are used by `use`, above all blocks", "`use std.conv: ConvBN`"),
+    words(
         "with|del|yield|async|await|goto|do", "there is no such statement", "a block has names, `if`, `for`, `return`"
     ),
     Slip(
@@ -223,7 +145,7 @@ SLIPS = (
     ),
     # ---- words of this language, nearly
     *(
-        _misspelt(word, example)
+        misspelt(word, example)
         for word, example in (
             ("param", "param table: [8, 8] init normal(0.02)"),
             ("buffer", "buffer scale: [8] init ones"),
@@ -234,7 +156,7 @@ SLIPS = (
             ("elif", "elif c > 2:"),
         )
     ),
-    _misspelt("else", "else:", behind="COLON"),
+    misspelt("else", "else:", behind="COLON"),
     # ---- operators of other languages
     Slip(
         lambda p: p.behind(r"\bself") and p.text == ".",

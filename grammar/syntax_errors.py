@@ -12,7 +12,8 @@ import unicodedata
 from lark import Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from specc.diagnostics import Diagnostic, Label, Span
-from specc.grammar.slips import SLIPS, Place
+from specc.grammar.slip import Place
+from specc.grammar.slips import SLIPS
 
 _WORDS = {
     "_NL": "the end of the line",
