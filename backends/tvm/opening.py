@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from specc.backends.tvm.memory import Place, Plan, live, outside, plan
 from specc.backends.tvm.program import Program, Storage
-from specc.diagnostics import Label, SpeccError, error
+from specc.diagnostics import Diagnostic, Label, SpeccError, error
 from specc.ir.body import symbols_of
 from specc.ir.congruence import named
 from specc.ir.dims import Dim, FloorDiv, floordiv, product
@@ -84,7 +84,8 @@ def _open(node: Node) -> set[str]:
     return {name for type in node.types for name in symbols_of(type)}
 
 
-def _refusal(graph: Graph, node: Node):  # type: ignore[no-untyped-def]
+def _refusal(graph: Graph, node: Node) -> Diagnostic:
+    """What is said of an operator that takes no open dimension."""
     where = f" at `{node.path}`" if node.path else ""
     labels = [Label(node.span)] if node.span else []
     return error("S0807", f"`{node.op}`{where} of `{graph.name}` takes fixed dimensions alone", *labels).diagnostics[0]
