@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
@@ -11,7 +12,7 @@ from specc import targets
 from specc.backends.torch import freeze
 from specc.backends.tvm import lower
 from specc.backends.tvm.memory import Place, Slot, assign, neighbours, plan
-from specc.backends.tvm.program import Call, Program, Storage, aligned
+from specc.backends.tvm.program import Call, Part, Program, Storage, aligned
 from specc.ir.graph import Graph
 from specc.ir.types import TensorType
 from specc.optimize import run_passes
@@ -125,6 +126,44 @@ def test_what_is_read_later_is_not_overwritten() -> None:
     planned = plan(Program("n", ("x",), ("y",), (type,), (), (type,) * 3, calls, (type,), (c,)))
     assert planned.places[a] == planned.places[c] == Place("output", 0)
     assert planned.places[b] == Place("arena", 0)
+
+
+def test_what_the_call_itself_reads_in_another_way_is_not_overwritten() -> None:
+    """Two operands of a call are one storage where one is a view of the other."""
+    a, b, c = (Storage("buffer", i) for i in range(3))
+    x, type = Storage("input", 0), TensorType((16,))
+    calls = (Call("k", (x,), (a,)), Call("k", (a, a), (b,), (0,)), Call("k", (b,), (c,)))
+    planned = plan(Program("n", ("x",), ("y",), (type,), (), (type,) * 3, calls, (type,), (c,)))
+    assert planned.places[a] != planned.places[b]
+
+
+def test_the_second_result_of_a_call_is_an_output_that_nobody_writes_over() -> None:
+    a, b, c, d = (Storage("buffer", i) for i in range(4))
+    x, type = Storage("input", 0), TensorType((16,))
+    calls = (Call("k", (x,), (a, b)), Call("k", (a,), (c,)), Call("k", (c,), (d,)))
+    planned = plan(Program("n", ("x",), ("p", "q"), (type,), (), (type,) * 4, calls, (type,) * 2, (d, b)))
+    assert planned.places[b] == Place("output", 1)
+    assert planned.places[c].space == "arena"
+
+
+def test_an_operand_lies_where_the_output_is_written_over_it() -> None:
+    """Also where the kernel has memory besides."""
+    a, b, beside = (Storage("buffer", i) for i in range(3))
+    x, type = Storage("input", 0), TensorType((16,))
+    calls = (Call("k", (x,), (a,)), Call("k", (a,), (b, beside), (0,)))
+    planned = plan(Program("n", ("x",), ("y",), (type,), (), (type,) * 3, calls, (type,), (b,)))
+    assert planned.places[a] == planned.places[b] == Place("output", 0)
+
+
+def test_an_output_that_is_a_part_lives_to_the_end() -> None:
+    """It is copied then: nothing may lie where its whole does."""
+    whole, a, c, d = (Storage("buffer", i) for i in range(4))
+    x, half, type = Storage("input", 0), TensorType((16,)), TensorType((32,))
+    calls = (Call("k", (x,), (whole,)), Call("k", (x,), (c,)), Call("k", (c,), (d,)))
+    program = Program("n", ("x",), ("p", "q"), (type,), (), (type, half, type, half), calls, (half,) * 2, (d, a))
+    planned = plan(replace(program, parts={a: Part(whole, 64)}))
+    assert planned.copies == ((1, a),)
+    assert planned.places[whole] != planned.places[c]
 
 
 def test_outputs_that_nobody_computes_in_place_are_copied() -> None:
