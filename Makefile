@@ -11,7 +11,7 @@
 #   make web-test  networks for WebAssembly, run by node and in a browser, and the page of a profile (installs clang, lld,
 #                Chromium)
 #   make cuda-test  networks for NVIDIA GPUs, run on one of this machine; compiled in any case (GPU=sm_90)
-#   make fuzz    grows random networks for MINUTES minutes and holds every pass to its relations
+#   make fuzz    grows random networks for MINUTES minutes, holds every pass to its relations, and compiles some
 #   make nightly  ten thousand random examples of every property of the language: printing, formatting, mutated specs
 #   make mutate  changes the passes' source in one place at a time and says which changes no test notices
 #   make clean   removes .venv and what tools leave behind

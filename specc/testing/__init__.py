@@ -6,13 +6,14 @@
 
 Modules: `growth` (seeds -> a legal graph), `trees` (seeds -> a syntax tree), `texts` (how specs are laid out, and what
 goes wrong in them), `strategies` (for hypothesis), `blocks` (sums of branches that must merge, and near misses),
-`relations` (what a pass is held to).
+`pictures` (a number -> a network of what kernels join), `relations` (what a pass is held to).
 """
 
 from __future__ import annotations
 
 from specc.testing.blocks import LinearBlock, linear_blocks
 from specc.testing.growth import grow
+from specc.testing.pictures import cache_of, pictures
 from specc.testing.relations import check_pass, renumbered
 from specc.testing.strategies import (
     graphs,
@@ -27,6 +28,7 @@ from specc.testing.strategies import (
 
 __all__ = [
     "LinearBlock",
+    "cache_of",
     "check_pass",
     "graphs",
     "grow",
@@ -34,6 +36,7 @@ __all__ = [
     "linear_blocks",
     "mutated_specs",
     "operator_calls",
+    "pictures",
     "renumbered",
     "spec_expressions",
     "spec_trees",

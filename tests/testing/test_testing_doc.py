@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re
 
 
 def test_the_page_runs_as_it_is_written() -> None:
-    rule, attack, generator, fix, shell, blocks, texts = BLOCKS
+    rule, attack, generator, fix, shell, blocks, networks, texts = BLOCKS
     names: dict[str, Any] = {"__name__": "page"}
     for block in (rule, attack, generator):
         exec(compile(block, str(PAGE), "exec"), names)
@@ -38,6 +38,8 @@ def test_the_page_runs_as_it_is_written() -> None:
     exec(compile(shell, str(PAGE), "exec"), names)
     check_pass(names["MergePools"](), wrong)
     exec(compile(blocks, str(PAGE), "exec"), names)
+    exec(compile(networks, str(PAGE), "exec"), names)
+    names["test_fusion_on_pictures"]()
     exec(compile(texts, str(PAGE), "exec"), names)
     names["test_formatting_keeps_the_tree"]()
     names["test_a_mistake_is_located"]()
