@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from specc.diagnostics import error
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the system says where a disk takes no more."""
 
 
 def check_regular(path: str | Path) -> None:
@@ -106,3 +110,16 @@ def _renamed(path: str | Path, goal: Path, remove: Callable[[Path], object]) -> 
     finally:
         with suppress(OSError):
             remove(temporary)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for what is needed while something is made, gone at the end; raises S0002 where its disk is full."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="specc-") as folder:
+            yield Path(folder)
+    except OSError as problem:
+        if problem.errno not in FULL:
+            raise
+        message = f"the temporary folder {tempfile.gettempdir()} cannot be written: {problem.strerror}"
+        raise error("S0002", message, notes=("TMPDIR names another one",)) from None

@@ -6,7 +6,6 @@ Exit codes: 0 fine, 1 a diagnostic or a failed check, 2 a wrong command line, 3 
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from specc.diagnostics import SpeccError
+from specc.files import FULL
 
 if TYPE_CHECKING:
     from specc import driver
@@ -34,7 +34,6 @@ _SIGNALS: dict[signal.Signals, Callable[[int, FrameType | None], Any] | signal.H
 """What ends a command, which clears away what it began; and how each is handled where nobody has changed that."""
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """What PyTorch says in a RuntimeError where others raise a MemoryError."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def say(text: str) -> None:
@@ -122,7 +121,7 @@ def _guarded(action: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as problem:
-        if problem.filename is not None or problem.errno not in _FULL:
+        if problem.filename is not None or problem.errno not in FULL:
             return _our_fault(problem)
         # A full disk, met where stdout goes: what is written to files says S0002 itself.
         with suppress(OSError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +19,10 @@ import numpy as np
 import pytest
 import tiny
 
-from specc import driver, targets, terminal
+from specc import driver, files, targets, terminal
 from specc.artifact import read
 from specc.cli import execute
+from specc.diagnostics import SpeccError
 
 SPECC = [sys.executable, "-m", "specc"]
 
@@ -459,6 +462,33 @@ def test_a_full_disk_is_not_our_mistake(spec: str) -> None:
         done = subprocess.run([*SPECC, "check", spec], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == terminal.FAILED
     assert done.stderr == "error[S0002]: the output cannot be written: No space left on device\n"
+
+
+def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SpeccError) as caught, files.scratch() as folder:
+        (folder / "half").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.render() == (
+        f"error[S0002]: the temporary folder {tmp_path} cannot be written: No space left on device\n"
+        "  = TMPDIR names another one"
+    )
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError), files.scratch():
+        raise FileNotFoundError(errno.ENOENT, "another problem")
+
+
+def test_a_closed_stdin_is_no_mistake_of_specc() -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *SPECC, "fmt", "-"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (terminal.FAILED, "", "error[S0001]: stdin is closed\n")
+
+
+def test_tuning_makes_no_folder_for_its_records(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "tune", spec, "--tuning", str(tmp_path / "absent" / "records.jsonl"))
+    assert ran.code == terminal.FAILED and "error[S0002]" in ran.err and "there is no folder" in ran.err
+    assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
@@ -33,6 +32,7 @@ from specc.backends.tvm.source import source
 from specc.backends.tvm.translation import LEFT_OUT, OPTIONS, translate
 from specc.cache import kept
 from specc.diagnostics import error
+from specc.files import scratch
 from specc.targets import Target
 
 Progress = Callable[[int, int], None]
@@ -80,16 +80,16 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None, st
         cubin = nvrtc.cubin(cuda.text(kernels), target) if kernels else b""
         told(total, total)
         tables = cuda.header(lowered, kernels, target)
-        with tempfile.TemporaryDirectory(prefix="specc-") as folder:
-            (Path(folder) / "kernels.cubin").write_bytes(cubin)
-            return link("cuda.c", tables, [], target, Path(folder), "static" if static else "shared")
+        with scratch() as folder:
+            (folder / "kernels.cubin").write_bytes(cubin)
+            return link("cuda.c", tables, [], target, folder, "static" if static else "shared")
     objects: dict[str, Path] = {}
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        tempfile.TemporaryDirectory(prefix="specc-") as folder,
+        scratch() as folder,
     ):
         pending = {
-            pool.submit(compile_kernel, kernel.function, name, target, Path(folder)): name
+            pool.submit(compile_kernel, kernel.function, name, target, folder): name
             for name, kernel in lowered.kernels.items()
         }
         try:
@@ -101,7 +101,7 @@ def build(lowered: Lowered, target: Target, progress: Progress | None = None, st
             raise
         tables = header(lowered, target)
         kind = "static" if static else "shared"
-        return link("driver.c", tables, list(objects.values()), target, Path(folder), kind)
+        return link("driver.c", tables, list(objects.values()), target, folder, kind)
 
 
 def compile_kernel(function: Any, name: str, target: Target, folder: Path, keep: bool = True) -> Path:

@@ -29,10 +29,21 @@ from specc.cli.verify import verify
 from specc.cli.zoo import zoo
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _InOrder(click.Group):
+    """Lists the commands in the order in which they are added, and so used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="specc")
 def cli() -> None:
-    """Compile neural networks written as text to verified artifacts."""
+    """Compile neural networks written as text to verified artifacts.
+
+    FILE is a spec, or a network of the zoo (zoo:repvit/m1_1); FILE:VARIANT chooses one of its variants. ARTIFACT is a
+    file that `specc compile` has made.
+    """
 
 
 for command in (check, fmt, import_, show, compile, run, unpack, sign, verify, tune, bench, profile, zoo, explain):

@@ -71,7 +71,10 @@ def bench(
     patience: float,
     as_json: bool,
 ) -> None:
-    """Measure an artifact's latency beside its peers', in turns and with equal threads."""
+    """Measure latency beside other compilers.
+
+    Their calls take turns, with as many threads each.
+    """
     from specc import bench as stopwatch
     from specc import driver, report, runtime, sample, targets
     from specc.backends.tvm import roofline

@@ -16,7 +16,10 @@ from specc.terminal import FAILED, FINE, say
 @shapes_option
 @json_option
 def check(spec: str, shapes: dict[str, int] | None, as_json: bool) -> int:
-    """Say what is wrong with a spec; its shapes, parameters, MACs, `check` lines and merges."""
+    """Check a spec, and count its parameters and MACs.
+
+    Says what is wrong and where, and whether its `check` lines and merges hold.
+    """
     from specc import grammar
     from specc.magic import refuse_artifact
 

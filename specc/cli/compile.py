@@ -82,7 +82,10 @@ def compile(
     dump: str | None,
     as_json: bool,
 ) -> None:
-    """Compile a network to one file, or to a folder that other programs are built with."""
+    """Compile a network to an artifact: one file.
+
+    Or, with --emit, to a folder that programs in C are built with, or to ONNX.
+    """
     from specc import driver
     from specc.files import check_fillable, check_writable
     from specc.targets import TARGETS

@@ -8,7 +8,7 @@ import click
 @click.command()
 @click.argument("name", metavar="CODE|PASS|OPERATOR")
 def explain(name: str) -> None:
-    """Explain the code of a message, a pass, or an operator."""
+    """Explain a message's code, a pass or an operator."""
     from specc import pages
 
     click.echo(pages.explain(name))

@@ -17,7 +17,10 @@ from specc.terminal import FAILED, FINE, complain, say
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; list the files that would change.")
 def fmt(files: Sequence[str], only_check: bool) -> int:
-    """Write specs in canonical form; `-` is stdin to stdout, a folder stands for the specs in it."""
+    """Write specs in canonical form.
+
+    `-` is stdin to stdout, and a folder stands for the specs in it.
+    """
     failed = False
     changed, total = [], 0
     for name in _specs(files):

@@ -44,7 +44,9 @@ def _shape(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> li
 )
 @json_option
 def import_(model: str, output: str, weights: str | None, shapes: list[tuple[int, ...]], as_json: bool) -> None:
-    """Write a network of PyTorch, or an ONNX file, as a spec with its weights.
+    """Write a network of PyTorch or ONNX as a spec.
+
+    Its weights are written beside the spec.
 
     A callable of Python gives an nn.Module; it may be called with literals: timm:create_model("repvit_m1_1").
     """

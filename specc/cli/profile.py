@@ -50,7 +50,10 @@ def profile(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Time every kernel of an artifact where it stands in the run, and compare it with this machine's roofline."""
+    """Show where an artifact's time goes.
+
+    Every kernel is timed where it stands in the run, and compared with this machine's roofline.
+    """
     if core and not static:
         raise click.UsageError("--core goes with --static")
     if static and (html or scaling or by_call):

@@ -43,7 +43,10 @@ def run(
     key: str | None,
     as_json: bool,
 ) -> int:
-    """Run an artifact. PyTorch and the compiler are not needed for it."""
+    """Run an artifact.
+
+    PyTorch and the compiler are not needed for it.
+    """
     from specc import arrays, runtime, sample
     from specc.files import check_writable
 

@@ -64,7 +64,10 @@ def show(
     passes: str | None,
     as_json: bool,
 ) -> None:
-    """Show a network block by block; its graph as text with --at, as JSON with --json; or what an artifact is."""
+    """Show a network block by block, or an artifact.
+
+    --at writes the graph as text, --json as JSON.
+    """
     from specc import artifact
     from specc.magic import is_artifact
 

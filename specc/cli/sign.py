@@ -13,7 +13,9 @@ from specc.cli.options import artifact_argument, json_option, print_json
 @click.option("-o", "--output", type=click.Path(), help="Write the signed artifact there, and leave ARTIFACT alone.")
 @json_option
 def sign(path: str, key: str, output: str | None, as_json: bool) -> None:
-    """Sign an artifact: `--require-signature` then tells who made it.
+    """Sign an artifact.
+
+    `--require-signature` then refuses what this key has not signed.
 
     Keys come from `openssl genpkey -algorithm ed25519 -out private.pem` and
     `openssl pkey -in private.pem -pubout -out public.pem`.

@@ -20,6 +20,7 @@ from specc.cli.options import (
     print_json,
     rounding_option,
     spec_argument,
+    split_spec,
     threads_option,
 )
 from specc.terminal import say
@@ -53,10 +54,17 @@ def tune(
     key: str | None,
     as_json: bool,
 ) -> None:
-    """Search for faster configurations of a network's kernels, measured in its runs; goes on where it was stopped."""
+    """Search for faster kernels by measuring.
+
+    Configurations are measured within runs of the network. Ctrl-C ends the search; it goes on where it was stopped.
+    """
     from specc import targets
     from specc import tuning as tuner
+    from specc.files import check_writable
+    from specc.records import NONE
 
+    if tuning is not None and tuning != NONE:
+        check_writable(tuning, split_spec(spec)[0], weights)
     graph = load_spec(spec)
     mention_weights(weights)
     with _progress(graph.name, minutes) as tell:

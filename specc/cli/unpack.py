@@ -13,7 +13,10 @@ from specc.cli.options import artifact_argument, json_option, print_json, signat
 @signature_option
 @json_option
 def unpack(path: str, output: str, key: str | None, as_json: bool) -> None:
-    """Write an artifact's library, header, weights and sample as files, for programs in C or C++."""
+    """Write an artifact's parts as files for C and C++.
+
+    They are its library, header, weights and sample.
+    """
     from specc import artifact, signature
     from specc.unpack import unpack as write
 

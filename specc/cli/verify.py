@@ -59,7 +59,10 @@ def verify(
     bound: float | None,
     as_json: bool,
 ) -> int:
-    """Compare what a network compiles to with its spec in float64; exit 1 if they differ."""
+    """Compile, and compare with the spec in float64.
+
+    Exit code 1 says that they differ.
+    """
     from specc import verify as judge
 
     chosen = parse_passes(passes)

@@ -17,7 +17,10 @@ from specc.terminal import say
 @click.option("--lines", is_flag=True, help="Lines of each spec beside those of its reference's model code.")
 @json_option
 def zoo(names: Sequence[str], lines: bool, as_json: bool) -> None:
-    """List the networks that come with specc; `zoo:NAME/VARIANT` stands for one wherever a spec is asked for."""
+    """List the networks that come with specc.
+
+    `zoo:NAME/VARIANT` stands for one wherever a spec is asked for.
+    """
     from specc import report
     from specc import zoo as index
 

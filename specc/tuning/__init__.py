@@ -16,12 +16,12 @@ Why this is not TVM's MetaSchedule stands in docs/tuning.md.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from specc import driver, records, targets
 from specc.diagnostics import error
+from specc.files import scratch
 from specc.ir.graph import Graph
 from specc.records import Log, Records
 from specc.runtime import check_threads
@@ -77,8 +77,8 @@ def tune(
     network = Network(graph, machine, weights, shapes, level)
     log = Log(path)
     try:
-        with tempfile.TemporaryDirectory(prefix="specc-") as folder:
-            variants = Variants(network, threads or 0, Path(folder))
+        with scratch() as folder:
+            variants = Variants(network, threads or 0, folder)
             return Tuner(variants, runner, known, log, where, progress or (lambda _: None)).run(60 * minutes, trials)
     finally:
         runner.close()
