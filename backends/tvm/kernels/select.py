@@ -10,6 +10,7 @@ from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import (
     added,
     attention,
+    conversion,
     convolution,
     depthwise,
     expansion,
@@ -66,6 +67,7 @@ TEMPLATES = (
     squeeze.lower,
     tiled_attention.lower,
     attention.lower,
+    conversion.lower,
 )
 """Each takes a group of a single result, a target, and what answers its choices (`choices`), and gives a template, or
 None for a group not of its class."""
