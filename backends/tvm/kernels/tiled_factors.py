@@ -12,7 +12,7 @@ from tvm.tirx.script.builder import ir as T
 from specc.backends.tvm.emitter import Emitter, on_stack
 from specc.backends.tvm.kernels import amx
 from specc.backends.tvm.kernels.amx import ROWS
-from specc.backends.tvm.kernels.fetch import Ahead, soon
+from specc.backends.tvm.kernels.fetch import Abreast, Ahead, soon
 from specc.backends.tvm.kernels.panels import Image, Panels, whole
 from specc.backends.tvm.kernels.pixels import Picture, Pixels
 from specc.backends.tvm.kernels.tiled_plan import Plan
@@ -30,6 +30,8 @@ class Unit:
     real: Any = True
     number: Any = 0
     """How many units of the strip, with the same blocks, are in front of it."""
+    begins: Any = False
+    """Whether a thread begins with it, if there are one or two."""
 
 
 class Factors:
@@ -74,17 +76,22 @@ class Factors:
                 for j in range(unit.blocks):
                     for q in range(self.lines):
                         soon(self.weight, unit.block + j, *middle, (step + plan.soon) * self.lines + q, 0)
-        if plan.ahead and units > 1:
-            parts = self.image.panels // plan.chunk if plan.chunk else 1
+        if plan.ahead and plan.chunk and units > 1:
+            parts = self.image.panels // plan.chunk
             lines = steps // parts * self.lines
             ahead = Ahead(self.emitter, plan.blocks, lines, units - 1, steps // parts)
-            first, start = unit.block + unit.blocks, 0
-            if parts > 1:
-                ends = tirx.EQ(chunk, parts - 1)
-                first = T.Bind(tirx.Select(ends, first, unit.block))
-                start = T.Bind(tirx.Select(ends, 0, (chunk + 1) * lines))
+            ends = tirx.EQ(chunk, parts - 1)
+            first = T.Bind(tirx.Select(ends, unit.block + unit.blocks, unit.block))
+            start = T.Bind(tirx.Select(ends, 0, (chunk + 1) * lines))
             with T.If(unit.number > 0), T.Then():
                 ahead(unit.number - 1, step, self.weight, lambda j, line: (first + j, *middle, start + line, 0))
+        elif plan.ahead:
+            near, following = plan.near, unit.block + unit.blocks
+            abreast = Abreast(self.emitter, plan.blocks, steps * self.lines, 1 if near else units, steps)
+            with T.If(unit.begins if near else tirx.const(True, "bool")), T.Then():
+                abreast(
+                    0 if near else unit.number, step, self.weight, lambda j, line: (following + j, *middle, line, 0)
+                )
         if self.near:
             groups = self.blocks // plan.blocks
             self.panels.ask(unit.n, unit.first + ROWS * plan.tiles, panel, unit.block // plan.blocks, groups)

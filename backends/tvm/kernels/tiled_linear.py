@@ -38,7 +38,7 @@ from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import amx, tiles
 from specc.backends.tvm.kernels import linear as linears
-from specc.backends.tvm.kernels.fetch import Ahead
+from specc.backends.tvm.kernels.fetch import Abreast
 from specc.backends.tvm.kernels.rows import take_order
 from specc.backends.tvm.packing import Packing
 from specc.ir.dtypes import HALVES
@@ -149,7 +149,7 @@ class _Linear(linears.Linear):
         self.steps = -(-self.inputs // self.depth)
         self.groups = -(-self.blocks // plan.wide)
         self.scratch: Any = None
-        self.ahead: Ahead | None = None
+        self.ahead: Abreast | None = None
 
     def emit(self) -> None:
         """The strips and runs, each with one configuration of the tiles."""
@@ -168,7 +168,7 @@ class _Linear(linears.Linear):
         across, first_group = self._share(self.groups, plan.runs, run)
         turns = emitter.simplify(down * across)
         if plan.ahead:
-            self.ahead = Ahead(emitter, plan.wide, self.steps * amx.ROWS, -(-self.tiles // plan.strips), self.steps)
+            self.ahead = Abreast(emitter, plan.wide, self.steps * amx.ROWS, -(-self.tiles // plan.strips), self.steps)
 
         def place(turn: Any) -> tuple[list[Any], Any, Any]:
             """The output blocks of a turn; its first row, and the first one that no other turn stores."""

@@ -25,7 +25,8 @@ _SOON = 2
 """Steps ahead of which a unit asks for weights that no other unit reads."""
 
 _MANY = 16
-"""Weights of so great a part of it come from beyond it in every run of a network, and are asked for a group ahead."""
+"""Weights of so great a part of the second-level cache come from beyond it in every run of a network, and are asked for
+a group ahead."""
 
 _OFTEN = 8
 """Weights of so small a part of the second-level cache may be read again for every unit."""
@@ -84,7 +85,8 @@ def plan_of(images: Sequence[Image], channels: int, target: Target, choices: Cho
     units, groups = -(-image.results // (ROWS * tiles)), -(-blocks // wide)
     if near:
         strips = take_strips(choices, units, share(units, image.batch))
-        return Plan(tiles, wide, True, strips, 0, False, True)
+        ahead = choices.take("ahead", (True, False), weights > target.l1_bytes)
+        return Plan(tiles, wide, True, strips, 0, ahead, True)
     kept = packed <= target.l2_bytes // 2 and _FEW * weights > target.l2_bytes
     wanted = 0
     if image.batch * units > 1:
@@ -96,9 +98,9 @@ def plan_of(images: Sequence[Image], channels: int, target: Target, choices: Cho
     default = share(units, image.batch, wanted) if wanted else 1 if alone else share(units, pieces)
     strips = take_strips(choices, units, default)
     own = not wanted and strips == 1
-    soon = choices.take("soon", (0, 2, 4), _SOON if own and units == 1 else 0)
     several = own and units > 1
-    ahead = several and choices.take("ahead", (True, False), _MANY * weights > target.l2_bytes)
+    ahead = own and choices.take("ahead", (True, False), _MANY * weights > target.l2_bytes)
+    soon = choices.take("soon", (0, 2, 4), _SOON if own and units == 1 and not ahead else 0)
     chunk = 0
     if several and len(images) == 1 and image.panels > 1:
         parts = [0, *(n for n in range(1, image.panels) if image.panels % n == 0)]
