@@ -36,7 +36,7 @@ from specc.ir.cost import macs_of
 from specc.ir.dims import substitute
 from specc.ir.dtypes import HALVES
 from specc.ir.graph import Graph, Value
-from specc.ir.types import TensorType
+from specc.ir.types import TensorType, block_of
 from specc.targets import Target
 
 Filter = tuple[tuple[tuple[str, Any], ...], tuple[int, ...]]
@@ -264,7 +264,11 @@ class _Lowering:
 
     def _is_view(self, piece: list[int]) -> bool:
         node = self.graph.node(piece[0])
-        return len(piece) == 1 and "view" in node.record.traits and not node.types[0].layout
+        if len(piece) > 1:
+            return False
+        if node.op == "convert_layout":
+            return _lies_alike(self.graph.type(self.graph.operands(piece[0])[0]), node.types[0])
+        return "view" in node.record.traits and not node.types[0].layout
 
     def _name(self, group: Group) -> str:
         """The name of the kernel of `group`."""
@@ -316,6 +320,14 @@ class _Lowering:
                 self.made.weights[key] = to_bits(array, dtype) if dtype in HALVES and not packing.wide else array
             self.weights[key] = (Storage("weight", len(self.weights)), self.made.weights[key])
         return self.weights[key][0]
+
+
+def _lies_alike(before: TensorType, after: TensorType) -> bool:
+    """Whether a tensor of one place in whole blocks of channels lies as it does plainly, or the other way round."""
+    blocks = [block_of(kind.layout) for kind in (before, after) if kind.layout]
+    return (
+        not before.symbols() and before.shape[2:] == (1, 1) and all(before.concrete[1] % block == 0 for block in blocks)
+    )
 
 
 def _filter(group: Group) -> Filter | None:

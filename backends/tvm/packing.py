@@ -33,7 +33,8 @@ class Packing:
     transposed          [..., i, j] -> [..., j, ceil(i / block) * block], zeros beyond i
     winograd            [o, i, kh, kw] -> [ceil(o / block), n, ceil(i / inner) * inner, block], zeros beyond: the
                         weights at the n places of tiles of `tile` results `stride` apart, G g G^T (`filtering`)
-    matrix              [o, i] -> [ceil(o / block), i, block], zeros beyond
+    matrix              [o, i, ...] -> [ceil(o / block), i, block], zeros beyond o, or, of `groups`, beyond the o of
+                        each; every other extent is 1
     terms               [o, i, ...] -> [... * i, o]
     rows                [o, i, ...] -> [o, ... * ceil(i / block) * block], zeros beyond i
 
@@ -146,8 +147,8 @@ class Packing:
         return a.reshape(a.shape[0], a.shape[1], -1).transpose(0, 2, 1).reshape(a.shape[0], -1)
 
     def _matrix(self, a: NDArray[Any]) -> NDArray[Any]:
-        a = _grown(a, 0, self.block)
-        return a.reshape(a.shape[0] // self.block, self.block, a.shape[1]).transpose(0, 2, 1)
+        a = _grown(a.reshape(self.groups, -1, a.shape[1]), 1, self.block)
+        return a.reshape(-1, self.block, a.shape[2]).transpose(0, 2, 1)
 
 
 def of_type(type: TensorType) -> Packing:

@@ -10,6 +10,7 @@ share out strips of rows or groups of output blocks, whichever order reads less 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import Any
@@ -96,6 +97,16 @@ class Schedule:
     ahead: bool
 
 
+@dataclass(frozen=True)
+class Shape:
+    """The extents of a linear layer: those of one of its `groups`, which lie beside each other in a row."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    groups: int = 1
+
+
 def schedule_of(
     group: Group,
     anchor: int,
@@ -110,13 +121,27 @@ def schedule_of(
     and `written` steps are written out, or four where the tile is small, if their number allows it. With `fetch`, its
     tiles can ask for what they read next."""
     *lead, inputs = group.type(group.step(anchor).operands[0]).concrete
-    rows, blocks = prod(lead), -(-group.type(anchor).concrete[-1] // target.lanes)
-    tile = tile_of(rows, blocks, size * inputs, target, choices)
+    shape = Shape(prod(lead), inputs, group.type(anchor).concrete[-1])
+    return planned(shape, target, choices, size, depth, written, fetch)
+
+
+def planned(
+    shape: Shape,
+    target: Target,
+    choices: Choices,
+    size: int = 4,
+    depth: int = 1,
+    written: int | None = None,
+    fetch: bool = True,
+) -> Schedule:
+    """See `schedule_of`; each of the layer's groups is computed so."""
+    rows, inputs, blocks = shape.rows, shape.inputs, -(-shape.outputs // target.lanes)
+    tile = tile_of(rows, blocks, size * inputs * shape.groups, target, choices)
     groups, count = -(-blocks // tile.blocks), -(-rows // tile.pixels)
     wanted = 0
     if count > 1:
         wanted = take_order(choices, size * blocks * target.lanes * inputs, size * rows * inputs, groups, target)
-    strips = take_strips(choices, count, min(wanted, count) if wanted else share(count, groups))
+    strips = take_strips(choices, count, min(wanted, count) if wanted else share(count, groups * shape.groups))
     fitting = [u for u in (2, 1, 4) if inputs // depth % u == 0]
     if written is None:
         written = 2 if target.broadcast_registers else 4
@@ -135,13 +160,20 @@ class Linear:
     """Writes the loops of one linear layer."""
 
     def __init__(
-        self, emitter: Emitter, anchor: int, schedule: Schedule, target: Target, pairs: Pairs | None = None
+        self,
+        emitter: Emitter,
+        anchor: int,
+        schedule: Schedule,
+        target: Target,
+        pairs: Pairs | None = None,
+        shape: Shape | None = None,
     ) -> None:
         self.emitter, self.anchor, self.lanes, self.pairs = emitter, anchor, target.lanes, pairs
         self.schedule, self.tile = schedule, schedule.tile
         step = emitter.group.step(anchor)
-        *lead, self.inputs = emitter.group.type(step.operands[0]).concrete
-        self.rows, self.outputs = prod(lead), step.type.concrete[-1]
+        *lead, inputs = emitter.group.type(step.operands[0]).concrete
+        shape = shape or Shape(prod(lead), inputs, step.type.concrete[-1])
+        self.rows, self.inputs, self.outputs = shape.rows, shape.inputs, shape.outputs
         self.rank = len(lead) + 1
         self.axis = max((i for i, extent in enumerate(lead) if extent > 1), default=0)
         self.blocks = -(-self.outputs // self.lanes)
@@ -204,7 +236,7 @@ class Linear:
                         column = block * self.lanes + lane
                         value = self._finished(Scalar(held[j][row, lane]), first + row, column)
                         if direct:
-                            emitter.result().put(value, self._row(first + row, column))
+                            emitter.result().put(value, self._place(first + row, column))
                         else:
                             emitter.store(kept[j], value, [row, lane])
             else:
@@ -248,7 +280,7 @@ class Linear:
                             soon(self.weight, block, line + self.schedule.soon, *first_lane)
                     for i in range(rows):
                         if wide is None:
-                            value = tirx.Cast(self.dtype, emitter.load(self.operands[0], *self._row(first + i, k)))
+                            value = tirx.Cast(self.dtype, emitter.load(self.operands[0], *self._read(first + i, k)))
                         else:
                             value = wide[i, k]
                         for j, block in enumerate(blocks):
@@ -293,7 +325,7 @@ class Linear:
             if count and lanes:
                 with emitter.serial(rows) as i, emitter.serial(count) as vector, emitter.lanes(lanes) as lane:
                     k = start + vector * self.lanes + lane
-                    value = emitter.load(self.operands[0], *self._row(first + i, k))
+                    value = emitter.load(self.operands[0], *self._read(first + i, k))
                     emitter.store(wide, value, [i, k])
         return wide
 
@@ -307,6 +339,14 @@ class Linear:
     def _row(self, row: Any, column: Any) -> tuple[Any, ...]:
         """The index of an element: the last leading dimension of more than one row runs through all of them."""
         return (*(row if i == self.axis else 0 for i in range(self.rank - 1)), column)
+
+    def _read(self, row: Any, column: Any) -> Sequence[Any]:
+        """Where an input lies."""
+        return self._row(row, column)
+
+    def _place(self, row: Any, column: Any) -> Sequence[Any]:
+        """Where a result lies."""
+        return self._row(row, column)
 
     def _finished(self, accumulator: Scalar, row: Any, column: Any) -> Scalar:
         emitter = self.emitter
@@ -329,7 +369,7 @@ class Linear:
         def copy(lanes: int) -> None:
             with emitter.lanes(lanes) as lane:
                 column = block * self.lanes + lane
-                emitter.result().put(values[position, lane], self._row(row, column))
+                emitter.result().put(values[position, lane], self._place(row, column))
 
         if not rest:
             copy(self.lanes)

@@ -63,6 +63,16 @@ def test_matrix() -> None:
     assert packed.sum() == a.sum()
 
 
+def test_matrix_of_groups() -> None:
+    """Each group begins with a block of its own."""
+    a = np.arange(1, 31).reshape(10, 3, 1, 1)
+    packed = Packing("matrix", 4, groups=2).apply(a)
+    assert packed.shape == (4, 3, 4)
+    for (o, i, *_), value in np.ndenumerate(a):
+        assert packed[2 * (o // 5) + o % 5 // 4, i, o % 5 % 4] == value
+    assert packed.sum() == a.sum()
+
+
 def test_blocked_is_what_the_type_says() -> None:
     type = TensorType((2, 5, 3, 2), "float32", "NCHW4c")
     a = np.arange(1, 61).reshape(type.concrete)
