@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 import tiny
 
+import specc
 from specc import artifact as container
 from specc import runtime
-from specc.artifact import Contents
+from specc.artifact import ALIGNMENT, Contents
 from specc.diagnostics import SpeccError
+from specc.ir.graph import Graph
+from specc.ir.types import TensorType
 from specc.runtime import Artifact
 
 
@@ -74,9 +77,29 @@ def test_inputs_of_any_alignment_and_order_in_memory(path: Path) -> None:
         assert np.array_equal(artifact(same)[0], expected)
 
 
+def test_inputs_that_are_copied_stay_apart() -> None:
+    """Each copy is kept until the network has run: what is freed before has the next one in its place."""
+    graph = Graph("Difference")
+    operands = [graph.input(name, TensorType((300, 500))) for name in "xyz"]
+    graph.outputs = [graph.apply("sub", [graph.apply("sub", operands[:2]), operands[2]])]
+    x, y, z = (np.full((500, 300), number, "float32").T for number in (7, 2, 1))
+    assert (specc.compile(graph)(x, y, z)[0] == 4).all()
+
+
+def test_an_index_outside_of_its_table_is_refused_in_every_call() -> None:
+    graph = Graph("Table")
+    graph.outputs = [graph.call("embedding", [graph.input("i", TensorType((4,), "int64"))], {"count": 5, "width": 3})]
+    artifact = specc.compile(graph)
+    for _ in range(3):
+        artifact(np.array([0, 4, 1, 2]))
+    for wrong in (5, -1):
+        assert code_of(lambda wrong=wrong: artifact(np.array([0, wrong, 1, 2]))) == "S0913"
+
+
 def test_results_belong_to_the_caller(path: Path) -> None:
     artifact = runtime.open(path)
     first = artifact(tiny.image(1))[0]
+    assert first.ctypes.data % ALIGNMENT == 0, "the driver would copy it"
     kept = first.copy()
     artifact(tiny.image(2))
     assert np.array_equal(first, kept)
