@@ -401,6 +401,12 @@ MOVES: dict[str, Case] = {
         b = slice(a) {axis=1; start=3; stop=6}: 3, 3""",
         "pad slice",
     ),
+    "a slice that ends in what is padded stays": (
+        "x: 2, 3",
+        """a = pad(x) {before=(1, 2); after=(0, 2); value=1.5}: 3, 7
+        b = slice(a) {axis=1; start=1; stop=4}: 3, 3""",
+        "pad slice",
+    ),
     "a pad before a convolution": (
         "x: 1, 2, 5, 5; w: param 3, 2, 3, 3",
         """a = pad(x) {before=(0, 0, 0, 1); after=(0, 0, 1, 1)}: 1, 2, 6, 7

@@ -645,6 +645,28 @@ def test_refuses_with_the_reason(name: str) -> None:
     assert any(reason in (event.reason or "") for event in journal.refused), journal.refused
 
 
+@pytest.mark.parametrize(
+    ("shape", "terms"),
+    [
+        ((6, 7, 5), ((6, 1, 1), (1, 7, 5))),  # more than these together, and small
+        ((2, 2, 40, 30, 7), ((1, 2, 40, 30, 7), (2, 1, 40, 30, 7))),  # large, and as much as these together
+    ],
+)
+def test_frozen_terms_whose_sum_is_no_more_to_read_are_added(
+    shape: tuple[int, ...], terms: tuple[tuple[int, ...], ...]
+) -> None:
+    graph = Graph("Net")
+    value = graph.input("x", TensorType(shape))
+    for number, term in enumerate(terms):
+        value = graph.apply("add", [value, graph.parameter(f"p{number}", TensorType(term), "normal(1)")])
+    graph.outputs = [value]
+    check_pass(reparam, graph)
+    merged = reparam(graph)
+    assert (
+        sum(merged.op(Value(identity)) == "add" and not merged.is_frozen(identity) for identity in merged.live()) == 1
+    )
+
+
 NEAR_MISSES: dict[str, tuple[Build, dict[str, int]]] = {
     "a relu between": (
         lambda g, x: bn(g, g.apply("relu", [conv(g, x, 6, "a", k=3)]), "b"),

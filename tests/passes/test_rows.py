@@ -184,7 +184,18 @@ def test_moves_in_the_wrong_order_are_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def layered(*lines: str) -> Graph:
     weights = ["param w: float32[8, 4] kaiming", "param v: float32[4, 8] kaiming", "param g: float32[8] ones"]
+    weights.append("param p: float32[3, 4] normal(1)")
     return parse_graph("\n".join(["graph Net", "input x: float32[2, 3, 6, 4]", *weights, *lines]))
+
+
+def test_attention_that_others_read_is_written_as_it_is() -> None:
+    graph = Graph("Net")
+    x = graph.input("x", TensorType((4, 9, WIDTH)))
+    y = attention(graph, linear(graph, x, "qkv", 3 * WIDTH))
+    rolled = graph.apply("roll", (linear(graph, y, "proj", WIDTH),), {"shifts": (2,), "axes": (1,)})
+    graph.outputs = [rolled, graph.apply("relu", (y,))]
+    check_pass(rows, graph)
+    assert rows(graph).op(rows(graph).outputs[0]) == "roll"
 
 
 def test_a_perceptron_between_moves_that_undo_each_other() -> None:
@@ -233,8 +244,23 @@ def test_a_perceptron_between_moves_that_undo_each_other() -> None:
             "%3: float32[2, 3, 6, 8] = reshape(%2) {shape=(2, 3, 6, 8)}",
             "return %3",
         ),
+        (
+            "%0: float32[2, 6, 3, 4] = permute(x) {order=(0, 2, 1, 3)}",
+            "%1: float32[2, 6, 3, 4] = add(%0, @p)",
+            "%2: float32[2, 3, 6, 4] = permute(%1) {order=(0, 2, 1, 3)}",
+            "return %2",
+        ),
+        (
+            "%0: float32[2, 3, 6, 4] = gelu(x)",
+            "%1: float32[2, 2, 6, 4] = slice(x) {axis=1; start=1; stop=3}",
+            "%2: float32[2, 1, 6, 4] = slice(%0) {axis=1; start=0; stop=1}",
+            "%3: float32[2, 3, 6, 4] = concat(%1, %2) {axis=1}",
+            "%4: float32[2, 3, 6, 8] = linear(%3, @w)",
+            "%5: float32[2, 3, 6, 8] = roll(%4) {shifts=(1,); axes=(1,)}",
+            "return %5",
+        ),
     ],
-    ids=["another shape", "twice the same", "not of rows", "not of each row"],
+    ids=["another shape", "twice the same", "not of rows", "not of each row", "not alike for rows", "of two tensors"],
 )
 def test_what_stays(lines: tuple[str, ...]) -> None:
     graph = layered(*lines)
