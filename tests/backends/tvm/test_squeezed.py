@@ -96,6 +96,14 @@ def test_what_is_no_such_block_has_another_template() -> None:
         assert lower(other, NATIVE, Choices()) is None
 
 
+def test_a_window_in_front_is_computed_by_itself() -> None:
+    group = excite(NATIVE, (1, 20, 6, 9), wide=24)
+    first, *rest = group.steps
+    padded = replace(first, attributes=tuple(sorted({**first.attrs, "padding": (1, 1, 1, 1)}.items())))
+    window = weight(24, 20, 3, 3)
+    check(replace(group, inputs=(*group.inputs[:-1], window), steps=(padded, *rest)), lower)
+
+
 put = depthwise.Depthwise._put
 MISTAKES: dict[str, Callable[[MonkeyPatch], None]] = {
     "a span's sum is that of its last tile": lambda patch: patch.setattr(
