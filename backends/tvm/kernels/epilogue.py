@@ -52,13 +52,14 @@ def operand_packings(group: Group, lanes: int, anchor: int) -> dict[int, Packing
     return packings
 
 
-def flattens(group: Group) -> bool:
-    """Whether height and width may be run through as one axis, the last: every operand has both of them or neither."""
+def flattens(group: Group, value: int | None = None) -> bool:
+    """Whether height and width may be run through as one axis, the last, from an anchor to `value`, or to the result if
+    none is given: every operand has both of them or neither."""
     height, width = group.result.concrete[2:]
     if width == 1 < height:
         return False  # an index on an axis of extent 1 is taken for a broadcast one
-    for value in group.reached(group.last):
-        shape = (1, 1, *group.type(value).concrete)
+    for number in group.reached(group.last if value is None else value):
+        shape = (1, 1, *group.type(number).concrete)
         if shape[-2:] not in ((1, 1), (height, width)) and (len(shape) > 3 or shape[-1] != 1):
             return False
     return True

@@ -98,7 +98,7 @@ def plan_of(group: Group, stages: tuple[Stage, ...], columns: int, target: Targe
     wide, out = (group.type(stage.anchor).concrete[1] for stage in stages)
     whole = height * width // columns
     geometry = Geometry(
-        n, channels, whole, columns, wide, whole, columns, (1, 1), (1, 1), (1, 1), (0, 0), flattens(group)
+        n, channels, whole, columns, wide, whole, columns, (1, 1), (1, 1), (1, 1), (0, 0), _flattens(group, stages)
     )
     counts = [rows for rows in range(1, whole + 1) if rows == 1 or rows * columns <= 2 * _PIXELS]
     rows = choices.near("rows", counts, _strip(n, whole, columns, wide, target))
@@ -128,13 +128,18 @@ def _columns(group: Group, stages: tuple[Stage, ...], target: Target) -> tuple[i
     def cost(columns: int) -> float:
         return tiles.row_cost(columns, 2, tiles.choose(columns, 2, target), target) / columns
 
-    if not flattens(group):
+    if not _flattens(group, stages):
         return width, True  # as each of the two by itself
     pixels = height * width
     divisors = [columns for columns in range(1, min(pixels, _LONG) + 1) if pixels % columns == 0]
     costs = {columns: cost(columns) for columns in divisors}
     found = min(divisors, key=lambda columns: (round(costs[columns], 2), columns))
     return found, costs[found] <= _LITTLE * cost(pixels)
+
+
+def _flattens(group: Group, stages: tuple[Stage, ...]) -> bool:
+    """Whether height and width may be run through as one axis, behind each of the two."""
+    return all(flattens(group, stage.value) for stage in stages)
 
 
 def _strip(batch: int, rows: int, columns: int, wide: int, target: Target) -> int:

@@ -98,6 +98,13 @@ def test_an_operand_of_one_row_keeps_rows_apart() -> None:
         check(group, perceptron.lower, configuration={"rows": count})
 
 
+def test_an_operand_of_one_row_between_the_two_keeps_rows_apart() -> None:
+    inputs = [tensor(1, 16, 12, 9, layout=NATIVE.blocked_layout), weight(48, 16, 1, 1), weight(24, 48, 1, 1)]
+    steps = ("conv2d", (0, 1), {}), ("mul", (4, 3), {}), ("conv2d", (5, 2), {})
+    group = program([*inputs, weight(1, 1, 1, 9)], *steps)
+    check(group, perceptron.lower, configuration={"rows": 5, "fused": True})
+
+
 def test_pixels_that_tile_badly_in_strips_have_two_kernels_in_one() -> None:
     """29 x 29 have no divisor but 29: three tiles of ten pixels, where the whole image has tiles of 14."""
     for extent, fused in ((28, True), (29, False)):
