@@ -110,7 +110,8 @@ def schedule_of(
     alone = wanted or strips == 1  # else several threads use the same weights
     across = len(tiles.balanced(g.columns, tile.pixels)) * -(-g.rows // strips)
     channels = -(-g.in_channels // (steps * depth))
-    short = far and across > 1 and sums <= strips * target.l1_bytes
+    full = 2 * group_bytes + image > target.l2_bytes  # else chunks gain less: sums leave their weights room
+    short = far and across > 1 and sums <= strips * target.l1_bytes // (1 if full else 2)
     chunks = take_chunks(choices, channels, group_bytes, target, short) if fetch and chunked else 1
     ahead = fetch and bool(alone) and take_ahead(choices, weight_bytes, group_bytes // chunks, across, target)
     blocked = fetch and steps > 1

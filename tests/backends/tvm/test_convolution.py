@@ -136,6 +136,15 @@ def test_many_channels_of_a_small_image_are_added_up_in_chunks() -> None:
     assert taken(512, replace(larger, l2_share=0.55))["chunks"] == 32
 
 
+@pytest.mark.parametrize(("l1", "l2", "chunks"), [(48, 2048, 1), (96, 2048, 2), (48, 1024, 23)])
+def test_sums_leave_their_weights_room(l1: int, l2: int, chunks: int) -> None:
+    """Those of two output blocks of 19x19 are 46 KB; two groups' weights and the image 1.2 MB."""
+    machine = replace(NATIVE, l1_bytes=l1 << 10, l2_bytes=l2 << 10, l2_share=0.55, vector_bits=512, vector_registers=32)
+    choices = Choices()
+    assert convolution.lower(conv((1, 728, 19, 19), 728, (1, 1), machine.blocked_layout), machine, choices)
+    assert {choice.name: choice.taken for choice in choices.space}["chunks"] == chunks
+
+
 @pytest.mark.parametrize(
     ("channels", "extent", "out", "asked"), [(672, 7, 160, True), (512, 28, 256, False), (256, 7, 160, False)]
 )
