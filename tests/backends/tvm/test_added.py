@@ -123,6 +123,21 @@ def test_sums_of_integers(target: Target, shape: Shape, channels: int, stride: i
     check_integers(integral(shape, channels, stride, out, target.blocked_layout), target)
 
 
+def test_a_step_behind_one_of_the_terms() -> None:
+    """Sums of real numbers are one only where nothing is done with either before."""
+    layout = TARGETS[-1].blocked_layout
+    inputs = [tensor(1, 20, 5, 7, layout=layout), tensor(1, 33, 5, 7, layout=layout)]
+    inputs += [weight(40, 20, 1, 1), weight(40, 33, 1, 1)]
+    for first, second in (("relu", ""), ("", "relu"), ("silu", "relu")):
+        steps = list[tuple[str, list[int], dict[str, Any]]]()
+        terms = []
+        for number, act in enumerate((first, second)):
+            steps.append(("conv2d", [number, 2 + number], {}))
+            steps += [(act, [3 + len(steps)], {})] if act else []
+            terms.append(3 + len(steps))
+        check(program(inputs, *steps, ("add", terms, {})), lower, TARGETS[-1])
+
+
 def test_one_behind_the_other_has_the_same_result() -> None:
     group = summed((1, 40, 6, 9), 20, 2, 37, TARGETS[-1].blocked_layout, tensor, "relu")
     check(group, lower, TARGETS[-1], configuration={"fused": False})

@@ -44,6 +44,16 @@ def test_equals_torch(target: Target, mode: str, align: bool) -> None:
 
 
 @pytest.mark.parametrize("target", WIDTHS, ids=lambda t: t.name)
+def test_places_just_too_far_apart_for_two_vectors(target: Target) -> None:
+    """The last place of a vector lies two vectors behind the first one, and an element less."""
+    lanes = target.lanes
+    for width, size in ((2 * lanes, lanes - 1), (2 * lanes - 1, lanes - 1)):
+        for mode in ("nearest", "bilinear"):
+            check(program([tensor(1, 2, 3, width)], resized(mode, (3, size))), resize.lower, target)
+            check(program([tensor(1, 2, 3, 3 * width)], resized(mode, (3, 3 * size))), resize.lower, target)
+
+
+@pytest.mark.parametrize("target", WIDTHS, ids=lambda t: t.name)
 def test_sequences_and_volumes(target: Target) -> None:
     check(program([tensor(1, 3, 11)], resized("linear", (35,))), resize.lower, target)
     check(program([tensor(2, 5, 70)], resized("linear", (9,), True)), resize.lower, target)
