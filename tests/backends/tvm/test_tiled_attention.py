@@ -76,6 +76,19 @@ def test_equals_torch(shape: Any, matrix_tiles: Target) -> None:
     check(plain(*shape), tiled_attention.lower, matrix_tiles, TOLERANCE, configuration=TILES)
 
 
+def test_queries_whose_scores_are_far_apart(matrix_tiles: Target) -> None:
+    """Each is taken from its own greatest score: another one's would leave exponentials of infinity, or zeros alone."""
+    group = plain((), 20, 33, 32, 16)
+    arrays = draw(group)
+    arrays[0] *= np.float32(2.0) ** (np.arange(20) % 10)[:, None]
+    template = tiled_attention.lower(group, matrix_tiles, Choices(TILES))
+    assert template is not None
+    (found,) = execute(kernel_of(group, template, conversions=matrix_tiles.conversions), group, arrays, matrix_tiles)
+    (expected,) = reference(group, arrays)
+    assert np.isfinite(found).all()
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from(((), (2,), (3, 2))), EXTENTS, EXTENTS, EXTENTS, EXTENTS)
 def test_any_extents(lead: tuple[int, ...], queries: int, keys: int, depth: int, width: int) -> None:
