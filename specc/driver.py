@@ -82,7 +82,15 @@ def to_torch(graph: Graph, dtype: Any = None) -> Any:
     """A trainable `nn.Module` of the graph, whose state_dict has the spec's names."""
     from specc.backends import torch as backend
 
+    _check_graph(graph)
     return backend.to_torch(graph, dtype)
+
+
+def _check_graph(graph: object) -> None:
+    """Raises S1001 for what is no graph, as the path of a spec."""
+    if not isinstance(graph, Graph):
+        message = f"a network is given as a graph, and this is a {type(graph).__name__}"
+        raise error("S1001", message, notes=("`specc.load(path)` reads the graph of a spec",))
 
 
 def compile(
@@ -127,6 +135,7 @@ def compile(
     """
     from specc.backends import tvm as backend
 
+    _check_graph(graph)
     told = progress or (lambda _: None)
     machine = targets.find(target)
     tuned = records.find(tuning).best(machine.name)
@@ -362,6 +371,9 @@ def find_weights(graph: Graph, weights: Weights | None) -> tuple[dict[str, Array
     if weights is None:
         values = random_weights(graph, sample.SEED)
     else:
+        if not isinstance(weights, (str, Path, Mapping)):
+            message = f"weights are the path of a checkpoint, or arrays by key, and this is a {type(weights).__name__}"
+            raise error("S1001", message, notes=("`weights=module.state_dict()` takes those of a module",))
         values = match(graph, read_checkpoint(weights) if isinstance(weights, (str, Path)) else in_memory(weights))
     state = hashlib.blake2b(digest_size=32)
     for key in sorted(graph.parameters):

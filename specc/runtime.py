@@ -161,7 +161,7 @@ class Artifact:
         specs = self.manifest.inputs
         names = [spec.name for spec in specs]
         if len(arrays) > len(specs):
-            raise _misfit("S0910", self.manifest, f"{len(arrays)} arrays are given")
+            raise _misfit("S0910", self.manifest, f"{len(arrays)} arrays are given for {len(specs)}")
         given = dict(zip(names, arrays))
         for name, array in named.items():
             if name not in names:
@@ -226,7 +226,7 @@ def _no_size(manifest: Manifest, inputs: Sequence[Given]) -> Exception:
         return _misfit("S0911", manifest, f"`{manifest.network}` was compiled for no size with {shapes}")
     spec, array = next(pair for pair in zip(manifest.inputs, inputs) if not pair[0].takes(pair[1].shape))
     shapes = f"[{', '.join(map(str, spec.pattern or spec.shape))}], not {list(array.shape)}"
-    return _misfit("S0911", manifest, f"the input `{spec.name}` has the shape {shapes}")
+    return _misfit("S0911", manifest, f"the input `{spec.name}` takes the shape {shapes}")
 
 
 def _rounded(manifest: Manifest) -> float:
@@ -268,6 +268,8 @@ def _check_machine(manifest: Manifest) -> None:
 def check_threads(threads: int | None) -> int:
     """The threads of a call, all cores without a number; raises S0909 for a number that this machine does not have."""
     most = len(os.sched_getaffinity(0))
+    if threads is not None and not isinstance(threads, (int, np.integer)):
+        raise error("S0909", f"the number of threads is an integer, not {threads!r}")
     if threads is not None and not 1 <= threads <= most:
         raise error("S0909", f"{threads} threads: there can be 1 to {most} here")
     return threads or most

@@ -37,6 +37,10 @@ def specialize_all(
     Raises what `specialize` raises, and S0703 where two sizes are the same.
     """
     wanted = [shapes] if shapes is None or isinstance(shapes, Mapping) else shapes
+    for each in wanted:
+        if not (each is None or isinstance(each, Mapping)):
+            message = f"the extents of a size are given by name, and this is a {type(each).__name__}"
+            raise error("S1001", message, notes=('for example shapes={"n": 1}, or a list of such',))
     types = [graph.type(Value(identity)) for identity in graph.inputs]
     names = list(dict.fromkeys(name for type in types for dim in type.shape for name in sorted(symbols(dim))))
     found: dict[str, tuple[Size, Graph]] = {}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -379,6 +379,18 @@ print(advised() - before)
 """
 """Prints how many bytes of a process of its own are to lie in pages of 2 MB when a network has run: where tests share
 one, arrays of numpy's come and go that are so, too."""
+
+
+def test_what_is_no_graph_no_weights_and_no_size_is_refused(tmp_path: Path) -> None:
+    wrong: Any = "net.specc"
+    with pytest.raises(SpeccError, match=r"S1001.*this is a str\n  = `specc.load\(path\)`"):
+        specc.compile(wrong)
+    assert codes_of(lambda: specc.to_torch(wrong)) == ["S1001"]
+    assert codes_of(lambda: specc.compile(wide(), weights=[1])) == ["S1001"]  # type: ignore[arg-type]
+    assert codes_of(lambda: specc.compile(wide(), shapes="n=1")) == ["S1001"]  # type: ignore[arg-type]
+    specc.compile(wide()).save(tmp_path / "wide")
+    for threads in ("2", 1.0):
+        assert codes_of(lambda threads=threads: specc.runtime.open(tmp_path / "wide", threads)) == ["S0909"]
 
 
 def test_a_limit_of_memory_that_nothing_meets_is_refused() -> None:

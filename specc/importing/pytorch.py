@@ -78,7 +78,10 @@ def _export(module: torch.nn.Module, inputs: tuple[Any, ...], varied: bool) -> E
             first = next((line for line in str(problem).splitlines() if line.strip()), "")
             reason = f"{type(problem).__name__}: {first.strip()}".rstrip(": ")
             name = type(module).__name__
-            raise error("S1102", f"torch.export cannot follow `{name}`", notes=(reason[:300],)) from None
+            said = " and ".join("x".join(map(str, x.shape)) for x in inputs) or "none"
+            hint = f"its example inputs are {said}: `--input 1x3x64x64` gives the shape of one, once for each"
+            notes = (reason[:300], hint)
+            raise error("S1102", f"torch.export cannot follow `{name}`", notes=notes) from None
 
 
 def check_same(imported: Imported, module: torch.nn.Module, example_inputs: Sequence[Any]) -> None:

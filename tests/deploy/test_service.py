@@ -119,7 +119,7 @@ JSON, NPY, RAW = "application/json", "application/x-npy", "application/octet-str
         (JSON, b'{"image": [[1, 2], [3]]}', 400, "unequal lengths"),
         (JSON, b'{"image": "seven"}', 400, "lists of numbers"),
         (JSON, b'{"image": [true]}', 400, "lists of numbers"),
-        (JSON, b'{"image": [[1, 2], [3, 4]]}', 400, "has the shape [1, 1, 8, 8], not [2, 2]"),
+        (JSON, b'{"image": [[1, 2], [3, 4]]}', 400, "takes the shape [1, 1, 8, 8], not [2, 2]"),
         (JSON, json.dumps({"image": [[float("nan")] * 8] * 8}).encode(), 400, "no numbers"),
         (NPY, b"not numpy's", 400, "no array of numpy's"),
         (NPY, npy(IMAGE)[:-1], 400, "its length is not what its header says"),
