@@ -19,7 +19,8 @@ the group of its one user, rather than behind what made the integers.
 
 A depthwise convolution joins the 1x1 convolution in front of it where the tensor between them would leave the cache, or
 blocks of threads share memory (`expansion`). So does a 1x1 convolution the depthwise one in front of it (`separable`),
-and on a processor a 1x1 convolution another one (`perceptron`).
+and on a processor a 1x1 convolution another one (`perceptron`), and a linear layer another one, with the norm in front
+of the two (`perceptron_linear`).
 
 Where both operands of an addition are made by 1x1 convolutions, one kernel takes the products of both (`addends`).
 
@@ -44,7 +45,7 @@ from specc.ir.cost import macs_of, nominal_bytes
 from specc.ir.dtypes import DTYPES
 from specc.ir.graph import Graph, Node, Value
 from specc.ir.placement import joined
-from specc.passes import addends, expansion, perceptron, scaled, separable, squeezed
+from specc.passes import addends, expansion, perceptron, perceptron_linear, scaled, separable, squeezed
 from specc.passes.attention import attentions, rounds
 from specc.passes.moves import chains
 from specc.passes.rewrite import Event, Journal
@@ -196,6 +197,21 @@ def _narrow(joint: Joint) -> str | None:
     return _sole(joint) or perceptron.refusal(joint.graph, joint.members, joint.node, joint.cache)
 
 
+def _layers(joint: Joint) -> str | None:
+    """Why a linear layer does not join the linear layer that it reads."""
+    return _sole(joint) or perceptron_linear.refusal(joint.graph, joint.members, joint.node, joint.cache)
+
+
+LAYERS = Kind(
+    "perceptron",
+    lambda joint: (
+        bool(joint.cache) and perceptron_linear.matches(joint.graph, joint.members, joint.node, joint.operand)
+    ),
+    _layers,
+)
+"""Linear layers, to which a norm in front joins (`_join_norm`)."""
+
+
 KINDS = (
     Kind("squeeze-excite", lambda joint: _has_mean(joint) and _is_small_product(joint), _sole),
     Kind(
@@ -223,6 +239,7 @@ KINDS = (
         lambda joint: bool(joint.cache) and perceptron.matches(joint.graph, joint.members, joint.node, joint.operand),
         _narrow,
     ),
+    LAYERS,
     Kind("conversion of layout", lambda joint: joint.user.op == "convert_layout", _same_shape),
     Kind("epilogue", lambda joint: joint.user.record.elementwise, _same_shape),
 )
@@ -292,6 +309,8 @@ def fuse(
             sizes[joined] += 1
             grouped[joined].append(identity)
             graph.update(identity, group=joined)
+            if kind is LAYERS:
+                _join_norm(journal, graph, grouped[joined])
         if identity not in fronts:
             for front in fronts & {operand.node for operand in graph.operands(identity)}:
                 _note_front(journal, graph, front)
@@ -314,6 +333,15 @@ def _join_addends(journal: Journal, taken: Joint, other: Joint) -> bool:
         for identity in other.members:
             graph.update(identity, group=taken.host.group)
     return reason is None
+
+
+def _join_norm(journal: Journal, graph: Graph, members: list[int]) -> None:
+    """Lets the norm join the linear layers `members` that they alone read, if there is one."""
+    norm = perceptron_linear.norm_of(graph, members)
+    if norm is not None:
+        _note_front(journal, graph, norm)
+        graph.update(norm, group=graph.node(members[0]).group)
+        members.insert(0, norm)
 
 
 def _stands_in_front(graph: Graph, identity: int) -> bool:

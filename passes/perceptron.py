@@ -61,20 +61,20 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
     read = [operand for member in members for operand in graph.operands(member)] + project
     if any(value.node not in graph.frozen() or read.count(value) > 1 for value in constants):
         return "their weights vary, or are read elsewhere in the group"
-    return _gains_nothing(types, [graph.type(value) for value in (expand[0], project[0])], cache)
+    return gains_nothing(types, [graph.type(value) for value in (expand[0], project[0])], cache, 1)
 
 
-def _gains_nothing(types: Sequence[TensorType], weights: Sequence[TensorType], cache: int) -> str | None:
+def gains_nothing(types: Sequence[TensorType], weights: Sequence[TensorType], cache: int, axis: int) -> str | None:
     """Why strips of what is between the two gain nothing, for the types of the source, the first one's sums, what is
-    handed over, and the result."""
+    handed over, and the result, whose channels are those of an `axis`."""
     source, _, wide, result = types
-    if wide.concrete[1] < max(source.concrete[1], result.concrete[1]):
-        return f"the {wide.shape[1]} channels between them are fewer than what they read or write"
+    if wide.concrete[axis] < max(source.concrete[axis], result.concrete[axis]):
+        return f"the {wide.shape[axis]} channels between them are fewer than what they read or write"
     moved = size(source) + size(wide) + size(result)
     if moved <= cache:
         return f"the {moved / 1e6:.3g} MB that they read, hand over and write stay in a cache of {cache / 1e6:.3g} MB"
     held = sum(DTYPES[weight.dtype] * prod(weight.concrete) for weight in weights)
-    held += DTYPES[wide.dtype] * wide.concrete[1] * _PIXELS
+    held += DTYPES[wide.dtype] * wide.concrete[axis] * _PIXELS
     if 4 * held > 3 * cache:
         return f"their weights and a strip take more than three quarters of a cache of {cache / 1e6:.3g} MB"
     return None

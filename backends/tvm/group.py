@@ -203,21 +203,28 @@ class Part:
     values: tuple[int, ...]
 
 
-def cut(group: Group, value: int) -> tuple[Part, Part]:
-    """What computes `value`, and the rest of the steps, which reads it; constants are in both where both need them."""
-    front, rest = {value}, [value]
+def cut(group: Group, *values: int) -> tuple[Part, ...]:
+    """What computes each of some `values`, one behind the other, and the rest of the steps, each as far as the parts in
+    front of it do not; constants are in every part that needs them."""
+    left, parts = {group.number(i) for i in range(len(group.steps))}, []
+    for value in (*values, None):
+        members = left if value is None else left & _needed(group, value)
+        read = {operand for number in members for operand in group.step(number).operands}
+        constants = {n for n in read if n >= len(group.inputs) and group.step(n).op == "constant"}
+        parts.append(_part(group, sorted(members | constants)))
+        left = left - members
+    return tuple(parts)
+
+
+def _needed(group: Group, value: int) -> set[int]:
+    """`value`, and all values that it is computed from."""
+    found, rest = {value}, [value]
     while rest:
         number = rest.pop()
         if number >= len(group.inputs):
-            rest += (new := set(group.step(number).operands) - front)
-            front |= new
-    steps = [group.number(i) for i in range(len(group.steps))]
-    behind = [number for number in steps if number not in front]
-    read = {operand for number in behind for operand in group.step(number).operands}
-    again = {n for n in read & front if n >= len(group.inputs) and group.step(n).op == "constant"}
-    members = [number for number in steps if number in front], sorted({*behind, *again})
-    one, other = (_part(group, each) for each in members)
-    return one, other
+            rest += (new := set(group.step(number).operands) - found)
+            found |= new
+    return found
 
 
 def _part(group: Group, members: Sequence[int]) -> Part:

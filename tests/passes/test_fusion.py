@@ -641,6 +641,61 @@ def test_why_two_1x1_convolutions_stay_two(given: dict[str, Any], cache: int, re
     assert len(found) == 1 and found[0] and reason in found[0]
 
 
+def layers(norm: str = "layer_norm(x)", wide: int = 24, last: str = "return %4", between: str = "gelu(%1)") -> Graph:
+    """A norm, two linear layers, and a residual."""
+    return parse_graph(
+        f"""
+        graph Net
+        input x: float32[1, 80, 16]
+        param w: float32[{wide}, 16] kaiming
+        param u: float32[16, {wide}] kaiming
+        %0: float32[1, 80, 16] = {norm}
+        %1: float32[1, 80, {wide}] = linear(%0, @w)
+        %2: float32[1, 80, {wide}] = {between}
+        %3: float32[1, 80, 16] = linear(%2, @u)
+        %4: float32[1, 80, 16] = add(%3, x)
+        {last}
+        """
+    )
+
+
+def test_linear_layers_are_one_group_with_their_norm_as_1x1_convolutions_are() -> None:
+    moved, held = (16 + 24 + 16) * 80 * 4, (16 + 16 + 64) * 24 * 4
+    behind = ["linear", "gelu", "linear", "add"]
+    for cache, together in ((4 * held // 3, True), (4 * held // 3 - 1, False), (moved - 1, True), (moved, False)):
+        found = groups(fuse(layers(), cache=cache))
+        assert found == ([["layer_norm", *behind]] if together else [["layer_norm"], behind[:2], behind[2:]])
+    check_pass(lambda each: fuse(each, cache=15_000), layers())
+    assert groups(fuse(layers("rms_norm(x)"), cache=15_000)) == [["rms_norm", *behind]]
+    for norm in ("softmax(x)", "layer_norm(x) {axis=1}", "relu(x)"):
+        assert groups(fuse(layers(norm), cache=15_000)) == [[norm.partition("(")[0]], behind]
+    assert groups(fuse(layers(last="return %4, %0"), cache=15_000)) == [["layer_norm"], behind]
+    assert len(groups(fuse(layers()))) == 3, "kernels that do not go by a cache, as those of a GPU"
+
+
+@pytest.mark.parametrize(
+    ("given", "cache", "reason"),
+    [
+        ({}, 40_000, "the 0.0179 MB that they read, hand over and write stay in a cache of 0.04 MB"),
+        ({}, 10_000, "their weights and a strip take more than three quarters of a cache of 0.01 MB"),
+        ({"last": "return %4, %2"}, 15_000, "what `gelu` makes is used 2 times"),
+        ({"wide": 8}, 5_000, "the 8 channels between them are fewer than what they read or write"),
+    ],
+)
+def test_why_two_linear_layers_stay_two(given: dict[str, Any], cache: int, reason: str) -> None:
+    journal = Journal()
+    assert len(groups(fuse(layers(**given), journal=journal, cache=cache))) == 3
+    found = [event.reason for event in journal.events if event.rule.startswith("perceptron")]
+    assert len(found) == 1 and found[0] and reason in found[0]
+
+
+def test_linear_layers_in_16_bits_stay_two() -> None:
+    journal = Journal()
+    fuse(halve(layers(wide=128), "bfloat16"), journal=journal, cache=15_000)
+    found = [event.reason for event in journal.events if event.rule.startswith("perceptron")]
+    assert found == ["they compute with bfloat16 and float32"]
+
+
 def test_a_perceptron_s_first_convolution_stays_apart_from_a_depthwise_one_in_front_of_it() -> None:
     last = "param u: float32[8, 24, 1, 1] kaiming\n%4: float32[1, 8, 40, 6] = conv2d(%3, @u)\nreturn %4"
     graph = fuse(layout(separable(last=last, height=40), 8), cache=15_000)

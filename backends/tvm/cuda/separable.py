@@ -14,6 +14,7 @@ al., "Fusing Depthwise and Pointwise Convolutions for Efficient Inference on GPU
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, prod
 
 from specc.backends.tvm.apart import apart
@@ -107,7 +108,7 @@ def one_launch(tile: Tile, shape: Shape, target: Target) -> float:
     return max(cycles(tile, shape, target), moved((shape.source, shape.result), target))
 
 
-def several_launches(parts: tuple[Part, Part], shape: Shape, target: Target) -> float:
+def several_launches(parts: Sequence[Part], shape: Shape, target: Target) -> float:
     """Cycles of the two convolutions one behind the other, and of the launch in front of a product that needs one."""
     return filtered_alone(shape, target) + LAUNCH + multiplied_alone(parts[1].group, target)
 

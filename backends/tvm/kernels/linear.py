@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import gcd, prod
 from typing import Any
 
@@ -142,11 +143,7 @@ def planned(
     if count > 1:
         wanted = take_order(choices, size * blocks * target.lanes * inputs, size * rows * inputs, groups, target)
     strips = take_strips(choices, count, min(wanted, count) if wanted else share(count, groups * shape.groups))
-    fitting = [u for u in (2, 1, 4) if inputs // depth % u == 0]
-    if written is None:
-        written = 2 if target.broadcast_registers else 4
-    more = inputs // depth % 4 == 0 and (written == 4 or tile.pixels * tile.blocks <= 8)
-    unroll = choices.take("unroll", fitting, 4 if more else fitting[0])
+    unroll = take_unroll(choices, inputs // depth, tile, written, target)
     soon = take_soon(choices, target) if fetch else 0
     alone = wanted or strips == 1  # else several threads use the same weights
     block = size * target.lanes * inputs
@@ -154,6 +151,15 @@ def planned(
         fetch and bool(alone) and take_ahead(choices, blocks * block, tile.blocks * block, -(-count // strips), target)
     )
     return Schedule(tile, bool(wanted), strips, unroll, soon, ahead)
+
+
+def take_unroll(choices: Choices, steps: int, tile: tiles.Tile, written: int | None, target: Target) -> int:
+    """How many of the reduction's `steps` are written out: see `schedule_of`."""
+    fitting = [u for u in (2, 1, 4) if steps % u == 0]
+    if written is None:
+        written = 2 if target.broadcast_registers else 4
+    more = steps % 4 == 0 and (written == 4 or tile.pixels * tile.blocks <= 8)
+    return choices.take("unroll", fitting, 4 if more else fitting[0])
 
 
 class Linear:
@@ -384,7 +390,17 @@ class Linear:
 
 
 def tile_of(rows: int, blocks: int, row_bytes: int, target: Target, choices: Choices) -> tiles.Tile:
-    """The tile that takes the fewest cycles for all rows, the last tile as long as the others.
+    """The tile that takes the fewest cycles for all rows, unless the choice `tile` has been made otherwise."""
+    ranked = tile_costs(rows, blocks, row_bytes, target)
+    least, cost = next(iter(ranked.items()))
+    found = {str(tile): tile for tile, each in ranked.items() if each <= tiles.WORSE * cost}
+    return found[choices.take("tile", found, str(least))]
+
+
+@cache
+def tile_costs(rows: int, blocks: int, row_bytes: int, target: Target) -> dict[tiles.Tile, float]:
+    """The cycles that a step of the reduction takes for all rows with each tile, the last tile as long as the others;
+    the least first.
 
     The rows of a tile are read side by side. Where they lie a multiple of a large power of two apart, they share a few
     sets of the first-level cache; a tile has no more rows than fill three quarters of these (28 rows of 1536 inputs: 29
@@ -412,6 +428,4 @@ def tile_of(rows: int, blocks: int, row_bytes: int, target: Target, choices: Cho
         for pixels in range(1, most + 1)
         if tiles.fits(pixels, wide, target)
     ]
-    ranked = sorted(candidates, key=lambda tile: (round(cost(tile), 6), -tile.pixels))
-    found = {str(tile): tile for tile in ranked if cost(tile) <= tiles.WORSE * cost(ranked[0])}
-    return found[choices.take("tile", found, str(ranked[0]))]
+    return {tile: cost(tile) for tile in sorted(candidates, key=lambda tile: (round(cost(tile), 6), -tile.pixels))}

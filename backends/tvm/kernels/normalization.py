@@ -26,10 +26,11 @@ from specc.backends.tvm.emitter import Emitter, Index, Registers, Template, on_s
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.halves import stored
+from specc.backends.tvm.kernels.rows import Strip, index_of_row
 from specc.ir.types import block_of
 from specc.targets import Target
 
-_ROWS = 4
+ROWS = 4
 """Rows side by side, unless it is chosen otherwise."""
 
 _PARALLEL = 8192
@@ -51,35 +52,43 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if axis != (1 if x.layout else x.rank - 1) or block_of(x.layout) not in (0, target.lanes):
         return None
     count = prod(x.concrete) // x.concrete[axis]
-    rows = choices.near("rows", range(1, min(count, 8) + 1), min(count, _ROWS))
+    rows = choices.near("rows", range(1, min(count, 8) + 1), min(count, ROWS))
     once = count % rows == 0
     over = step.operands[:1] if once and group.single and group.result == x else ()
-    return Template(lambda emitter: _Rows(emitter, anchor, axis, rows, target).emit(), once=once, over=over)
+    return Template(lambda emitter: Normalization(emitter, anchor, axis, rows, target).emit(), once=once, over=over)
 
 
-class _Rows:
-    """Writes the kernel."""
+class Normalization:
+    """Writes the kernel; where a `strip` is given, for its rows of a plain tensor alone."""
 
-    def __init__(self, emitter: Emitter, anchor: int, axis: int, rows: int, target: Target) -> None:
+    def __init__(
+        self, emitter: Emitter, anchor: int, axis: int, rows: int, target: Target, strip: Strip | None = None
+    ) -> None:
         self.emitter, self.anchor, self.axis, self.rows, self.lanes = emitter, anchor, axis, rows, target.lanes
         self.step = emitter.group.step(anchor)
         self.shape = self.step.type.concrete
-        self.extent = self.shape[axis]
+        self.extent, self.strip = self.shape[axis], strip
         self.x, *self.weights = (emitter.input(operand) for operand in self.step.operands)
         self.result = emitter.result()
+        self.first: Any = 0
+        """Which row of all, or of the strip, is the first of those side by side."""
 
     def emit(self) -> None:
         """The pieces of some rows; the last one begins early enough to be whole."""
-        emitter, count = self.emitter, prod(self.shape) // self.extent
+        emitter, strip = self.emitter, self.strip
+        count = strip.count if strip else prod(self.shape) // self.extent
         pieces = -(-count // self.rows)
-        with emitter.parallel(pieces) if prod(self.shape) >= _PARALLEL else emitter.serial(pieces) as piece:
+        shared = strip is None and prod(self.shape) >= _PARALLEL
+        with emitter.parallel(pieces) if shared else emitter.serial(pieces) as piece:
             first = piece * self.rows
-            first = first if count % self.rows == 0 else tirx.min(first, count - self.rows)
+            self.first = first = first if count % self.rows == 0 else tirx.min(first, count - self.rows)
             places = [self._place(first + p) for p in range(self.rows)]
             getattr(self, f"_{self.step.op}")(places)
 
     def _place(self, row: Any) -> Index:
         """The logical index of a row, without the one along it."""
+        if self.strip:
+            return index_of_row(self.shape[:-1], self.strip.first + row)
         index: list[Any] = []
         for extent in reversed([e for axis, e in enumerate(self.shape) if axis != self.axis][1:]):
             row, rest = self.emitter.divmod(row, extent)
@@ -198,7 +207,11 @@ class _Rows:
                 return done if number == self.anchor else emitter.input(number)(*index)
 
             at = self._at(places[p], column)
-            self.result.put(emitter.evaluate(group.last, at, leaf), self.result.position(at))
+            value = emitter.evaluate(group.last, at, leaf)
+            if self.strip:
+                emitter.store(self.strip.goal, value, [self.first + p, column])
+            else:
+                self.result.put(value, self.result.position(at))
 
         self._sweep(each)
         rest = -self.extent % self.lanes

@@ -1,9 +1,11 @@
 """What convolutions and pooling share: the rows of a window that lie inside the input, rows shared out to threads, and
-rows that one convolution of a kernel leaves for the next."""
+rows that one convolution of a kernel, or one layer, leaves for the next."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -49,6 +51,26 @@ class Rows(Tensor):
             start = row % self.rows * self.width
         column = column if isinstance(column, int) else tirx.floormod(column, self.rows * self.width)
         return [self.simplify(block - self.first), start + self.simplify(column), lane]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Of the rows of a plain tensor, `count` from row `first` on, which a layer computes by itself.
+
+    It reads them from `source` and writes them to `goal`, buffers [count, columns], where there is one in place of the
+    tensor of all rows.
+    """
+
+    count: int
+    first: Any = 0
+    source: Any = None
+    goal: Any = None
+
+
+def index_of_row(lead: Sequence[int], row: Any) -> Index:
+    """The leading indices of a row: the last dimension of more than one row runs through all of them."""
+    axis = max((i for i, extent in enumerate(lead) if extent > 1), default=0)
+    return tuple(row if i == axis else 0 for i in range(len(lead)))
 
 
 def row_taps(y: Any, rows: int, taps: int, stride: int, dilation: int, padding: int, height: int) -> tuple[Any, Any]:

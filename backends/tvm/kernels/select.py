@@ -26,6 +26,7 @@ from specc.backends.tvm.kernels import (
     mixing,
     normalization,
     perceptron,
+    perceptron_linear,
     planes,
     pooling,
     resize,
@@ -94,7 +95,7 @@ def template(group: Group, target: Target, choices: Choices) -> Template:
         found = lower(group, target, choices)
         if found is not None:
             return found
-    for joined in (added.lower, squeezed.lower, scan.lower):
+    for joined in (added.lower, perceptron_linear.lower, squeezed.lower, scan.lower):
         found = joined(group, target, choices, template)
         if found is not None:
             return found
