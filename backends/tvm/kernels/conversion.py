@@ -24,7 +24,7 @@ from tvm.tirx.script.builder import ir as T
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Template
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels.rows import share, take_strips
+from specc.backends.tvm.kernels.rows import share
 from specc.backends.tvm.kernels.transposition import SIZE, transposed
 from specc.ir.types import block_of
 from specc.targets import Target
@@ -46,7 +46,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
         return None
     matrices, others = -(-height * width // SIZE), n * -(-channels // SIZE)
     shared = prod(result.concrete) >= _PARALLEL
-    strips = take_strips(choices, matrices, share(matrices, others) if shared else 1)
+    strips = share(matrices, others) if shared else 1  # no choice: memory bounds it, and tuning has better to try
     return Template(lambda emitter: _Conversion(emitter).emit(strips, shared))
 
 
