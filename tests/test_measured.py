@@ -210,7 +210,3 @@ def test_a_network_of_the_zoo_that_a_peer_refuses_is_told(
         line.startswith("Not measured, those with a loop among them: repvit/m0_9, ") and "bert/base" in line
         for line in lines
     )
-
-
-def test_networks_with_a_loop_are_left_out() -> None:
-    assert zoo.loops("sequencer/s") and zoo.loops("vmamba/tiny") and not zoo.loops("lsnet/t")

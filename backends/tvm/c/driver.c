@@ -117,12 +117,13 @@ static void *aligned_memory(uint64_t bytes) {
 }
 
 /* Memory for tensors, in pages of 2 MB as far as these are filled: of pages of 4 KB, some share sets of the second-level
-   cache. What fills three quarters of the first page has it all the same: half a megabyte more is resident at most. */
+   cache. What fills three quarters of the first page has it all the same: half a megabyte more is resident at most. So
+   has a last page of which no more is left than a twentieth of the whole. */
 static void *arena_memory(uint64_t bytes) {
 #ifdef HUGE_PAGE
   void *memory = 0;
-  uint64_t paged = bytes / HUGE_PAGE * HUGE_PAGE;
-  if (!paged && bytes >= HUGE_PAGE / 4 * 3) paged = HUGE_PAGE;
+  uint64_t rest = bytes % HUGE_PAGE, paged = bytes - rest, left = HUGE_PAGE - rest;
+  if (rest && (left <= bytes / 20 || (!paged && left <= HUGE_PAGE / 4))) paged += HUGE_PAGE;
   if (paged) {
     if (posix_memalign(&memory, HUGE_PAGE, bytes > paged ? bytes : paged)) return 0;
     madvise(memory, paged, MADVISE_HUGE); /* the system may have none */
