@@ -198,7 +198,9 @@ def _shared(timing: dict[str, Any]) -> bool:
 
 
 def _cell(timing: dict[str, Any]) -> str:
-    return f"{timing['median_ms']:.1f} ({timing['p10_ms']:.1f} to {timing['p90_ms']:.1f})"
+    digits = 1 if timing["median_ms"] >= 0.1 else 3
+    median, low, high = (f"{timing[each]:.{digits}f}" for each in ("median_ms", "p10_ms", "p90_ms"))
+    return f"{median} ({low} to {high})"
 
 
 def _line(timing: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import specc
+from specc import grammar
 from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.group import Group, extract, pieces
 from specc.backends.tvm.kernels import general, select
@@ -46,6 +47,32 @@ def check(graph: Graph, target: Target, precision: str = "float32") -> Artifact:
 @pytest.mark.parametrize("number", range(10))
 def test_equals_torch(number: int) -> None:
     check(pictures(number), machine(native(), number))
+
+
+FEW = """specc 1
+
+network Few(x: [2, 10, 112, 100], y: [2, 32, 56, 50]) -> ([2, 10, 56, 50], [16, 96, 1, 1]):
+    filtered = conv2d(x, 10, k=3, groups=10)
+    one = conv2d(filtered, 12)
+    other = conv2d(x, 12)
+    mixed = relu(one) + other
+    halved = conv2d(mixed, 12, k=5, s=2, groups=12)
+    first = conv2d(halved, 64, k=3)
+    second = conv2d(y, 64, k=3)
+    wide = first + second
+    narrow = conv2d(wide, 10)
+    places = conv2d(reshape(max_pool2d(wide, k=28, s=28), [16, 16, 1, 1]), 96, groups=2)
+    return narrow, places
+"""
+
+
+def test_few_plain_channels_and_images_of_one_place() -> None:
+    graph = grammar.loads(FEW)
+    target = native()
+    templates = {select.template(each, target, Choices()).write.__module__ for each in groups(graph, target)}
+    names = {name.rpartition(".")[2] for name in templates}
+    assert names >= {"planes", "mixing", "grouped_linear"} and ("conversion" in names) == (target.lanes == 16), names
+    check(graph, target)
 
 
 def groups(graph: Graph, target: Target) -> list[Group]:
