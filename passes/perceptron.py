@@ -48,20 +48,39 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
     cache   bytes of the second-level cache
     """
     (first,) = (member for member in members if not graph.node(member).record.elementwise)
-    (source, *expand), (wide, *project) = graph.operands(first), graph.operands(identity)
-    types = [graph.type(value) for value in (source, Value(first), wide, Value(identity))]
-    if any(type.symbols() for type in types):
-        return "their extents are not known"
-    kinds = {type.dtype for type in (*types, graph.type(expand[0]), graph.type(project[0]))}
-    if kinds != {"float32"}:
-        return f"they compute with {' and '.join(sorted(kinds))}"
+    types = types_of(graph, first, identity)
+    if reason := varies(graph, members, first, identity):
+        return reason
     if any(not type.layout for type in types):
         return "they do not compute in blocks of channels"
-    constants = [*expand, *project]
+    return gains_nothing(types, weights_of(graph, first, identity), cache, 1)
+
+
+def types_of(graph: Graph, first: int, last: int) -> tuple[TensorType, ...]:
+    """The types of what `first` reads and sums up, of what it hands over to `last`, and of the result of that."""
+    (source, *_), (wide, *_) = graph.operands(first), graph.operands(last)
+    return tuple(graph.type(value) for value in (source, Value(first), wide, Value(last)))
+
+
+def weights_of(graph: Graph, first: int, last: int) -> tuple[TensorType, ...]:
+    """The types of the weights of both."""
+    return tuple(graph.type(graph.operands(identity)[1]) for identity in (first, last))
+
+
+def varies(graph: Graph, members: Sequence[int], first: int, last: int) -> str | None:
+    """Why no kernel takes `last` beside the group `members` of `first`: open extents, numbers of other types, weights
+    that depend on an input or are read twice."""
+    types = types_of(graph, first, last)
+    if any(type.symbols() for type in types):
+        return "their extents are not known"
+    kinds = {type.dtype for type in (*types, *weights_of(graph, first, last))}
+    if kinds != {"float32"}:
+        return f"they compute with {' and '.join(sorted(kinds))}"
+    (_, *expand), (_, *project) = graph.operands(first), graph.operands(last)
     read = [operand for member in members for operand in graph.operands(member)] + project
-    if any(value.node not in graph.frozen() or read.count(value) > 1 for value in constants):
+    if any(value.node not in graph.frozen() or read.count(value) > 1 for value in (*expand, *project)):
         return "their weights vary, or are read elsewhere in the group"
-    return gains_nothing(types, [graph.type(value) for value in (expand[0], project[0])], cache, 1)
+    return None
 
 
 def gains_nothing(types: Sequence[TensorType], weights: Sequence[TensorType], cache: int, axis: int) -> str | None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specc.ir.graph import Graph, Value
-from specc.passes.perceptron import gains_nothing
+from specc.passes.perceptron import gains_nothing, types_of, varies, weights_of
 
 _NORMS = ("layer_norm", "rms_norm")
 
@@ -40,18 +40,9 @@ def refusal(graph: Graph, members: Sequence[int], identity: int, cache: int) -> 
     cache   bytes of the second-level cache
     """
     first = members[0]
-    (source, *expand), (wide, *project) = graph.operands(first), graph.operands(identity)
-    types = [graph.type(value) for value in (source, Value(first), wide, Value(identity))]
-    if any(type.symbols() for type in types):
-        return "their extents are not known"
-    kinds = {type.dtype for type in (*types, graph.type(expand[0]), graph.type(project[0]))}
-    if kinds != {"float32"}:
-        return f"they compute with {' and '.join(sorted(kinds))}"
-    constants = [*expand, *project]
-    read = [operand for member in members for operand in graph.operands(member)] + project
-    if any(value.node not in graph.frozen() or read.count(value) > 1 for value in constants):
-        return "their weights vary, or are read elsewhere in the group"
-    return gains_nothing(types, [graph.type(value) for value in (expand[0], project[0])], cache, -1)
+    if reason := varies(graph, members, first, identity):
+        return reason
+    return gains_nothing(types_of(graph, first, identity), weights_of(graph, first, identity), cache, -1)
 
 
 def norm_of(graph: Graph, members: Sequence[int]) -> int | None:
