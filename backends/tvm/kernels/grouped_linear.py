@@ -23,7 +23,7 @@ from specc.backends.tvm.choices import Choices
 from specc.backends.tvm.emitter import Emitter, Index, Registers, Template
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
-from specc.backends.tvm.kernels.linear import Linear, Schedule, Shape, planned
+from specc.backends.tvm.kernels.linear import Linear, Schedule, Shape, schedule_of
 from specc.backends.tvm.packing import Packing
 from specc.ir.types import block_of
 from specc.targets import Target
@@ -48,7 +48,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     if any(kind.concrete[1] % (block_of(kind.layout) or 1) for kind in (group.type(data), group.result)):
         return None
     shape = Shape(images, inputs // groups, outputs // groups, groups)
-    schedule = planned(shape, target, choices)
+    schedule = schedule_of(shape, target, choices)
     blocks = -(-shape.outputs // target.lanes)
     once = images % schedule.tile.pixels == 0 and blocks % schedule.tile.blocks == 0
 

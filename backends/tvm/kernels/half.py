@@ -122,7 +122,7 @@ def linear(group: Group, target: Target, choices: Choices) -> Template | None:
     if packings is None or inputs % _STEP or blocks % (width(target) // target.lanes):
         return None
     schedule = linears.schedule_of(
-        group, anchor, wide(target), choices, size=2, depth=_STEP, fetch=not by_element(target)
+        linears.shape_of(group, anchor), wide(target), choices, size=2, depth=_STEP, fetch=not by_element(target)
     )
     schedule = replace(schedule, tile=in_blocks(schedule.tile, target))
     tile = schedule.tile

@@ -79,7 +79,7 @@ def linear(group: Group, target: Target, choices: Choices) -> Template | None:
     depth, written = (DEPTH, dots.written) if dots else (1, 2)
     tiled = dots.tiled(target, reserve=6) if dots else target
     schedule = linears.schedule_of(
-        group, anchor, tiled, choices, size=1, depth=depth, written=written, fetch=dots is None
+        linears.shape_of(group, anchor), tiled, choices, size=1, depth=depth, written=written, fetch=dots is None
     )
     return Template(lambda emitter: _Linear(emitter, anchor, schedule, target, dots).emit(), packings)
 

@@ -51,7 +51,7 @@ def lower(group: Group, target: Target, choices: Choices) -> Template | None:
     pairs = take(choices, target) if paired else None
     size, depth = (2, DEPTH) if pairs else (4, 1)
     tiled, written = (pairs.tiled(target, reserve=4), pairs.written) if pairs else (target, None)
-    schedule = schedule_of(group, anchor, tiled, choices, size, depth, written)
+    schedule = schedule_of(shape_of(group, anchor), tiled, choices, size, depth, written)
     shape, tile = group.type(anchor).concrete, schedule.tile
     once = prod(shape[:-1]) % tile.pixels == 0 and -(-shape[-1] // target.lanes) % tile.blocks == 0
 
@@ -108,25 +108,13 @@ class Shape:
     groups: int = 1
 
 
-def schedule_of(
-    group: Group,
-    anchor: int,
-    target: Target,
-    choices: Choices,
-    size: int = 4,
-    depth: int = 1,
-    written: int | None = None,
-    fetch: bool = True,
-) -> Schedule:
-    """How a linear layer is computed: its elements have `size` bytes, a step of the reduction takes `depth` of them,
-    and `written` steps are written out, or four where the tile is small, if their number allows it. With `fetch`, its
-    tiles can ask for what they read next."""
+def shape_of(group: Group, anchor: int) -> Shape:
+    """The extents of a linear layer of a group."""
     *lead, inputs = group.type(group.step(anchor).operands[0]).concrete
-    shape = Shape(prod(lead), inputs, group.type(anchor).concrete[-1])
-    return planned(shape, target, choices, size, depth, written, fetch)
+    return Shape(prod(lead), inputs, group.type(anchor).concrete[-1])
 
 
-def planned(
+def schedule_of(
     shape: Shape,
     target: Target,
     choices: Choices,
@@ -135,7 +123,9 @@ def planned(
     written: int | None = None,
     fetch: bool = True,
 ) -> Schedule:
-    """See `schedule_of`; each of the layer's groups is computed so."""
+    """How a linear layer is computed, or each of its groups: its elements have `size` bytes, a step of the reduction
+    takes `depth` of them, and `written` steps are written out, or four where the tile is small, if their number allows
+    it. With `fetch`, its tiles can ask for what they read next."""
     rows, inputs, blocks = shape.rows, shape.inputs, -(-shape.outputs // target.lanes)
     tile = tile_of(rows, blocks, size * inputs * shape.groups, target, choices)
     groups, count = -(-blocks // tile.blocks), -(-rows // tile.pixels)
@@ -177,8 +167,8 @@ class Linear:
         self.emitter, self.anchor, self.lanes, self.pairs = emitter, anchor, target.lanes, pairs
         self.schedule, self.tile = schedule, schedule.tile
         step = emitter.group.step(anchor)
-        *lead, inputs = emitter.group.type(step.operands[0]).concrete
-        shape = shape or Shape(prod(lead), inputs, step.type.concrete[-1])
+        *lead, _ = emitter.group.type(step.operands[0]).concrete
+        shape = shape or shape_of(emitter.group, anchor)
         self.rows, self.inputs, self.outputs = shape.rows, shape.inputs, shape.outputs
         self.rank = len(lead) + 1
         self.axis = max((i for i, extent in enumerate(lead) if extent > 1), default=0)
