@@ -350,6 +350,15 @@ class Emitter:
 
     # ---- pointwise steps ------------------------------------------------------------------------------------------
 
+    def finish(self, anchor: int, total: Scalar, index: Index) -> None:
+        """Applies the pointwise steps to an element of the anchor, and stores that of the result at the same index."""
+
+        def leaf(number: int, position: Index) -> Scalar:
+            return total if number == anchor else self.input(number)(*position)
+
+        result = self.result()
+        result.put(self.evaluate(self.group.last, index, leaf), result.position(index))
+
     def evaluate(self, value: int, index: Index, leaf: Leaf) -> Scalar:
         """The element of a value at a logical index; what no step computes that is pointwise or moves elements, `leaf`
         gives."""

@@ -23,7 +23,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from specc.backends.tvm.choices import Choices
-from specc.backends.tvm.emitter import Emitter, Index, Registers, Template
+from specc.backends.tvm.emitter import Emitter, Registers, Template
 from specc.backends.tvm.expression import Scalar
 from specc.backends.tvm.group import Group
 from specc.backends.tvm.kernels import tiles
@@ -67,7 +67,6 @@ class _Mixing:
         self.channels = emitter.group.type(self.data).concrete[1]
         self.batch, self.outputs, height, width = step.type.concrete
         self.pixels = height * width
-        self.result = emitter.result()
 
     def emit(self, count: int, strips: int) -> None:
         """All loops over so many tiles of pixels."""
@@ -101,14 +100,4 @@ class _Mixing:
             for o in range(filters):
                 for v in range(vectors):
                     total = Scalar(acc[o * vectors + v, lane])
-                    self._finish(total, (n, first + o, 0, x + v * self.lanes + lane))
-
-    def _finish(self, total: Scalar, index: Index) -> None:
-        """Applies the pointwise steps to a sum, and stores the result; in the vector loop."""
-        emitter = self.emitter
-
-        def leaf(number: int, position: Index) -> Scalar:
-            return total if number == self.anchor else emitter.input(number)(*position)
-
-        value = emitter.evaluate(emitter.group.last, index, leaf)
-        self.result.put(value, self.result.position(index))
+                    emitter.finish(self.anchor, total, (n, first + o, 0, x + v * self.lanes + lane))

@@ -135,7 +135,6 @@ class Planes:
     ) -> None:
         self.emitter, self.anchor, self.geometry, self.lanes = emitter, anchor, geometry, target.lanes
         self.strips, self.vectors, self.side = strips, vectors, side
-        self.result = emitter.result()
         self.input = emitter.input(geometry.data)
         self.front, self.pitch = geometry.front(self.lanes), geometry.pitch(self.lanes)
 
@@ -242,7 +241,7 @@ class Planes:
             for number in range(side * vectors):
                 y, v = divmod(number, vectors)
                 index = (n, channel, strip + begin + y, x + v * self.lanes + lane)
-                self._finish(Scalar(acc[number, lane]), index)
+                emitter.finish(self.anchor, Scalar(acc[number, lane]), index)
 
     def _sums(
         self, acc: Registers, copy: Any, channel: Any, begin: Any, side: int, x: Any, vectors: int, lane: Any
@@ -273,13 +272,3 @@ class Planes:
                 readers.setdefault(y * g.stride[0] + r * g.dilation[0], []).append((y, r))
         for row in sorted(readers):
             add(top + row, readers[row])
-
-    def _finish(self, total: Scalar, index: Index) -> None:
-        """Applies the pointwise steps to a sum, and stores the result; in the vector loop."""
-        emitter = self.emitter
-
-        def leaf(number: int, position: Index) -> Scalar:
-            return total if number == self.anchor else emitter.input(number)(*position)
-
-        value = emitter.evaluate(emitter.group.last, index, leaf)
-        self.result.put(value, self.result.position(index))
